@@ -1,0 +1,7 @@
+"""From environments to batches: collector (env × agent → transitions), replay, and the feed of the Trainer."""
+
+from dreammpc.data.collector import make_collector
+from dreammpc.data.feed import Feed
+from dreammpc.data.replay import Replay, WindowSampler
+
+__all__ = ["Feed", "Replay", "WindowSampler", "make_collector"]

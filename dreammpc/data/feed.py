@@ -1,0 +1,107 @@
+"""What the Trainer iterates: act in the environments, then sample as many batches as the update ratio asks.
+
+The feed owns the clock. Agent steps count decisions over all environments; environment steps, the only
+clock that users see, count simulator control steps: agent steps × action repeat.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from dreammpc.data.replay import Replay
+
+
+class Feed:
+    """An iterable of replay batches that collects on the way.
+
+    The first `seed_steps` agent steps are random; then as many updates follow at once as the update ratio
+    owes for them, and from there acting and updating alternate. Stops after `total_steps` agent steps.
+
+    Args:
+        collector: yields TensorDicts [B, T] (see `make_collector`).
+        agent: the collector's policy, with the switch `random`.
+        replay: where transitions go.
+        seed_steps: agent steps of random action.
+        total_steps: agent steps after which the feed ends.
+        utd: updates per agent step.
+        action_repeat: environment steps per agent step.
+    """
+
+    def __init__(
+        self,
+        collector: Any,
+        agent: Any,
+        replay: Replay,
+        seed_steps: int,
+        total_steps: int,
+        utd: float,
+        action_repeat: int,
+    ):
+        self.collector, self.agent, self.replay = collector, agent, replay
+        self.seed_steps, self.total_steps = seed_steps, total_steps
+        self.utd, self.action_repeat = utd, action_repeat
+        self.agent_steps, self.updates, self.owed = 0, 0, 0.0
+        self.finished: list[tuple[float, int]] = []
+        """Return and length (agent steps) of episodes that ended since somebody last emptied the list."""
+        self._return = torch.zeros(replay.num_envs)
+        self._length = torch.zeros(replay.num_envs, dtype=torch.int64)
+        self._frames: Iterator[TensorDictBase] | None = None
+
+    @property
+    def env_steps(self) -> int:
+        return self.agent_steps * self.action_repeat
+
+    @property
+    def total_env_steps(self) -> int:
+        return self.total_steps * self.action_repeat
+
+    def __len__(self) -> int:
+        # Without a length Lightning prefetches a batch: collection would run one step ahead of the weights.
+        return 10**9
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> TensorDictBase:
+        while self.owed < 1:
+            if self.agent_steps >= self.total_steps:
+                raise StopIteration
+            self._collect()
+        self.owed -= 1
+        self.updates += 1
+        return self.replay.sample()
+
+    def _collect(self) -> None:
+        self.agent.random = self.agent_steps < self.seed_steps
+        if self._frames is None:
+            self._frames = iter(self.collector)
+        batch = next(self._frames)
+        self.replay.extend(batch)
+        self.agent_steps += batch.numel()
+        self._count_returns(batch)
+        if self.agent_steps >= self.seed_steps:
+            new = self.agent_steps if self.updates == 0 and self.owed == 0 else batch.numel()
+            self.owed += new * self.utd
+
+    def _count_returns(self, batch: TensorDictBase) -> None:
+        rewards, dones = batch["next", "reward"].squeeze(-1), batch["next", "done"].squeeze(-1)
+        for reward, done in zip(rewards.unbind(1), dones.unbind(1), strict=True):
+            self._return += reward
+            self._length += 1
+            if done.any():
+                self.finished += zip(self._return[done].tolist(), self._length[done].tolist(), strict=True)
+                self._return[done], self._length[done] = 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The clock, as plain numbers. Unfinished episodes are not in it: after resume fresh ones start."""
+        return {"agent_steps": self.agent_steps, "updates": self.updates, "owed": self.owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the clock."""
+        self.agent_steps, self.updates, self.owed = state["agent_steps"], state["updates"], state["owed"]
+
+    def close(self) -> None:
+        """Shut the collector and its environments down."""
+        self.collector.shutdown()

@@ -1,0 +1,167 @@
+"""Replay of transitions, sampled as windows that never cross an episode.
+
+Rows lie in time order, the B environments interleaved: environment b's next row is B rows on. Each row has
+a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if their stamps are.
+"""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.samplers import Sampler
+
+EPISODE = 2**32
+KEYS: tuple = (
+    "observation",
+    "action",
+    ("next", "observation"),
+    ("next", "reward"),
+    ("next", "terminated"),
+)
+
+
+class WindowSampler(Sampler):
+    """Draws windows of consecutive rows, uniformly over all windows that lie within one episode.
+
+    Starts are drawn uniformly over all rows and rejected if the window's last stamp does not follow from
+    its first; the whole batch is then read with one gather.
+
+    Args:
+        window: rows in a window.
+        stride: rows between two steps of one environment, the number of environments.
+        generator: the stream of random starts; `None` uses torch's global one.
+    """
+
+    def __init__(self, window: int, stride: int = 1, generator: torch.Generator | None = None):
+        super().__init__()
+        self.window, self.stride, self.generator = window, stride, generator
+
+    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict]:
+        """Row indices [batch_size, window] into `storage`.
+
+        Raises:
+            RuntimeError: hardly any row starts a whole window (episodes shorter than the window).
+        """
+        rows, frames = len(storage), storage.get(slice(None))["frame"]
+        span = (self.window - 1) * self.stride
+        offsets = torch.arange(0, span + 1, self.stride)
+        accepted: list[Tensor] = []
+        missing = batch_size
+        for _ in range(100):
+            starts = torch.randint(rows, (missing + 64 + missing // 8,), generator=self.generator)
+            ends = (starts + span) % rows
+            starts = starts[frames[ends] - frames[starts] == self.window - 1][:missing]
+            accepted.append(starts)
+            missing -= len(starts)
+            if missing == 0:
+                return (torch.cat(accepted).unsqueeze(1) + offsets) % rows, {}
+        raise RuntimeError(
+            f"replay: no windows of {self.window} steps within one episode found in {rows} rows;"
+            " collect longer episodes or plan with a shorter horizon"
+        )
+
+    def _empty(self) -> None: ...
+
+    def dumps(self, path) -> None: ...
+
+    def loads(self, path) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+class Replay:
+    """TorchRL's replay buffer with our window sampler.
+
+    Args:
+        capacity: rows kept; rounded down to a multiple of `num_envs`.
+        num_envs: B.
+        window: rows per sampled window.
+        batch_size: windows per sample.
+        seed: of the sampler's own random stream.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, window: int, batch_size: int, seed: int = 0):
+        self.capacity, self.num_envs = capacity // num_envs * num_envs, num_envs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.buffer = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(self.capacity),
+            sampler=WindowSampler(window, num_envs, self.generator),
+            batch_size=batch_size,
+        )
+        self.written = 0
+        """Rows ever written."""
+        self.episodes = 0
+        self._frame = torch.full((num_envs,), -2, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    def extend(self, batch: TensorDictBase) -> None:
+        """Append transitions [B, T] as a collector yields them.
+
+        Raises:
+            KeyError: a key is missing (TorchRL would store uninitialised memory without a word).
+        """
+        available = set(batch.keys(True, True))
+        missing = [key for key in (*KEYS, "is_init") if key not in available]
+        if missing:
+            raise KeyError(f"replay: the batch lacks {missing[0]}; it has {sorted(map(str, available))}")
+        rows = batch.select(*KEYS)
+        rows["frame"] = self._stamp(batch["is_init"].squeeze(-1))
+        self.buffer.extend(rows.transpose(0, 1).flatten(0, 1))
+        self.written += rows.numel()
+
+    def _stamp(self, is_init: Tensor) -> Tensor:
+        """Stamps [B, T] that count up within an episode and jump where `is_init` [B, T] starts a new one."""
+        stamps = []
+        for starts in is_init.unbind(1):
+            numbers = self.episodes + starts.cumsum(0)
+            self._frame = torch.where(starts, numbers * EPISODE, self._frame + 1)
+            self.episodes += int(starts.sum())
+            stamps.append(self._frame)
+        return torch.stack(stamps, 1)
+
+    def sample(self) -> TensorDictBase:
+        """A batch of windows, TensorDict [batch_size, window]."""
+        return self.buffer.sample()
+
+    def rows(self, start: int, stop: int) -> TensorDictBase:
+        """Rows written as number `start` to `stop`, in order of writing, as a copy.
+
+        Raises:
+            IndexError: they have been overwritten or not yet written.
+        """
+        if start < self.written - len(self) or stop > self.written:
+            raise IndexError(f"replay holds rows {self.written - len(self)} to {self.written}")
+        index = torch.arange(start, stop) % self.capacity
+        return self.buffer.storage.get(index)
+
+    def restore(self, rows: list[TensorDictBase], state: dict[str, Any]) -> None:
+        """Refill from `rows`, consecutive chunks that end at `state["written"]`, and from `state_dict()`."""
+        start = state["written"] - sum(len(chunk) for chunk in rows)
+        # TorchRL fills from index 0; rotate so that row n lies at n modulo capacity, as before.
+        self.buffer.empty()
+        if rows:
+            content = torch.cat(rows)[-self.capacity :]
+            start = state["written"] - len(content)
+            order = torch.argsort(torch.arange(start, state["written"]) % self.capacity)
+            self.buffer.extend(content[order])
+            self.buffer.writer._cursor = state["written"] % self.capacity
+        self.written, self.episodes = state["written"], state["episodes"]
+        self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)
+        self.generator.set_state(state["generator"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and the random stream, without the rows."""
+        return {
+            "written": self.written,
+            "episodes": self.episodes,
+            "generator": self.generator.get_state(),
+        }
+
+

@@ -1,0 +1,20 @@
+"""Environments: a task's name in, a batched TorchRL environment out.
+
+``make_env("walker-walk", num_envs=8)`` is the door. Behind it:
+
+- ``registry``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
+- ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
+- ``wrapper``: the one wrapper to TorchRL. A family is written as plain Gymnasium environments with flat
+  Box spaces and is wrapped once, here, last.
+
+Simulators are imported when a task of theirs is made, never by ``import dreammpc.envs``.
+"""
+
+from dreammpc.envs import dmcontrol
+from dreammpc.envs.registry import list_tasks, make_env, register_env
+from dreammpc.envs.wrapper import BatchedEnv
+
+# The default family: its prefix is empty, so every longer registered prefix wins over it.
+register_env("", dmcontrol.make, tasks=dmcontrol.list_tasks)
+
+__all__ = ["BatchedEnv", "list_tasks", "make_env", "register_env"]

@@ -1,0 +1,110 @@
+"""Names of tasks, and the families of environments that they belong to."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol, TypeVar
+
+import gymnasium
+
+from dreammpc.envs.wrapper import BatchedEnv
+
+
+class EnvFactory(Protocol):
+    """Makes one environment of a family; see :func:`register_env`."""
+
+    def __call__(self, task: str, *, action_repeat: int | None, render: bool) -> gymnasium.Env: ...
+
+
+class _Family(NamedTuple):
+    factory: EnvFactory
+    tasks: Callable[[], Iterable[str]] | None
+
+
+_FAMILIES: dict[str, _Family] = {}
+_Factory = TypeVar("_Factory", bound=EnvFactory)
+
+
+def register_env(
+    prefix: str,
+    factory: _Factory | None = None,
+    *,
+    tasks: Callable[[], Iterable[str]] | None = None,
+):
+    """Adds a family of tasks: every task whose name begins with ``prefix``. Also a decorator.
+
+    The longest registered prefix of a name wins, so a family may carve tasks out of another one.
+
+    Args:
+        prefix: what the names of the family begin with, its separator included, such as ``"gym-"``.
+        factory: ``factory(task, action_repeat=, render=) -> gymnasium.Env`` with flat Box spaces. ``task``
+            is the whole name; ``action_repeat=None`` asks for the family's own default; ``render=True``
+            says that frames will be asked for, through ``env.render(height=, width=)`` -> uint8 [H, W, 3].
+            The environment may carry ``action_repeat`` and ``max_episode_steps`` attributes.
+        tasks: lists the family's names. Without it the set is open, and the factory itself raises
+            ``ValueError`` for a name that it does not know.
+
+    Raises:
+        ValueError: the prefix is taken.
+
+    Example::
+
+        @register_env("gym-")
+        def make_gym(task, *, action_repeat, render): ...
+    """
+    if factory is None:
+        return lambda function: register_env(prefix, function, tasks=tasks)
+    if prefix in _FAMILIES:
+        raise ValueError(f"the task prefix {prefix!r} is taken; registered: {sorted(_FAMILIES)}")
+    _FAMILIES[prefix] = _Family(factory, tasks)
+    return factory
+
+
+def list_tasks() -> list[str]:
+    """Names of all tasks of the families that can list theirs, sorted. Imports their simulators."""
+    return sorted(task for family in _FAMILIES.values() if family.tasks for task in family.tasks())
+
+
+def make_env(
+    task: str,
+    num_envs: int = 1,
+    seed: int = 0,
+    action_repeat: int | None = None,
+    render: bool = False,
+) -> BatchedEnv:
+    """Makes ``num_envs`` copies of a task as one batched environment.
+
+    Args:
+        task: a name from :func:`list_tasks`, or one with the prefix of an open family.
+        num_envs: rows B of the batch, stepped one after the other in this process.
+        seed: row i is seeded with ``seed + i``.
+        action_repeat: control steps per decision, rewards summed; None for the family's default (2 for
+            the control suite).
+        render: say so here if frames will be asked for: without it no graphics library is set up.
+
+    Returns:
+        An environment with ``batch_size=[num_envs]``; see :class:`BatchedEnv`.
+
+    Raises:
+        ValueError: an unknown task, ``num_envs`` or ``action_repeat`` below 1, or spaces that do not fit.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+    if action_repeat is not None and action_repeat < 1:
+        raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
+    family = _FAMILIES[max((prefix for prefix in _FAMILIES if task.startswith(prefix)), key=len)]
+    if family.tasks is not None and task not in set(family.tasks()):
+        raise ValueError(_unknown(task))
+    env = BatchedEnv(
+        [family.factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)], task
+    )
+    env.set_seed(seed)
+    return env
+
+
+def _unknown(task: str) -> str:
+    known = list_tasks()
+    close = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    open_families = sorted(prefix for prefix, family in _FAMILIES.items() if not family.tasks)
+    others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
+    return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see list_tasks(){others}"

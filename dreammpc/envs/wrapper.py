@@ -1,0 +1,160 @@
+"""The one wrapper to TorchRL: a list of Gymnasium environments as one batched environment."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+
+class BatchedEnv(EnvBase):
+    """B Gymnasium environments with flat Box spaces, stepped one after the other.
+
+    ``batch_size=[B]`` always, also for one environment. Keys:
+
+    - ``observation`` float32 [B, O]
+    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
+    - ``reward`` float32 [B, 1]
+    - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
+
+    A reset with a mask ``"_reset"`` [B, 1] restarts the rows that it names; the others go on. A lean
+    wrapper rather than TorchRL's own, which cost two to four times the simulation of a small task.
+
+    Args:
+        envs: B environments with equal spaces; what their observation space says of bounds is ignored.
+        task: the task's name, for messages and logs.
+
+    Attributes:
+        task: as given.
+        envs: as given.
+        num_envs: B.
+        action_repeat: control steps per decision, 1 where the environments do not say.
+        max_episode_steps: time limit in decisions, None where the environments do not say.
+
+    Raises:
+        ValueError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
+            are not finite. When stepping or resetting: an observation or a reward that is not finite.
+    """
+
+    def __init__(self, envs: Sequence[gymnasium.Env], task: str):
+        if not envs:
+            raise ValueError(f"task {task!r}: needs at least one environment")
+        super().__init__(batch_size=[len(envs)])
+        self.envs, self.task, self.num_envs = list(envs), task, len(envs)
+        self.action_repeat: int = _attribute(envs[0], "action_repeat", 1)
+        spec = envs[0].spec
+        self.max_episode_steps: int | None = _attribute(
+            envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
+        )
+        observation_dim = _flat_box(envs, "observation", task).shape[0]
+        actions = _flat_box(envs, "action", task)
+        if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+            raise ValueError(f"task {task!r}: action bounds must be finite, got {actions}")
+        # None: the bounds are [-1, 1] already, and the action passes through bit for bit.
+        unit = (actions.low == -1).all() and (actions.high == 1).all()
+        self._rescale = None if unit else ((actions.high + actions.low) / 2, (actions.high - actions.low) / 2)
+
+        rows = (self.num_envs, 1)
+        flag = Categorical(2, shape=rows, dtype=torch.bool)
+        self.observation_spec = Composite(
+            observation=Unbounded((self.num_envs, observation_dim)), shape=self.batch_size
+        )
+        self.action_spec = Bounded(-1, 1, (self.num_envs, actions.shape[0]), dtype=torch.float32)
+        self.reward_spec = Unbounded(rows)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=self.batch_size
+        )
+
+        # The present state of every row. A step overwrites it and hands out copies.
+        self._observation = np.zeros((self.num_envs, observation_dim), np.float32)
+        self._reward = np.zeros(rows, np.float32)
+        self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+        self._seeds: list[int | None] = [None] * self.num_envs
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        actions = tensordict.get("action").numpy(force=True)
+        if self._rescale is not None:
+            middle, half = self._rescale
+            actions = middle + half * actions
+        for i, env in enumerate(self.envs):
+            observation, reward, terminated, truncated, _ = env.step(actions[i])
+            self._observation[i] = observation
+            self._reward[i, 0] = reward
+            self._terminated[i, 0] = terminated
+            self._truncated[i, 0] = truncated
+        if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
+            raise ValueError(self._what_is_not_finite())
+        return self._state(reward=torch.from_numpy(self._reward.copy()))
+
+    def _reset(self, tensordict: TensorDictBase | None = None) -> TensorDict:  # type: ignore[override]
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        rows = range(self.num_envs) if mask is None else np.flatnonzero(mask.numpy(force=True))
+        for i in rows:
+            self._observation[i], _info = self.envs[i].reset(seed=self._seeds[i])
+            self._reward[i] = 0
+            self._terminated[i] = self._truncated[i] = False
+            self._seeds[i] = None  # from here on the environment's own stream goes on
+        if not np.isfinite(self._observation).all():
+            raise ValueError(self._what_is_not_finite())
+        return self._state()
+
+    def _state(self, **extra: torch.Tensor) -> TensorDict:
+        return TensorDict(
+            {
+                "observation": torch.from_numpy(self._observation.copy()),
+                "terminated": torch.from_numpy(self._terminated.copy()),
+                "truncated": torch.from_numpy(self._truncated.copy()),
+                "done": torch.from_numpy(self._terminated | self._truncated),
+                **extra,
+            },
+            batch_size=self.batch_size,
+        )
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+
+    def _what_is_not_finite(self) -> str:
+        for i, (observation, reward) in enumerate(zip(self._observation, self._reward[:, 0], strict=True)):
+            if not math.isfinite(reward):
+                return f"task {self.task!r}, environment {i}: the reward is not finite: {reward}"
+            if not np.isfinite(observation).all():
+                entry = int(np.flatnonzero(~np.isfinite(observation))[0])
+                value = observation[entry]
+                return f"task {self.task!r}, environment {i}: observation[{entry}] is not finite: {value}"
+        raise AssertionError("everything is finite")
+
+    def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
+        """Draws row ``index`` as uint8 [height, width, 3]; the environment must be made with rendering."""
+        return self.envs[index].render(height=height, width=width)  # type: ignore[call-arg, return-value]
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Closes every environment; a second call does nothing."""
+        if not self.is_closed:
+            super().close(raise_if_closed=raise_if_closed)
+            for env in self.envs:
+                env.close()
+
+
+def _flat_box(envs: Sequence[gymnasium.Env], which: str, task: str) -> Box:
+    spaces = [getattr(env, f"{which}_space") for env in envs]
+    first = spaces[0]
+    if not isinstance(first, Box) or len(first.shape) != 1:
+        raise ValueError(
+            f"task {task!r}: the {which} space must be a flat Box (continuous, 1-D), got {first}"
+        )
+    if any(space.shape != first.shape for space in spaces) or (
+        which == "action" and len(set(map(repr, spaces))) > 1
+    ):
+        raise ValueError(f"task {task!r}: all environments must have the same {which} space, got {spaces}")
+    return first
+
+
+def _attribute(env: gymnasium.Env, name: str, default: Any) -> Any:
+    """An attribute of the environment or of one that it wraps."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default

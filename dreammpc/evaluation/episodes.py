@@ -1,0 +1,91 @@
+"""Whole episodes of an agent, all environments side by side with batched planning."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+
+@dataclass
+class Episodes:
+    """What B episodes gave; lists have one entry per episode."""
+
+    returns: list[float]
+    lengths: list[int]
+    """Agent steps."""
+    terminated: list[bool]
+    ms_per_action: float
+    """Wall time of observing and planning, divided by all actions taken in the batch."""
+    diagnostics: dict[str, float]
+    """The planner's diagnostics, averaged over all steps of all episodes."""
+    frames: list[np.ndarray] = field(default_factory=list)
+    """Pictures of the first environment, uint8 [height, width, 3], if asked for."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+
+def run_episodes(
+    env,
+    agent,
+    seed: int,
+    render_size: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Episodes | None:
+    """Play one episode in each of the B environments of `env`.
+
+    Environment i starts from seed + i and the planner's noise from `seed`, whatever was drawn before; the
+    global random state is left as it was.
+
+    Args:
+        env: a batched environment [B].
+        agent: acts with its own `noise_scale`.
+        seed: of starts and noise.
+        render_size: height and width of the pictures to take of environment 0; `None` takes none.
+        should_stop: asked at every step; True gives up and returns `None`.
+    """
+    size = env.batch_size[0]
+    returns, lengths = torch.zeros(size), torch.zeros(size, dtype=torch.int64)
+    terminated, alive = torch.zeros(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    sums: TensorDictBase | None = None
+    frames: list[np.ndarray] = []
+    seconds = actions = 0.0
+    device = next(agent.model.parameters()).device
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        env.set_seed(seed, static_seed=True)
+        obs = env.reset()
+        carry, is_init = agent.initial_carry(size, device), torch.ones(size, 1, dtype=torch.bool)
+        while alive.any():
+            if should_stop():
+                return None
+            if render_size is not None and alive[0]:
+                frames.append(env.render(0, height=render_size, width=render_size))
+            began = time.perf_counter()
+            plan, carry = agent.step(obs.select("observation").to(device), carry, is_init.to(device))
+            action = plan.action.cpu()  # waits for the device, so that the time is the plan's
+            seconds += time.perf_counter() - began
+            actions += size
+            masked = plan.diagnostics.detach().cpu() * alive
+            sums = masked if sums is None else sums + masked
+            obs["action"] = action
+            obs = env.step(obs)["next"]
+            returns += obs["reward"].squeeze(-1) * alive
+            lengths += alive
+            terminated |= obs["terminated"].squeeze(-1) & alive
+            alive &= ~obs["done"].squeeze(-1)
+            is_init = torch.zeros(size, 1, dtype=torch.bool)
+            obs = obs.exclude("reward")
+    total = float(lengths.sum())
+    means = {} if sums is None else {key: float(value.sum()) / total for key, value in sums.items()}
+    return Episodes(
+        returns.tolist(), lengths.tolist(), terminated.tolist(), 1e3 * seconds / actions, means, frames
+    )

@@ -1,0 +1,111 @@
+"""The narrow waist between world models, planners and everything around them.
+
+Models know one flat batch of latents, planners know batches of candidate action sequences, and
+`planning/imagination.py` alone joins the two. A world model of your own needs the methods of
+`PlanningModel` (to plan in it) or `WorldModel` (to also act from observations); a planner of your own
+needs those of `Planner`.
+
+Letters used in shapes, here and in every file: B environments, N candidates, M = B·N (or any flat batch),
+H planning horizon, A action dimension, K value heads. Batch first. Actions lie in [-1, 1].
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+
+class UsageError(ValueError):
+    """A mistake of the user's, worded as one clear line; the command line prints it and exits with 2."""
+
+
+class Outcome(NamedTuple):
+    """What imagined transitions yield, for a flat batch."""
+
+    reward: Tensor
+    """[M], reward per agent step (already summed over the action repeat)."""
+    discount: Tensor
+    """[M], γ·(1 - termination): the planner never sees γ or termination by themselves."""
+
+
+class Plan(NamedTuple):
+    """What a planner returns for a batch of environments."""
+
+    action: Tensor
+    """[B, A], to execute now, within [-1, 1]."""
+    mean: Tensor
+    """[B, H, A], the chosen sequence."""
+    std: Tensor
+    """[B, H, A], the planner's spread around it (what exploration noise and distillation use)."""
+    value: Tensor
+    """[B], the model's own return of the chosen sequence, in return units."""
+    state: TensorDictBase
+    """TensorDict [B], the warm start for the next call."""
+    diagnostics: TensorDictBase
+    """TensorDict [B] of scalars per environment."""
+
+
+@runtime_checkable
+class PlanningModel(Protocol):
+    """A latent model in which a planner can imagine. Nothing is changed in place, nothing is detached."""
+
+    action_dim: int
+
+    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
+        """The next latent, TensorDict [M], after `action` [M, A] in `latent` [M]."""
+        ...
+
+    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
+        """Reward and discount of transitions; apart from `step` so that all steps are read in one batch."""
+        ...
+
+    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
+        """Return-to-go of taking `action` [M, A] in `latent` [M], one decoded scalar per head: [M, K].
+
+        A model of state values ignores the action. The spread over heads is the model's uncertainty; a
+        model without an ensemble returns K = 1.
+        """
+        ...
+
+    def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
+        """Policy action [M, A] for standard-normal `noise` [M, A]; zero noise gives the mode."""
+        ...
+
+
+@runtime_checkable
+class WorldModel(PlanningModel, Protocol):
+    """A planning model that also turns observations into latents."""
+
+    def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """The belief before the first observation of an episode, TensorDict [B]."""
+        ...
+
+    def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
+        """The latent [B] after seeing `obs` [B], given the last action [B, A] and the last belief [B]."""
+        ...
+
+
+class Imagined(NamedTuple):
+    """Scores of candidate sequences, all [B, N]."""
+
+    objective: Tensor
+    """J: discounted rewards plus terminal value minus uncertainty, in return units."""
+    uncertainty: Tensor
+    """The uncertainty term before its coefficient."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Improves the policy's actions inside a model. A frozen dataclass: settings only, no tensors."""
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """Warm start of an episode's first step, TensorDict [B]."""
+        ...
+
+    def plan(self, imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float) -> Plan:
+        """Plan for `latent` [B] from the warm start `state` [B].
+
+        `noise_scale` scales exploration noise: 0 acts greedily, 1 as in training.
+        """
+        ...

@@ -1,0 +1,60 @@
+"""The MLP of TD-MPC2: linear → LayerNorm → Mish, and SimNorm for latents (arXiv 2310.16828, §3.1, App. H)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIMNORM_GROUP = 8
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish, x·tanh(softplus(x)).
+
+    Under `torch.compile` it is written with a single exponential, tanh(softplus(x)) = n / (n + 2) with
+    n = u(u + 2) and u = eˣ: a third of the time of a compiled update on CPU was log1p and tanh.
+    """
+    if torch.compiler.is_compiling():
+        u = torch.exp(torch.clamp(x, max=20.0))  # tanh(softplus(20)) is 1 in float32
+        n = u * (u + 2)
+        return x * (n / (n + 2))
+    return F.mish(x)
+
+
+def simnorm(x: Tensor) -> Tensor:
+    """Softmax within groups of 8 along the last dimension (arXiv 2310.16828, eq. 5)."""
+    return x.unflatten(-1, (-1, SIMNORM_GROUP)).softmax(-1).flatten(-2)
+
+
+class MLP(nn.Module):
+    """Hidden layers of linear → LayerNorm → Mish, then a linear layer.
+
+    Args:
+        sizes: widths from input to output, e.g. `[17, 256, 512]`.
+        output: applied to LayerNorm of the last layer (e.g. `simnorm`); `None` leaves it plain linear.
+    """
+
+    def __init__(self, sizes: Sequence[int], output: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        normed = sizes[1:] if output is not None else sizes[1:-1]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in normed)
+        self.output = output
+        for linear in self.linears:
+            init_linear_(linear.weight, linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., sizes[0]] → [..., sizes[-1]]."""
+        last = len(self.linears) - 1
+        for i, linear in enumerate(self.linears):
+            x = linear(x)
+            if i < last:
+                x = mish(self.norms[i](x))
+        return x if self.output is None else self.output(self.norms[last](x))
+
+
+def init_linear_(weight: Tensor, bias: Tensor) -> None:
+    """TD-MPC2's initialisation in place: weights truncated normal with std 0.02, biases zero."""
+    nn.init.trunc_normal_(weight, std=0.02)
+    nn.init.zeros_(bias)

@@ -1,0 +1,143 @@
+"""Rolls out and scores candidate action sequences: the one place where planners meet models.
+
+Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc.interfaces`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreammpc.interfaces import Imagined, PlanningModel
+
+VALUE_REDUCTIONS = ("mean", "min", "mean-std")
+UNCERTAINTIES = ("std", "released")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a candidate is worth: J = Σ D_t·r_t + D_H·V(z_H) - λ·u (Dream-MPC, arXiv 2605.04568, §3).
+
+    Args:
+        uncertainty_coef: λ.
+        uncertainty: `std` is the spread of the heads at (z_t, a_t), discounted by D_t, plus that of the
+            terminal value, differentiable; `released` is what the published program computes:
+            mean·std at (z_{t+1}, a_t) plus mean·std of the terminal value, neither discounted nor
+            differentiated, so that λ only re-ranks candidates.
+        value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`.
+    """
+
+    uncertainty_coef: float = 0.0
+    uncertainty: str = "std"
+    value_reduction: str = "mean"
+
+    def __post_init__(self):
+        check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
+        check_choice("value_reduction", self.value_reduction, VALUE_REDUCTIONS)
+
+    def reduce(self, heads: Tensor) -> Tensor:
+        """[M, K] → [M]."""
+        if self.value_reduction == "min":
+            return heads.amin(-1)
+        if self.value_reduction == "mean-std":
+            return heads.mean(-1) - sample_std(heads)
+        return heads.mean(-1)
+
+    def spread(self, heads: Tensor) -> Tensor:
+        """Uncertainty of each value, [M, K] → [M]."""
+        std = sample_std(heads)
+        return std if self.uncertainty == "std" else heads.mean(-1) * std
+
+
+class Imagination:
+    """A planning model seen by a planner.
+
+    Args:
+        model: anything with the methods of `PlanningModel`.
+    """
+
+    def __init__(self, model: PlanningModel):
+        self.model = model
+
+    @property
+    def action_dim(self) -> int:
+        return self.model.action_dim
+
+    def propose(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
+        """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape from `latent` [B]."""
+        shape = noise.shape
+        latent = repeat_rows(latent, shape[1])
+        noise = noise.flatten(0, 1)
+        actions: list[Tensor] = []
+        for t in range(shape[2]):
+            if t:
+                latent = self.model.step(latent, actions[-1])
+            actions.append(self.model.policy(latent, noise[:, t]))
+        return torch.stack(actions, 1).view(shape)
+
+    def mode(self, latent: TensorDictBase) -> Tensor:
+        """The policy's noise-free action [M, A]."""
+        zeros = torch.zeros(latent.shape[0], self.action_dim, device=latent.device)
+        return self.model.policy(latent, zeros)
+
+    def score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> Imagined:
+        """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B].
+
+        Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
+        """
+        batch, num, horizon = actions.shape[:3]
+        rows = batch * num
+        steps = actions.flatten(0, 1).transpose(0, 1)  # [H, M, A]
+        latents = [repeat_rows(latent, num)]
+        for t in range(horizon):
+            latents.append(self.model.step(latents[-1], steps[t]))
+        last, along = latents[-1], steps.flatten(0, 1)
+        before, after = torch.cat(latents[:-1]), torch.cat(latents[1:])
+        reward, discount = self.model.outcome(before, along, after)
+        reward, discount = reward.view(horizon, rows), discount.view(horizon, rows)
+        discounts = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # D_0..D_H
+
+        if objective.uncertainty_coef == 0:
+            heads = self.model.value(last, self.mode(last))
+            uncertainty = torch.zeros_like(heads[:, 0])
+        else:
+            at = before if objective.uncertainty == "std" else after
+            pair = torch.cat([at, last]), torch.cat([along, self.mode(last)])
+            heads = self.model.value(*pair)
+            spread = objective.spread(heads).view(horizon + 1, rows)
+            heads = heads[-rows:]
+            if objective.uncertainty == "std":
+                uncertainty = (discounts * spread).sum(0)
+            else:
+                uncertainty = spread.sum(0).detach()
+        total = (discounts[:-1] * reward).sum(0) + discounts[-1] * objective.reduce(heads)
+        total = total - objective.uncertainty_coef * uncertainty
+        return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+
+
+def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:
+    """[B] → [B·N], each row `num` times in a row."""
+    return latent.unsqueeze(1).expand(latent.shape[0], num).flatten(0, 1)
+
+
+def sample_std(heads: Tensor) -> Tensor:
+    """Sample standard deviation over heads, [M, K] → [M]; zero for a single head.
+
+    Its gradient stays finite where all heads agree (there that of `Tensor.std` is NaN).
+    """
+    count = max(heads.shape[-1] - 1, 1)
+    variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / count
+    return (variance + 1e-12).sqrt()
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_at_least(name: str, value: float, low: float) -> None:
+    """Raise ValueError unless `value >= low`."""
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")

@@ -1,0 +1,46 @@
+"""The policy alone, as a planner: the baseline that every other planner must beat."""
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from dreammpc.interfaces import Plan
+from dreammpc.planning import warm_start
+from dreammpc.planning.imagination import Imagination
+from dreammpc.planning.registry import register_planner
+
+
+@register_planner("policy")
+@dataclass(frozen=True)
+class Policy:
+    """Acts with the policy's mode, plus its own noise times `noise_scale`."""
+
+    action_dim: int
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """TensorDict [B] that only notes whether the episode has started."""
+        return warm_start.fresh(batch_size, device)
+
+    def plan(
+        self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
+    ) -> Plan:
+        """One model evaluation; `std` is how far one standard deviation of noise moves the action."""
+        size = latent.shape[0]
+        noise = torch.randn(size, self.action_dim, device=latent.device)
+        mode = imagination.mode(latent)
+        sample = imagination.model.policy(latent, noise * noise_scale)
+        std = (imagination.model.policy(latent, torch.ones_like(noise)) - mode).abs()
+        value = imagination.model.value(latent, mode).mean(-1)
+        ok = sample.isfinite().all(-1)
+        action = torch.where(ok.unsqueeze(-1), sample, torch.zeros_like(sample))
+        diagnostics = TensorDict(
+            {
+                "objective": value,
+                "objective_policy": value,
+                "fallback": (~ok).to(value.dtype),
+                "evaluations": torch.zeros_like(value),
+            },
+            [size],
+        )
+        return Plan(action, mode.unsqueeze(1), std.unsqueeze(1), value, warm_start.carry_on(state), diagnostics)

@@ -1,0 +1,46 @@
+"""Where a run's numbers, videos and origins go.
+
+    JSONLLogger      one line of JSON per log call, always there, needs nothing
+    MLflowTracker    an MLflow run, written by a background thread that can't hurt training
+    Outbox           that thread: a queue that retries and spools to disk
+    provenance_tags  which code, which versions, which machine
+    write_video      frames to mp4; write_gif for pages that show no video
+
+Names load on first use, so that a run without MLflow never pays for its import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreammpc.tracking.jsonl import JSONLLogger
+    from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
+    from dreammpc.tracking.outbox import Outbox
+    from dreammpc.tracking.provenance import provenance_tags
+    from dreammpc.tracking.video import write_gif, write_video
+
+__all__ = [
+    "JSONLLogger",
+    "MLflowTracker",
+    "Outbox",
+    "default_tracking_uri",
+    "provenance_tags",
+    "write_gif",
+    "write_video",
+]
+
+_HOMES = {
+    "JSONLLogger": "jsonl",
+    "MLflowTracker": "mlflow_logger",
+    "Outbox": "outbox",
+    "default_tracking_uri": "mlflow_logger",
+    "provenance_tags": "provenance",
+    "write_gif": "video",
+    "write_video": "video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
