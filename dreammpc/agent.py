@@ -56,7 +56,9 @@ class Agent(TensorDictModuleBase):
         )
 
     @torch.no_grad()
-    def step(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> tuple[Plan, TensorDictBase]:
+    def step(
+        self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
+    ) -> tuple[Plan, TensorDictBase]:
         """Plan for `obs` [B]; rows with `is_init` [B, 1] start from a fresh carry.
 
         Returns:

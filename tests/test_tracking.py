@@ -1,12 +1,8 @@
-"""Tracking: what is written arrives, and nothing that goes wrong there reaches training."""
+"""What a run leaves on disk: lines of JSON, where it came from, videos."""
 
 import json
 import math
-import os
 import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +10,6 @@ import pytest
 import torch
 
 from dreammpc import tracking
-from dreammpc.tracking import outbox as outbox_module
-from dreammpc.tracking.outbox import Outbox, Rejected
-
-ROOT = Path(tracking.__file__).resolve().parents[2]
 
 
 def lines(folder: Path) -> list[dict]:
@@ -26,17 +18,6 @@ def lines(folder: Path) -> list[dict]:
 
     text = (folder / "metrics.jsonl").read_text()
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
 
 
 # JSON lines
@@ -70,216 +51,6 @@ def test_jsonl_rewinds_on_resume(tmp_path):
 def test_jsonl_keeps_params(tmp_path):
     tracking.JSONLLogger(tmp_path).log_hyperparams({"planner": {"horizon": 3}, "folder": Path("x")})
     assert json.loads((tmp_path / "params.json").read_text()) == {"planner": {"horizon": 3}, "folder": "x"}
-
-
-# MLflow
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """One SQLite database for all tests: making one takes seconds."""
-    return tracking.default_tracking_uri(tmp_path_factory.mktemp("mlflow"))
-
-
-@pytest.fixture
-def tracker(uri, tmp_path):
-    def make(**options):
-        return tracking.MLflowTracker(uri, "cartpole", folder=tmp_path, **options)
-
-    return make
-
-
-def run_of(tracker):
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracker._uri)
-    return client, client.get_run(tracker.version)
-
-
-def test_mlflow_gets_everything(tracker, uri, tmp_path, capfd):
-    from mlflow.entities import RunStatus
-
-    file = tmp_path / "video.mp4"
-    file.write_text("film")
-    logger = tracker(run_name="cartpole-seed1", tags={"git.revision": "abc", "long": "t" * 9000})
-    logger.log_hyperparams({"planner": {"horizon": 3, "nested": {"x (m)": None}}, "long": "p" * 7000})
-    for step in range(0, 3000, 1000):
-        logger.log_metrics({"loss": step / 2, "bad": math.nan, "eval/return": torch.tensor(1.0)}, step=step)
-    logger.log_artifact(file, "videos")
-    logger.finalize("success")
-
-    client, run = run_of(logger)
-    assert RunStatus.to_string(RunStatus.from_string(run.info.status)) == "FINISHED"
-    assert run.info.run_name == "cartpole-seed1"
-    assert run.data.params["planner.horizon"] == "3"
-    assert run.data.params["planner.nested.x _m_"] == "None"
-    assert len(run.data.params["long"]) == 6000
-    assert run.data.tags["git.revision"] == "abc"
-    history = client.get_metric_history(logger.version, "loss")
-    assert [(metric.step, metric.value) for metric in history] == [(0, 0.0), (1000, 500.0), (2000, 1000.0)]
-    assert math.isnan(run.data.metrics["bad"])
-    assert [info.path for info in client.list_artifacts(logger.version, "videos")] == ["videos/video.mp4"]
-    database = Path(uri.removeprefix("sqlite:///"))
-    assert list((database.parent / "mlartifacts").rglob("video.mp4"))
-    assert not (tmp_path / "mlflow_spool.jsonl").exists()
-    assert logger.name == "cartpole"
-    assert logger.hint() == (
-        f"MLflow run 'cartpole-seed1' (id {logger.version}): mlflow ui --backend-store-uri {uri}"
-    )
-    printed = capfd.readouterr()
-    assert printed.out == printed.err == ""
-
-
-def test_resume_goes_on_in_the_same_run(tracker):
-    first = tracker(run_name="resumed")
-    first.log_hyperparams({"seed": 1, "steps": 1000})
-    first.log_metrics({"loss": 1.0}, step=1000)
-    first.finalize("killed")
-    assert run_of(first)[1].info.status == "KILLED"
-
-    second = tracker(run_id=first.version, tags={"resumed": "yes"})
-    assert second.version == first.version
-    assert run_of(second)[1].info.status == "RUNNING"
-    second.log_hyperparams({"seed": 1, "steps": 2000, "new": True})
-    second.log_metrics({"loss": 0.5}, step=2000)
-    second.finalize("failed")
-    client, run = run_of(second)
-    assert run.info.status == "FAILED"
-    assert run.data.params == {"seed": "1", "steps": "1000", "new": "True"}
-    assert run.data.tags["changed.steps"] == "2000"
-    assert run.data.tags["resumed"] == "yes"
-    assert [metric.step for metric in client.get_metric_history(second.version, "loss")] == [1000, 2000]
-
-
-def test_a_run_that_is_gone_is_made_anew(tracker, caplog):
-    logger = tracker(run_id="0123456789abcdef0123456789abcdef")
-    assert logger.version and logger.version != "0123456789abcdef0123456789abcdef"
-    assert "a new one is made" in caplog.text
-
-
-def test_a_missing_artifact_holds_nothing_up(tracker, tmp_path, caplog):
-    logger = tracker()
-    logger.log_artifact(tmp_path / "nothing.mp4")
-    logger.log_metrics({"loss": 1.0}, step=1)
-    logger.finalize("success")
-    assert "nothing.mp4" in caplog.text
-    assert run_of(logger)[1].data.metrics == {"loss": 1.0}
-
-
-def test_a_dead_server_neither_raises_nor_blocks(uri, tmp_path, caplog):
-    import mlflow  # noqa: F401  not part of what is timed
-
-    start = time.monotonic()
-    logger = tracking.MLflowTracker("http://127.0.0.1:9", "cartpole", run_name="late", folder=tmp_path)
-    logger.log_hyperparams({"seed": 1})
-    logger.log_metrics({"loss": math.nan}, step=1)
-    logger.log_metrics({"loss": 2.0}, step=2)
-    logger.finalize("success")
-    assert time.monotonic() - start < 8
-    assert logger.version is None and "does not answer" in logger.hint()
-    assert caplog.text.count("can't be written") == 1
-    assert "5 records not sent" in caplog.text
-    assert len((tmp_path / "mlflow_spool.jsonl").read_text().splitlines()) == 5
-
-    # The next start with this folder, here at a place that answers, brings them home.
-    logger = tracking.MLflowTracker(uri, "cartpole", run_name="late", folder=tmp_path)
-    logger.finalize("success")
-    client, run = run_of(logger)
-    assert run.data.params == {"seed": "1"}
-    assert [metric.step for metric in client.get_metric_history(logger.version, "loss")] == [1, 2]
-    assert not (tmp_path / "mlflow_spool.jsonl").exists()
-
-
-def test_an_unknown_status_is_refused(tracker):
-    with pytest.raises(ValueError, match="'gone'; there are success, finished, failed"):
-        tracker().finalize("gone")
-
-
-CREATE = """
-import sys
-from dreammpc.tracking import MLflowTracker, default_tracking_uri
-tracker = MLflowTracker(default_tracking_uri(sys.argv[1]), "shared", run_name=sys.argv[2], folder=sys.argv[3])
-tracker.log_metrics({"loss": 1.0}, step=1)
-tracker.finalize("success")
-print(tracker.version, len(tracker._outbox))
-"""
-
-
-def test_two_processes_make_one_fresh_database(tmp_path):
-    runs = [python(CREATE, str(tmp_path / "db"), name, str(tmp_path / name)) for name in "ab"]
-    answers = [run.communicate(timeout=120) for run in runs]
-    ids = set()
-    for out, err in answers:
-        assert err == ""
-        run_id, left = out.split()
-        assert left == "0"
-        ids.add(run_id)
-    assert len(ids) == 2 and "None" not in ids
-
-
-def test_importing_the_room_leaves_mlflow_out():
-    code = """
-import sys
-import dreammpc.tracking
-heavy = {"mlflow", "lightning", "numpy"} & set(sys.modules)
-from dreammpc.tracking import JSONLLogger, MLflowTracker, provenance_tags, write_video
-print(heavy, "mlflow" in sys.modules)
-"""
-    out, err = python(code).communicate(timeout=120)
-    assert out == "set() False\n", err
-
-
-# The outbox
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(outbox_module, "GATHER_S", 0.01)
-    monkeypatch.setattr(outbox_module, "FIRST_PAUSE_S", 0.02)
-
-
-def test_the_outbox_retries_in_order_and_then_removes_its_spool(quick, tmp_path):
-    up, sent = threading.Event(), []
-
-    def deliver(items):
-        if not up.is_set():
-            raise ConnectionError("down")
-        sent.extend(item["n"] for item in items)
-
-    spool = tmp_path / "spool.jsonl"
-    outbox = Outbox(deliver, spool, "test")
-    for n in range(120):
-        outbox.put({"kind": "metrics" if n < 100 else "tags", "n": n})
-    assert not outbox.flush(5)
-    assert len(outbox) == 120 == len(spool.read_text().splitlines())
-    up.set()
-    deadline = time.monotonic() + 10
-    while len(outbox) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert outbox.flush(5)
-    assert sent == list(range(120))
-    assert not spool.exists()
-
-
-def test_the_outbox_drops_only_what_is_rejected(quick, tmp_path, caplog):
-    sent = []
-
-    def deliver(items):
-        if any(item["n"] == 3 for item in items):
-            raise Rejected("three is not a number")
-        sent.extend(item["n"] for item in items)
-
-    outbox = Outbox(deliver, tmp_path / "spool.jsonl", "test")
-    for n in range(6):
-        outbox.put({"kind": "metrics", "n": n})
-    assert outbox.flush(5)
-    assert sent == [0, 1, 2, 4, 5]
-    assert caplog.text.count("three is not a number") == 1
-
-
-def test_passwords_stay_out_of_messages():
-    hidden = outbox_module.hide_password("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
-    assert hidden == "at http://me:***@host:5000/x and sqlite:////a/b@c:d/mlflow.db"
 
 
 # Provenance and videos

@@ -49,9 +49,7 @@ def time_weights(rho: float, steps: int, like: Tensor) -> Tensor:
     return rho ** torch.arange(steps, device=like.device, dtype=torch.float32)
 
 
-def td_target(
-    model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, draws: Draws
-) -> Tensor:
+def td_target(model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, draws: Draws) -> Tensor:
     """r + γ·(1 - terminated)·min of two random target heads at an action of the policy: [H·B].
 
     The heads are drawn before they are computed, which has the same distribution as computing all K.
@@ -163,12 +161,17 @@ def percentile_range(x: Tensor) -> Tensor:
     return at(0.95) - at(0.05)
 
 
+def heuristic_discount(episode_length: int) -> float:
+    """γ for episodes of that many agent steps: (L/5 - 1)/(L/5) within [0.95, 0.995] (App. H)."""
+    fraction = episode_length / 5
+    return min(max((fraction - 1) / fraction, 0.95), 0.995)
+
+
 class TDMPC2(lightning.LightningModule):
     """World model, policy and planner of TD-MPC2, updated once per batch with manual optimisation.
 
     Args:
-        model: the world model.
-        agent: acts with the same model and a planner; held here so that a checkpoint has everything.
+        agent: the world model and the planner that acts in it.
         lr: Adam's learning rate; the encoder takes `lr * encoder_lr_scale`.
         clip: gradient-norm clip, for the model and for the policy.
         target_rate: τ of the target heads' moving average.
@@ -180,8 +183,7 @@ class TDMPC2(lightning.LightningModule):
 
     def __init__(
         self,
-        model: TDMPC2Model,
-        agent: Agent | None = None,
+        agent: Agent,
         lr: float = 3e-4,
         encoder_lr_scale: float = 0.3,
         clip: float = 20.0,
@@ -198,7 +200,7 @@ class TDMPC2(lightning.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.agent = model, agent
+        self.agent = agent
         self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
         self.coef = Coefficients(
@@ -207,11 +209,13 @@ class TDMPC2(lightning.LightningModule):
         self.register_buffer("value_scale", torch.ones(()))
         self.model_loss: Callable = torch.compile(model_loss) if compile else model_loss
         self.policy_loss: Callable = torch.compile(policy_loss) if compile else policy_loss
-        self.policy_parameters = list(model.actor.parameters())
+        self.policy_parameters = list(self.model.actor.parameters())
         held = {id(p) for p in self.policy_parameters}
-        self.model_parameters = [
-            p for p in model.parameters() if p.requires_grad and id(p) not in held
-        ]
+        self.model_parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in held]
+
+    @property
+    def model(self) -> TDMPC2Model:
+        return self.agent.model
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the world model (encoder slower) and Adam for the policy."""

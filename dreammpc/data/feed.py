@@ -57,6 +57,11 @@ class Feed:
     def total_env_steps(self) -> int:
         return self.total_steps * self.action_repeat
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether all steps have been taken and all updates made."""
+        return self.agent_steps >= self.total_steps and self.owed < 1
+
     def __len__(self) -> int:
         # Without a length Lightning prefetches a batch: collection would run one step ahead of the weights.
         return 10**9

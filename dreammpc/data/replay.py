@@ -96,6 +96,8 @@ class Replay:
         self.written = 0
         """Rows ever written."""
         self.episodes = 0
+        self._origin = 0
+        """Row n lies at (n - origin) modulo capacity."""
         self._frame = torch.full((num_envs,), -2, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -138,20 +140,22 @@ class Replay:
         """
         if start < self.written - len(self) or stop > self.written:
             raise IndexError(f"replay holds rows {self.written - len(self)} to {self.written}")
-        index = torch.arange(start, stop) % self.capacity
+        index = (torch.arange(start, stop) - self._origin) % self.capacity
         return self.buffer.storage.get(index)
 
     def restore(self, rows: list[TensorDictBase], state: dict[str, Any]) -> None:
         """Refill from `rows`, consecutive chunks that end at `state["written"]`, and from `state_dict()`."""
-        start = state["written"] - sum(len(chunk) for chunk in rows)
-        # TorchRL fills from index 0; rotate so that row n lies at n modulo capacity, as before.
         self.buffer.empty()
+        self._origin = 0
         if rows:
             content = torch.cat(rows)[-self.capacity :]
             start = state["written"] - len(content)
-            order = torch.argsort(torch.arange(start, state["written"]) % self.capacity)
-            self.buffer.extend(content[order])
-            self.buffer.writer._cursor = state["written"] % self.capacity
+            # TorchRL fills from index 0. A full ring is rotated so that row n lies at n modulo capacity, as
+            # before; one that is not full (the capacity has grown) begins at its oldest row.
+            self._origin = 0 if len(content) == self.capacity else start
+            index = (torch.arange(start, state["written"]) - self._origin) % self.capacity
+            self.buffer.extend(content[torch.argsort(index)])
+            self.buffer.writer._cursor = (state["written"] - self._origin) % self.capacity
         self.written, self.episodes = state["written"], state["episodes"]
         self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)
         self.generator.set_state(state["generator"])
@@ -163,5 +167,3 @@ class Replay:
             "episodes": self.episodes,
             "generator": self.generator.get_state(),
         }
-
-

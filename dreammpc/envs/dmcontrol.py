@@ -65,6 +65,7 @@ class DMControl(gymnasium.Env):
         self.render_mode = render_mode
         self._random = np.random.RandomState()
         self._env = self._load()
+        self.metadata = {**self.metadata, "render_fps": 1 / (self._env.control_timestep() * action_repeat)}
         self._steps = CONTROL_STEPS  # control steps since the reset: none may follow before one
 
         size = sum(int(np.prod(spec.shape)) for spec in self._env.observation_spec().values())

@@ -36,6 +36,7 @@ class BatchedEnv(EnvBase):
         num_envs: B.
         action_repeat: control steps per decision, 1 where the environments do not say.
         max_episode_steps: time limit in decisions, None where the environments do not say.
+        fps: decisions per simulated second, for videos; 30 where the environments do not say.
 
     Raises:
         ValueError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -52,6 +53,7 @@ class BatchedEnv(EnvBase):
         self.max_episode_steps: int | None = _attribute(
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
+        self.fps: float = envs[0].metadata.get("render_fps", 30)
         observation_dim = _flat_box(envs, "observation", task).shape[0]
         actions = _flat_box(envs, "action", task)
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):

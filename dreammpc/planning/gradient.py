@@ -65,7 +65,7 @@ class DreamMPC:
     include_mode: bool = True
     selection: str = "rescored"
     non_finite: str = "lose"
-    min_std: float = 0.1
+    min_std: float = 0.2
     uncertainty_coef: float = 0.01
     uncertainty: str = "std"
     value_reduction: str = "mean"
@@ -75,6 +75,8 @@ class DreamMPC:
             check_at_least(name, getattr(self, name), 1)
         for name in ("iterations", "step_size", "reuse", "min_std", "clip"):
             check_at_least(name, getattr(self, name), 0)
+        if self.reuse > 1:
+            raise ValueError(f"reuse must be at most 1, got {self.reuse}")
         check_choice("step_rule", self.step_rule, STEP_RULES)
         check_choice("clip_over", self.clip_over, ("candidate", "all"))
         check_choice("selection", self.selection, ("rescored", "before_last_step"))

@@ -53,6 +53,7 @@ class MPPI:
         check_at_least("num_samples", self.num_samples, max(self.num_elites, self.num_policy))
         check_at_least("min_std", self.min_std, 0)
         check_at_least("max_std", self.max_std, self.min_std)
+        check_at_least("temperature", self.temperature, 0)
         self.objective  # noqa: B018 (validates the choices)
 
     @property
@@ -70,12 +71,13 @@ class MPPI:
     def plan(
         self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
     ) -> Plan:
-        """`iterations · num_samples · horizon` model evaluations."""
+        """`iterations · num_samples · horizon` model evaluations, and those of the policy rollouts."""
         size, shape = latent.shape[0], (self.horizon, self.action_dim)
         device = latent.device
         mean = warm_start.shift(state["mean"])
         std = torch.full_like(mean, self.max_std)
         proposals = imagination.propose(latent, torch.randn(size, self.num_policy, *shape, device=device))
+        proposals = proposals.nan_to_num(0.0)  # as an elite of weight 0 a NaN would still spoil the refit
         num_random = self.num_samples - self.num_policy
         for _ in range(self.num_iterations):
             noise = torch.randn(size, num_random, *shape, device=device)
@@ -102,13 +104,15 @@ class MPPI:
                 "objective": value,
                 "objective_policy": policy_best,
                 "fallback": (~objective[:, 0].isfinite()).to(value.dtype),
-                "evaluations": torch.full_like(
-                    value, float(self.num_iterations * self.num_samples * self.horizon)
-                ),
+                "evaluations": torch.full_like(value, float(self._evaluations())),
             },
             [size],
         )
         return Plan(action, sequence, std, value, warm_start.carry_on(state, mean=mean), diagnostics)
+
+    def _evaluations(self) -> int:
+        """Model steps per environment and call, all of them (the paper's 9,216 omit the policy rollouts)."""
+        return self.num_iterations * self.num_samples * self.horizon + self.num_policy * (self.horizon - 1)
 
 
 def elite_weights(objective: Tensor, temperature: float) -> Tensor:

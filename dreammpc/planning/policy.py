@@ -7,7 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
-from dreammpc.planning.imagination import Imagination
+from dreammpc.planning.imagination import Imagination, check_at_least
 from dreammpc.planning.registry import register_planner
 
 
@@ -17,6 +17,9 @@ class Policy:
     """Acts with the policy's mode, plus its own noise times `noise_scale`."""
 
     action_dim: int
+
+    def __post_init__(self):
+        check_at_least("action_dim", self.action_dim, 1)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] that only notes whether the episode has started."""
@@ -43,4 +46,6 @@ class Policy:
             },
             [size],
         )
-        return Plan(action, mode.unsqueeze(1), std.unsqueeze(1), value, warm_start.carry_on(state), diagnostics)
+        return Plan(
+            action, mode.unsqueeze(1), std.unsqueeze(1), value, warm_start.carry_on(state), diagnostics
+        )

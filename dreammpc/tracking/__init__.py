@@ -1,5 +1,6 @@
 """Where a run's numbers, videos and origins go.
 
+    make_loggers     the loggers of a run, made together
     JSONLLogger      one line of JSON per log call, always there, needs nothing
     MLflowTracker    an MLflow run, written by a background thread that can't hurt training
     Outbox           that thread: a queue that retries and spools to disk
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
+    from dreammpc.tracking.loggers import finish_run, make_loggers
     from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
     from dreammpc.tracking.outbox import Outbox
     from dreammpc.tracking.provenance import provenance_tags
@@ -24,6 +26,8 @@ __all__ = [
     "MLflowTracker",
     "Outbox",
     "default_tracking_uri",
+    "finish_run",
+    "make_loggers",
     "provenance_tags",
     "write_gif",
     "write_video",
@@ -34,6 +38,8 @@ _HOMES = {
     "MLflowTracker": "mlflow_logger",
     "Outbox": "outbox",
     "default_tracking_uri": "mlflow_logger",
+    "finish_run": "loggers",
+    "make_loggers": "loggers",
     "provenance_tags": "provenance",
     "write_gif": "video",
     "write_video": "video",

@@ -1,0 +1,120 @@
+"""Time one TD-MPC2 update (batch 256, horizon 3), eager and compiled, fp32 and bf16.
+
+    python benchmarks/update.py --sizes nano 1M 5M --threads 2
+    python benchmarks/update.py --sizes nano --settings compiled-fp32 --profile
+
+Prints a Markdown table: median and minimum milliseconds over the timed updates, and the median's ratio to
+the first setting of the same size, all in one run. Run it alone: a second busy process multiplies the times.
+"""
+
+import argparse
+import statistics
+import time
+from dataclasses import asdict
+
+import torch
+from tensordict import TensorDict
+
+from dreammpc.agent import Agent
+from dreammpc.algorithms import TDMPC2
+from dreammpc.models import SIZES, TDMPC2Model
+from dreammpc.planning import make_planner
+
+SETTINGS = ("eager-fp32", "compiled-fp32", "eager-bf16", "compiled-bf16")
+
+
+def random_batch(obs_dim: int, action_dim: int, size: int, horizon: int, device: torch.device) -> TensorDict:
+    def normal(*shape):
+        return torch.randn(size, horizon, *shape, device=device)
+
+    after = {
+        "observation": normal(obs_dim),
+        "reward": normal(1).abs(),
+        "terminated": torch.zeros(size, horizon, 1, dtype=torch.bool, device=device),
+    }
+    content = {"observation": normal(obs_dim), "action": normal(action_dim).clamp(-1, 1), "next": after}
+    return TensorDict(content, [size, horizon], device=device)
+
+
+class Update:
+    """The arithmetic of `TDMPC2.training_step` without a Trainer."""
+
+    def __init__(self, size: str, compile: bool, bf16: bool, batch: TensorDict, device: torch.device):
+        model = TDMPC2Model(batch["observation"].shape[-1], batch["action"].shape[-1], **asdict(SIZES[size]))
+        agent = Agent(model, make_planner("policy", model.action_dim))
+        self.algorithm = TDMPC2(agent, compile=compile).to(device)
+        self.optimizers = self.algorithm.configure_optimizers()
+        self.algorithm.optimizers = lambda: self.optimizers
+        self.algorithm.manual_backward = lambda loss: loss.backward()
+        self.batch, self.bf16, self.device = batch, bf16, device
+
+    def __call__(self) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            self.algorithm.training_step(self.batch, 0)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure(update: Update, runs: int) -> tuple[float, float, float]:
+    """Seconds of the first call; median and minimum milliseconds of `runs` calls after five more."""
+    began = time.perf_counter()
+    update()
+    first = time.perf_counter() - began
+    for _ in range(5):
+        update()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        update()
+        times.append(1e3 * (time.perf_counter() - began))
+    return first, statistics.median(times), min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=["nano", "1M", "5M"], choices=list(SIZES))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--obs-dim", type=int, default=24)
+    parser.add_argument("--action-dim", type=int, default=6)
+    parser.add_argument("--profile", action="store_true", help="print where the time of five updates goes")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    if args.profile:
+        torch._inductor.config.cpp.enable_kernel_profile = True
+
+    print(
+        f"torch {torch.__version__}, {args.threads} threads, {device}, AMX {torch.cpu._is_amx_tile_supported()}"
+    )
+    print("| size | setting | median ms | min ms | against first | first call s |")
+    print("|---|---|---:|---:|---:|---:|")
+    for size in args.sizes:
+        base = None
+        for setting in args.settings:
+            torch.manual_seed(0)
+            batch = random_batch(args.obs_dim, args.action_dim, 256, 3, device)
+            update = Update(size, "compiled" in setting, "bf16" in setting, batch, device)
+            first, median, least = measure(update, args.runs)
+            base = base or median
+            print(
+                f"| {size} | {setting} | {median:.1f} | {least:.1f} | {median / base:.2f} | {first:.1f} |",
+                flush=True,
+            )
+            if args.profile:
+                with torch.profiler.profile() as profile:
+                    for _ in range(5):
+                        update()
+                print(
+                    profile.key_averages().table(
+                        sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=100
+                    )
+                )
+
+
+if __name__ == "__main__":
+    main()

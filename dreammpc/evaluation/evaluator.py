@@ -1,0 +1,98 @@
+"""Agents played on one task and compared in a table."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.evaluation.episodes import Episodes, run_episodes
+from dreammpc.tracking.video import write_video
+
+log = logging.getLogger(__name__)
+
+VIDEO_SIZE = 256
+MAX_FPS = 50
+
+
+class Evaluator:
+    """Plays the same episodes with any agent: starts depend on the seed alone.
+
+    Args:
+        task: its name.
+        episodes: how many, side by side.
+        seed: episode i starts from seed + i.
+        action_repeat: as in training; `None` takes the task family's own.
+        should_stop: asked at every step; True gives up.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        episodes: int,
+        seed: int,
+        action_repeat: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ):
+        self.task, self.episodes, self.seed = task, episodes, seed
+        self.action_repeat, self.should_stop = action_repeat, should_stop
+        self._env: BatchedEnv | None = None
+
+    @property
+    def env(self) -> BatchedEnv:
+        """The environments, made on first use."""
+        if self._env is None:
+            self._env = make_env(self.task, self.episodes, self.seed, self.action_repeat)
+        return self._env
+
+    def play(self, agent) -> Episodes | None:
+        """All episodes with `agent`; `None` if interrupted."""
+        return run_episodes(self.env, agent, self.seed, should_stop=self.should_stop)
+
+    def film(self, agent, path: Path) -> Episodes | None:
+        """Play the first episode alone and write its video to `path`; says why where nothing can be drawn."""
+        try:
+            env = make_env(self.task, 1, self.seed, self.action_repeat, render=True)
+            episodes = run_episodes(env, agent, self.seed, VIDEO_SIZE, self.should_stop)
+            env.close()
+        except Exception as error:  # whatever OpenGL says: a training must not end without its table
+            log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
+            return None
+        if episodes is not None:
+            write_video(path, episodes.frames, fps=min(env.fps, MAX_FPS))
+        return episodes
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+
+def table(results: Mapping[str, Episodes]) -> str:
+    """One line per planner: return over episodes, time per action and model evaluations, as Markdown."""
+    policy = results["policy"].mean if "policy" in results else None
+    head = ["planner", "return", "std", "min", "max", "against policy", "ms/action", "model steps/action"]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for name, result in results.items():
+        rows.append(
+            [
+                name,
+                f"{result.mean:.1f}",
+                f"{result.std:.1f}",
+                f"{min(result.returns):.1f}",
+                f"{max(result.returns):.1f}",
+                "" if policy is None else f"{result.mean - policy:+.1f}",
+                f"{result.ms_per_action:.2f}",
+                f"{result.diagnostics.get('evaluations', 0):.0f}",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in rows
+    )

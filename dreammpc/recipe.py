@@ -1,0 +1,123 @@
+"""The frame of a recipe: Hydra's composition, exit codes, and a user's mistake in one line."""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreammpc.config import register_schemas
+from dreammpc.interfaces import UsageError
+
+PACKAGE = Path(__file__).resolve().parent
+EXIT_USAGE = 2
+
+
+def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Decorator of a recipe's function: compose `conf/NAME.yaml` with the command line and call it.
+
+    The function receives a plain dataclass. A user's mistake ends in one line on stderr and exit code 2; an
+    integer returned by the function is the exit code.
+    """
+
+    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
+        register_schemas()
+        code = 0
+
+        @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)
+        @functools.wraps(function)
+        def call(config: DictConfig) -> None:
+            nonlocal code
+            try:
+                code = function(OmegaConf.to_object(config)) or 0
+            except (UsageError, OmegaConfBaseException) as error:
+                fail(describe(error, name))
+
+        def run() -> None:
+            sys.argv[1:] = [rewrite(argument, name) for argument in sys.argv[1:]]
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
+            try:
+                call()
+            except (HydraException, OmegaConfBaseException) as error:
+                fail(describe(error, name))
+            finally:
+                GlobalHydra.instance().clear()
+            sys.exit(code)
+
+        return run
+
+    return decorate
+
+
+def conf_folder() -> Path:
+    """The folder of Hydra's files: the package's own copy, else the checkout's."""
+    shipped = PACKAGE / "conf"
+    return shipped if shipped.is_dir() else PACKAGE.parent / "conf"
+
+
+def rewrite(argument: str, recipe: str) -> str:
+    """Spellings that users expect, in Hydra's: `tracking=none`, and evaluate's `planner=a,b` and `planner.x=1`."""
+    key, equals, value = argument.partition("=")
+    if key == "tracking" and equals:
+        return f"tracking.kind={value}"
+    if recipe == "evaluate" and key == "planner" and not value.startswith("["):
+        return f"planner=[{value}]"
+    if recipe == "evaluate" and key.startswith("planner."):
+        return f"+settings.{key.removeprefix('planner.')}={value}"
+    return argument
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong in one line and exit with 2; of several processes only rank 0 speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)
+
+
+def describe(error: BaseException, recipe: str) -> str:
+    """One line of an error: what is wrong, what was expected, what exists."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return unknown(f"{group} {choice!r}", choice, list(error.options))
+    text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
+    if text.startswith("Could not override"):
+        key = text.split("'")[1]
+        return unknown(f"key {key!r}", key, keys_beside(key, recipe))
+    if error.__cause__ is not None and isinstance(error, HydraException):
+        cause = " ".join(line.strip() for line in str(error.__cause__).splitlines() if not _internal(line))
+        text = f"{text.removeprefix('Error merging override ')}: {cause}"
+    return text or type(error).__name__
+
+
+def unknown(what: str, given: str, choices: list[str]) -> str:
+    """The line for a name that does not exist: the closest one and all that do."""
+    close = difflib.get_close_matches(given, choices, 1)
+    hint = f"did you mean {close[0]}? There are" if close else "there are"
+    return f"unknown {what}; {hint}: {', '.join(sorted(choices))}"
+
+
+def keys_beside(key: str, recipe: str) -> list[str]:
+    """The keys of a recipe's configuration in the section where `key` was looked for."""
+    groups = [a for a in sys.argv[1:] if a.partition("=")[0] in ("planner", "model", "experiment")]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = hydra.compose(recipe, groups if recipe == "train" else [])
+    section = key.rpartition(".")[0]
+    node = OmegaConf.select(config, section) if section else config
+    if not isinstance(node, DictConfig):
+        section, node = "", config
+    return [f"{section}.{name}" if section else str(name) for name in node]
+
+
+def _internal(line: str) -> bool:
+    return not line.strip() or line.strip().startswith(
+        ("full_key:", "object_type=", "reference_type=", "Config search")
+    )

@@ -1,0 +1,66 @@
+"""The loggers of a run: always a local JSONL file, and MLflow unless it is not wanted."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from dreammpc.interfaces import UsageError
+from dreammpc.tracking.jsonl import JSONLLogger
+from dreammpc.tracking.provenance import provenance_tags
+
+KINDS = ("mlflow", "none")
+
+
+def make_loggers(
+    folder: Path,
+    params: dict[str, Any],
+    kind: str = "mlflow",
+    uri: str | None = None,
+    experiment: str = "dreammpc",
+    run_name: str | None = None,
+    resumed: dict[str, Any] | None = None,
+) -> list[Logger]:
+    """Loggers that have the run's parameters already.
+
+    Args:
+        folder: the run's folder.
+        params: nested plain values.
+        kind: `mlflow` or `none`, which never imports MLflow.
+        uri: of MLflow; `None` takes `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working folder.
+        experiment, run_name: MLflow's.
+        resumed: the description of the checkpoint that the run goes on from, with `env_steps` and
+            `tracking_run`; later lines of the local log are dropped and the same MLflow run goes on.
+
+    Raises:
+        UsageError: another kind.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"tracking must be one of {', '.join(KINDS)}, got {kind!r}")
+    loggers: list[Logger] = [JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)]
+    if kind == "mlflow":
+        from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
+
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
+        run_id = resumed["tracking_run"] if resumed else None
+        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, provenance_tags(), folder))
+    for logger in loggers:
+        logger.log_hyperparams(params)
+    return loggers
+
+
+def finish_run(
+    loggers: list[Logger], metrics: dict[str, float], env_steps: int, artifacts: dict[str, list[Path]]
+) -> str:
+    """Log the last metrics and artifacts (folder → files) and say where the run can be looked at."""
+    hint = ""
+    for logger in loggers:
+        logger.log_metrics(metrics, step=env_steps)
+        for place, paths in artifacts.items():
+            for path in filter(Path.exists, paths):
+                if hasattr(logger, "log_artifact"):
+                    logger.log_artifact(path, place)
+        logger.finalize("success")
+        hint = logger.hint() if hasattr(logger, "hint") else f"log: {logger.save_dir}/metrics.jsonl"
+    return hint

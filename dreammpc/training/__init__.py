@@ -1,0 +1,21 @@
+"""Trainer assembly, checkpoints over environment steps, monitoring and distributed strategy."""
+
+from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
+from dreammpc.training.checkpoint import Checkpoints, load_checkpoint
+from dreammpc.training.resume import open_folder, open_resume
+from dreammpc.training.trainer import check_devices, choose_speed, make_trainer, seed_everything
+
+__all__ = [
+    "Checkpoints",
+    "Evaluation",
+    "GracefulStop",
+    "Monitor",
+    "ProgressBar",
+    "check_devices",
+    "choose_speed",
+    "load_checkpoint",
+    "make_trainer",
+    "open_folder",
+    "open_resume",
+    "seed_everything",
+]

@@ -1,0 +1,186 @@
+"""What happens beside the updates: averages to the loggers, evaluation, a progress bar, a graceful stop."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from tqdm import tqdm
+
+from dreammpc.data import Feed
+from dreammpc.evaluation import Episodes
+from dreammpc.training.checkpoint import Checkpoints
+
+
+class Monitor(Callback):
+    """Averages the update's metrics on the device and logs them every so many environment steps.
+
+    `self.log` of Lightning costs a quarter of a millisecond a key on every call; here an update costs one
+    addition.
+    """
+
+    def __init__(self, feed: Feed, every: int = 1000):
+        self.feed, self.every = feed, every
+        self.recent: dict[str, float] = {}
+        """The last values logged, for the progress bar."""
+        self._next, self._count = 0, 0
+        self._sum: Tensor | None = None
+        self._began = (0.0, 0, 0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._next = self.feed.env_steps + self.every
+        self._began = (time.perf_counter(), self.feed.updates, self.feed.env_steps)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        values = torch.stack(list(outputs.values()))
+        self._sum = values if self._sum is None else self._sum + values
+        self._count += 1
+        if self.feed.env_steps < self._next:
+            return
+        now, updates, steps = time.perf_counter(), self.feed.updates, self.feed.env_steps
+        seconds = now - self._began[0]
+        metrics = dict(zip(outputs, (self._sum / self._count).tolist(), strict=True))
+        metrics["speed/updates_per_s"] = (updates - self._began[1]) / seconds
+        metrics["speed/env_steps_per_s"] = (steps - self._began[2]) / seconds
+        if self.feed.finished:
+            returns, lengths = zip(*self.feed.finished, strict=True)
+            self.feed.finished.clear()
+            metrics["train/return"] = sum(returns) / len(returns)
+            metrics["train/length"] = sum(lengths) / len(lengths)
+        self.recent |= metrics
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=steps)
+        self._sum, self._count = None, 0
+        self._next, self._began = steps + self.every, (now, updates, steps)
+
+
+class Evaluation(Callback):
+    """Plays episodes every so many environment steps, logs them and offers the weights as `best`.
+
+    Args:
+        feed: the clock.
+        evaluate: plays the episodes; `None` means it was interrupted.
+        checkpoints: who keeps `best`.
+        every: environment steps between evaluations.
+    """
+
+    def __init__(
+        self, feed: Feed, evaluate: Callable[[], Episodes | None], checkpoints: Checkpoints, every: int
+    ):
+        self.feed, self.evaluate, self.checkpoints, self.every = feed, evaluate, checkpoints, every
+        self.recent: dict[str, float] = {}
+        self._next = every
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._next = (self.feed.env_steps // self.every + 1) * self.every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last step of a training is evaluated by whoever trains, more thoroughly.
+        if self.feed.env_steps < self._next:
+            return
+        self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if not trainer.is_global_zero:
+            return
+        episodes = self.evaluate()
+        if episodes is None:
+            return
+        metrics = {
+            "eval/return": episodes.mean,
+            "eval/return_std": episodes.std,
+            "eval/length": sum(episodes.lengths) / len(episodes.lengths),
+            "eval/ms_per_action": episodes.ms_per_action,
+            **{f"planner/{key}": value for key, value in episodes.diagnostics.items()},
+        }
+        self.recent = metrics
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=self.feed.env_steps)
+        self.checkpoints.offer(pl_module, episodes.mean)
+
+
+class ProgressBar(Callback):
+    """A bar over environment steps with returns, updates per second and the time left."""
+
+    def __init__(self, feed: Feed, monitor: Monitor, evaluation: Evaluation):
+        self.feed, self.monitor, self.evaluation = feed, monitor, evaluation
+        self._bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            terminal = sys.stderr.isatty()
+            self._bar = tqdm(
+                total=self.feed.total_env_steps,
+                initial=self.feed.env_steps,
+                unit=" env steps",
+                mininterval=0.5 if terminal else 15.0,
+                dynamic_ncols=terminal,
+                smoothing=0.05,
+            )
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self._bar is None:
+            return
+        texts = {}
+        if "train/return" in self.monitor.recent:
+            texts["return"] = f"{self.monitor.recent['train/return']:.0f}"
+        if "eval/return" in self.evaluation.recent:
+            texts["eval"] = f"{self.evaluation.recent['eval/return']:.0f}"
+        if "speed/updates_per_s" in self.monitor.recent:
+            texts["updates/s"] = f"{self.monitor.recent['speed/updates_per_s']:.0f}"
+        self._bar.set_postfix(texts, refresh=False)
+        self._bar.update(self.feed.env_steps - self._bar.n)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class GracefulStop(Callback):
+    """Ends the training when the feed does, and on SIGINT or SIGTERM after the running update.
+
+    After a signal `signal` holds its number, and a program exits with 128 + that; a second one kills at once.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.signal: int | None = None
+        self._trainer: Trainer | None = None
+        self._before: dict[int, Any] = {}
+
+    def requested(self) -> bool:
+        """Whether a signal has come (long work beside the updates asks this)."""
+        return self.signal is not None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer = trainer
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        trainer.should_stop = self.feed.exhausted
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if self.feed.exhausted:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True  # only the feed's end ends an epoch
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+        self._trainer = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        if self._trainer is not None:
+            self._trainer.should_stop = True
+        signal.signal(number, signal.SIG_DFL)

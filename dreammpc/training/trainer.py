@@ -1,0 +1,169 @@
+"""The Lightning Trainer as this project needs it."""
+
+import logging
+import os
+import random
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from dreammpc.interfaces import UsageError
+from dreammpc.training.checkpoint import AtomicCheckpointIO
+
+
+class ReplicaStrategy(DDPStrategy):
+    """Equal replicas whose gradients are averaged in one flat message after every backward pass.
+
+    DistributedDataParallel's wrapper does not synchronise manual optimisation and refuses parameters that
+    a loss leaves out; here every parameter that has a gradient takes part.
+    """
+
+    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:  # type: ignore[override]
+        for tensor in (*model.parameters(), *model.buffers()):
+            torch.distributed.broadcast(tensor.data, src=0)
+        return model
+
+    def _register_ddp_hooks(self) -> None: ...
+
+    def pre_backward(self, closure_loss: torch.Tensor) -> None: ...
+
+    def post_backward(self, closure_loss: torch.Tensor) -> None:
+        gradients = [p.grad for p in self.lightning_module.parameters() if p.grad is not None]
+        flat = torch._utils._flatten_dense_tensors(gradients)
+        torch.distributed.all_reduce(flat)
+        flat /= self.world_size
+        averaged = torch._utils._unflatten_dense_tensors(flat, gradients)
+        torch._foreach_copy_(gradients, averaged)
+
+
+def make_trainer(
+    folder: str | Path,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    strategy: str = "auto",
+    precision: str | None = None,
+    num_nodes: int = 1,
+) -> Trainer:
+    """A Trainer without epochs, with our checkpoints, which feeds on a `Feed`.
+
+    Args:
+        folder: the run's folder.
+        accelerator, devices, strategy, precision, num_nodes: as Lightning's Trainer takes them.
+
+    Raises:
+        UsageError: the accelerator or the number of devices is not there; or several processes were
+            started that would train as independent copies.
+    """
+    several = num_nodes > 1 or devices not in (1, "1", "auto")
+    if strategy == "auto" and several:
+        strategy = ReplicaStrategy(find_unused_parameters=False)  # type: ignore[assignment]
+    quiet()
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+            default_root_dir=folder,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            max_epochs=-1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=10**9,
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and trainer.world_size == 1:
+        raise UsageError(
+            f"{started} processes were started but the Trainer has one device each: they would train as"
+            " independent copies; start with `lightning run RECIPE --devices N`"
+        )
+    return trainer
+
+
+def quiet() -> None:
+    """Silence what Lightning and TorchRL say of every run and what does not concern ours."""
+    for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The feed is no dataloader: the Checkpoints callback saves its state.
+    for words in ("dataloader", "many workers", "Checkpoint directory", "LeafSpec", "weights_only"):
+        warnings.filterwarnings("ignore", f".*{words}.*")
+
+
+def check_devices(accelerator: str, devices: int | str) -> None:
+    """Refuse what this machine does not have, before anything is made.
+
+    Raises:
+        UsageError: no such accelerator here, or fewer devices than asked for.
+    """
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
+        raise UsageError(f"unknown accelerator {accelerator!r}; there are: auto, cpu, cuda, gpu, mps, tpu")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UsageError(f"accelerator {accelerator!r}: this machine has no CUDA device that torch can use")
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    if str(devices).isdigit() and not 1 <= int(devices) <= there:
+        raise UsageError(
+            f"devices must be 1 to {there} ({'GPUs' if on_gpu else 'cores'} here), got {devices}"
+        )
+
+
+def choose_speed(compile: bool | None, precision: str | None, width: int) -> tuple[bool, str]:
+    """Fill in what was left open by what this machine is fast at.
+
+    Args:
+        compile: `None` compiles where there is a compiler.
+        precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
+            CPUs with AMX) and the model's hidden `width` is large enough to gain from it.
+    """
+    if compile is None:
+        compile = can_compile()
+    if precision is None:
+        precision = "bf16-mixed" if fast_bf16() and width >= BF16_WIDTH else "32-true"
+    return compile, precision
+
+
+BF16_WIDTH = 384
+"""Narrower models spend their time on elementwise work, where bfloat16 gains nothing."""
+
+
+def fast_bf16() -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 on the present device."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` has what it needs here: a C++ compiler, or Triton on a GPU."""
+    if torch.cuda.is_available():
+        return bool(torch.utils._triton.has_triton())
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python, NumPy and torch, differently on every rank; returns this rank's seed."""
+    seed += 10_000 * int(os.environ.get("RANK", 0))
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return seed

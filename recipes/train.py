@@ -1,0 +1,127 @@
+"""Train an agent that plans in a learned world model.
+
+lightning run train                                        # cartpole-swingup on a laptop's CPU
+lightning run train task=walker-walk planner=mppi seed=1   # see --help and --cfg job
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from dreammpc import assembly
+from dreammpc.agent import Agent
+from dreammpc.algorithms import TDMPC2
+from dreammpc.config import TrainConfig
+from dreammpc.data import Feed, Replay, make_collector
+from dreammpc.evaluation import Evaluator, table
+from dreammpc.recipe import main
+from dreammpc.tracking import finish_run, make_loggers
+from dreammpc.training import (
+    Checkpoints,
+    Evaluation,
+    GracefulStop,
+    Monitor,
+    ProgressBar,
+    check_devices,
+    choose_speed,
+    make_trainer,
+    open_folder,
+    open_resume,
+    seed_everything,
+)
+
+
+@main("train")
+def train(config: TrainConfig) -> int:
+    settings = asdict(config)
+    resumed = open_resume(config.resume, task=config.task, model=settings["model"]) if config.resume else None
+    check_devices(config.trainer.accelerator, config.trainer.devices)
+    seed = seed_everything(config.seed)
+    compile, precision = choose_speed(config.trainer.compile, config.trainer.precision, config.model.mlp_dim)
+
+    # Environment, world model, planner: the agent.
+    env = assembly.build_env(config.task, seed, **settings["env"])
+    model = assembly.build_model(env, settings["model"], config.algorithm.discount)
+    planner = assembly.build_planner(settings["planner"], model.action_dim)
+    compared = {
+        name: assembly.build_planner({"name": name}, model.action_dim) for name in config.evaluation.planners
+    }
+    agent = Agent(model, planner, config.algorithm.noise_scale, compile)
+    algorithm = TDMPC2(agent, compile=compile, **assembly.update_settings(settings["algorithm"]))
+
+    # Collector, replay: the feed of the Trainer. Its clock counts environment steps.
+    total_steps = config.steps // env.action_repeat
+    replay = Replay(
+        capacity=min(config.algorithm.capacity, total_steps + env.num_envs),
+        num_envs=env.num_envs,
+        window=config.algorithm.horizon,
+        batch_size=config.algorithm.batch_size,
+        seed=seed,
+    )
+    feed = Feed(
+        make_collector(env, agent),
+        agent,
+        replay,
+        seed_steps=assembly.seed_steps(env)
+        if config.algorithm.seed_steps is None
+        else config.algorithm.seed_steps,
+        total_steps=total_steps,
+        utd=config.algorithm.utd,
+        action_repeat=env.action_repeat,
+    )
+
+    # Evaluation, checkpoints, tracking: what happens over environment steps.
+    folder = open_folder(Path(config.resume).parent.parent if config.resume else config.folder)
+    stop = GracefulStop(feed)
+    evaluator = Evaluator(
+        config.task, config.evaluation.episodes, config.evaluation.seed, env.action_repeat, stop.requested
+    )
+    run_name = config.tracking.run_name or f"{config.task}-seed{config.seed}"
+    tracking = config.tracking
+    loggers = make_loggers(
+        folder, settings, tracking.kind, tracking.uri, tracking.experiment, run_name, resumed
+    )
+    facts = assembly.describe(config.task, model, settings, tracking_run=loggers[-1].version)
+    checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
+    monitor = Monitor(feed, config.tracking.log_every)
+    evaluation = Evaluation(
+        feed, lambda: evaluator.play(Agent(model, planner)), checkpoints, config.evaluation.every
+    )
+    trainer = make_trainer(
+        folder,
+        [stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
+        loggers,
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        strategy=config.trainer.strategy,
+        precision=precision,
+        num_nodes=config.trainer.num_nodes,
+    )
+    trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
+
+    if stop.requested():
+        print(f"stopped at {feed.env_steps} environment steps; go on with resume={checkpoints.last}")
+        return 128 + stop.signal
+    if not trainer.is_global_zero:
+        return 0
+
+    # The trained agent under several planners, side by side on the same starts, and a video.
+    results = {name: evaluator.play(Agent(model, other)) for name, other in compared.items()}
+    print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
+    video = folder / f"{config.task}.mp4"
+    if config.evaluation.video:
+        evaluator.film(Agent(model, planner), video)
+        print(f"video: {video}")
+    print(f"checkpoint: {checkpoints.last}")
+    print(
+        finish_run(
+            loggers,
+            {f"final/{name}": episodes.mean for name, episodes in results.items()},
+            feed.env_steps,
+            {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]},
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,125 @@
+"""The house rules, read from the source: who may import whom, what loads at import, how long files are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "dreammpc"
+
+# A room is a folder or a file of dreammpc/; a dotted entry allows that module alone.
+MAY_IMPORT = {
+    "interfaces": set(),
+    "nn": set(),
+    "envs": {"interfaces"},
+    "planning": {"interfaces"},
+    "models": {"interfaces", "nn"},
+    "data": {"interfaces"},
+    "agent": {"interfaces", "planning.imagination"},
+    "algorithms": {"interfaces", "nn", "models", "planning", "agent"},
+    "tracking": {"interfaces"},
+    "training": {"interfaces", "data", "agent", "envs", "evaluation", "tracking"},
+    "evaluation": {"interfaces", "agent", "envs", "data", "tracking"},
+}
+# Other files of dreammpc/ (config, assembly, the command line) stand above the rooms: they import what they
+# like, and no room imports them.
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of all modules (and of what is taken from them) that a file imports, wherever in it."""
+    package = ["dreammpc", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            found |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+    return found
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+
+
+def test_every_room_has_its_rule():
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders <= set(MAY_IMPORT)
+    assert set(MAY_IMPORT) <= {room_of(path) for path in SOURCES}
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_who_imports_whom(room):
+    wrong = []
+    for path in SOURCES:
+        if room_of(path) != room:
+            continue
+        for name in imports_of(path):
+            if not name.startswith("dreammpc"):
+                continue
+            rest = name.removeprefix("dreammpc").removeprefix(".")
+            allowed = {room, "__version__", *MAY_IMPORT[room]}
+            if not any(rest == entry or rest.startswith(f"{entry}.") for entry in allowed):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_nobody_imports_recipes():
+    for path in (*SOURCES, *RECIPES):
+        assert not {name for name in imports_of(path) if "recipes" in name.split(".")}, path
+
+
+def test_the_reader_of_imports_sees_them_all(tmp_path):
+    """The rules above would hold for want of anything found; so here is what must be found."""
+    path = PACKAGE / "training" / "callbacks.py"
+    assert "dreammpc.data.Feed" in imports_of(path)
+    assert any(
+        name.startswith("dreammpc.tracking") for name in imports_of(PACKAGE / "tracking" / "loggers.py")
+    )
+    sample = tmp_path / "sample.py"
+    sample.write_text(
+        "def f():\n    import dreammpc.nn\n    from dreammpc import models\n    import_module('x.y')\n"
+    )
+    assert imports_of(sample) == {"dreammpc.nn", "dreammpc.models", "x.y"}
+
+
+@pytest.mark.parametrize(
+    "module", ["dreammpc", "dreammpc.planning", "dreammpc.training", "dreammpc.tracking"]
+)
+def test_importing_does_not_load_mlflow(module):
+    code = f"import sys, {module}; sys.exit(3 if 'mlflow' in sys.modules else 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr or "mlflow was loaded"
+
+
+def test_importing_the_package_loads_not_even_torch():
+    code = "import sys, dreammpc; sys.exit(3 if 'torch' in sys.modules else 0)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 300), (RECIPES, 120)], ids=["dreammpc", "recipes"])
+def test_length_of_files(paths, limit):
+    assert paths
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert not {name: lines for name, lines in lengths.items() if lines > limit}
+
+
+def test_planners_are_frozen_and_hold_no_tensors():
+    from dreammpc.planning import PLANNERS, make_planner
+
+    for name in PLANNERS:
+        planner = make_planner(name, 2)
+        with pytest.raises(AttributeError):
+            planner.action_dim = 3
+        assert hash(planner) == hash(make_planner(name, 2))
+        assert all(isinstance(value, int | float | str | bool) for value in vars(planner).values())

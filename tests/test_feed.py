@@ -1,0 +1,228 @@
+"""The feed's clock: seed phase, burst, update ratio, returns; and a real collector with an agent."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from toy_models import random_tdmpc2
+
+from dreammpc.agent import Agent
+from dreammpc.data import Feed, Replay, make_collector
+from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.envs.dmcontrol import DMControl
+from dreammpc.planning import make_planner
+
+
+class FakeAgent:
+    random = False
+
+
+class FakeCollector:
+    """Yields [B, T] transitions of episodes of `length`; the reward of environment b at step t is b + t."""
+
+    def __init__(self, agent, num_envs=1, steps=1, length=5):
+        self.agent, self.num_envs, self.steps, self.length = agent, num_envs, steps, length
+        self.was_random: list[bool] = []
+        self.down = False
+
+    def __iter__(self):
+        clock = 0
+        while True:
+            self.was_random.append(self.agent.random)
+            t = (clock + torch.arange(self.steps)) % self.length
+            t = t.expand(self.num_envs, -1).unsqueeze(-1)
+            done = t == self.length - 1
+            reward = (torch.arange(self.num_envs)[:, None, None] + t).float()
+            after = {
+                "observation": t + 1.0,
+                "reward": reward,
+                "terminated": torch.zeros_like(done),
+                "done": done,
+            }
+            content = {"observation": t.float(), "action": reward, "is_init": t == 0, "next": after}
+            clock += self.steps
+            yield TensorDict(content, [self.num_envs, self.steps])
+
+    def shutdown(self):
+        self.down = True
+
+
+def make_feed(seed_steps, total_steps, utd, num_envs=1, steps=1, action_repeat=2, length=5):
+    agent = FakeAgent()
+    collector = FakeCollector(agent, num_envs, steps, length)
+    replay = Replay(1000, num_envs, 2, 4)
+    return Feed(collector, agent, replay, seed_steps, total_steps, utd, action_repeat)
+
+
+def schedule(feed) -> list[int]:
+    """The agent step at which each update was handed out."""
+    return [feed.agent_steps for _ in feed]
+
+
+def test_seed_phase_burst_then_one_update_per_step():
+    feed = make_feed(seed_steps=10, total_steps=15, utd=1)
+    assert schedule(feed) == [10] * 10 + [11, 12, 13, 14, 15]
+    assert feed.collector.was_random == [True] * 10 + [False] * 5
+    assert (feed.updates, feed.env_steps, feed.total_env_steps) == (15, 30, 30)
+    with pytest.raises(StopIteration):
+        next(feed)
+    assert feed.agent_steps == 15
+    assert feed.exhausted
+
+
+@pytest.mark.parametrize(
+    ("utd", "expected"),
+    [
+        (0.5, [10] * 5 + [12, 14, 16]),
+        (2, [10] * 20 + [step for step in range(11, 17) for _ in range(2)]),
+        (0.25, [10] * 2 + [12, 16]),
+        (0.05, []),
+    ],
+)
+def test_other_update_ratios(utd, expected):
+    assert schedule(make_feed(seed_steps=10, total_steps=16, utd=utd)) == expected
+
+
+def test_several_environments_and_steps_per_collection():
+    feed = make_feed(seed_steps=12, total_steps=24, utd=1, num_envs=3, steps=2)
+    assert schedule(feed) == [12] * 12 + [18] * 6 + [24] * 6
+    assert feed.collector.was_random == [True, True, False, False]
+    assert feed.env_steps == 48
+    assert len(feed.replay) == 24
+
+
+def test_no_seed_phase():
+    feed = make_feed(seed_steps=0, total_steps=4, utd=1)
+    next(iter(feed.collector))
+    feed.replay.extend(FakeCollector(FakeAgent(), steps=5).__iter__().__next__())  # something to sample from
+    assert schedule(feed) == [1, 2, 3, 4]
+
+
+def test_batches_come_from_the_replay():
+    feed = make_feed(seed_steps=10, total_steps=12, utd=1)
+    batch = next(feed)
+    assert batch.shape == (4, 2)
+    assert (batch["observation"][:, 1] == batch["observation"][:, 0] + 1).all()
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_returns_and_lengths_of_finished_episodes(steps):
+    """Rewards 0+1+2+3+4 = 10 in environment 0, five more in environment 1; a third is unfinished."""
+    feed = make_feed(seed_steps=24, total_steps=24, utd=0, num_envs=2, steps=steps)
+    assert schedule(feed) == []
+    assert feed.agent_steps == 24
+    assert feed.finished == [(10.0, 5), (15.0, 5)] * 2
+    feed.finished.clear()
+    assert schedule(feed) == []
+
+
+def test_the_clock_survives_a_checkpoint():
+    feed = make_feed(seed_steps=10, total_steps=20, utd=0.75)
+    for _ in range(9):
+        next(feed)
+    state, replay_state = feed.state_dict(), feed.replay.state_dict()
+    rows = feed.replay.rows(0, state["agent_steps"])
+    assert all(isinstance(value, int | float) for value in state.values())
+    rest = schedule(feed)
+    other = make_feed(seed_steps=10, total_steps=20, utd=0.75)
+    other.replay.restore([rows], replay_state)
+    other.load_state_dict(state)
+    assert schedule(other) == rest
+    assert not any(other.collector.was_random)
+    assert other.updates == feed.updates
+
+
+def test_close_shuts_the_collector_down():
+    feed = make_feed(10, 20, 1)
+    feed.close()
+    assert feed.collector.down
+
+
+# --- a real collector -----------------------------------------------------------------------------------
+
+
+class Recorder(Agent):
+    """Notes what the planner was given at every step."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.seen: list[tuple] = []
+
+    def step(self, obs, carry, is_init):
+        started, action = carry["plan", "started"][:, 0], carry["prev_action"]
+        self.seen.append((is_init[:, 0].clone(), started.clone(), action.clone()))
+        return super().step(obs, carry, is_init)
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """Ten batches [2, 1] of cartpole-swingup; the action repeats give episodes of three and four steps."""
+    env = BatchedEnv([DMControl("cartpole", "swingup", repeat) for repeat in (334, 250)], "cartpole-swingup")
+    env.set_seed(0)
+    torch.manual_seed(0)
+    agent = Recorder(random_tdmpc2(1), make_planner("dream_mpc", 1), 1.0)
+    collector = make_collector(env, agent)
+    agent.seen.clear()  # TorchRL tries the policy out once
+    batches = [batch.clone() for _, batch in zip(range(10), collector, strict=False)]
+    yield agent, batches
+    collector.shutdown()
+
+
+def test_collected_batches_have_what_the_replay_needs(collected):
+    _, batches = collected
+    for batch in batches:
+        assert batch.shape == (2, 1)
+        assert batch["observation"].shape == batch["next", "observation"].shape == (2, 1, 5)
+        assert batch["action"].shape == (2, 1, 1)
+        for key in ("reward", "terminated", "truncated", "done"):
+            assert batch["next", key].shape == (2, 1, 1)
+        assert batch["is_init"].shape == (2, 1, 1)
+        assert batch["action"].abs().max() <= 1
+    replay = Replay(100, 2, 3, 8)
+    for batch in batches:
+        replay.extend(batch)
+    assert replay.sample().shape == (8, 3)
+
+
+def test_the_carry_travels_and_is_fresh_at_an_episodes_first_step(collected):
+    agent, batches = collected
+    starts = torch.stack([batch["is_init"][:, 0, 0] for batch in batches])
+    assert starts[:, 0].nonzero().flatten().tolist() == [0, 3, 6, 9]
+    assert starts[:, 1].nonzero().flatten().tolist() == [0, 4, 8]
+    for i, batch in enumerate(batches):
+        is_init, started, prev_action = agent.seen[i]
+        assert torch.equal(is_init, batch["is_init"][:, 0, 0])
+        going_on = ~starts[i]
+        assert (started[going_on] == 1).all()
+        if i:
+            assert torch.equal(prev_action[going_on], batches[i - 1]["action"][going_on, 0])
+
+
+def test_the_planner_gets_a_fresh_carry_in_the_rows_that_start(collected):
+    """An episode's first action is planned from nothing, whatever the carry still holds."""
+    agent, batches = collected
+    greedy = Agent(agent.model, make_planner("dream_mpc", 1, num_candidates=1))
+    batch = batches[3]
+    obs = batch.select("observation")[:, 0]
+    is_init = batch["is_init"][:, 0]
+    assert is_init[:, 0].tolist() == [True, False]
+    stale = greedy.step(batches[2].select("observation")[:, 0], greedy.initial_carry(2), is_init)[1]
+    plan, carry = greedy.step(obs, stale, is_init)
+    alone, _ = greedy.step(obs, greedy.initial_carry(2), torch.ones(2, 1, dtype=torch.bool))
+    torch.testing.assert_close(plan.mean[0], alone.mean[0], rtol=1e-5, atol=1e-5)
+    assert (plan.mean[1] - alone.mean[1]).abs().max() > 1e-4
+    assert (carry["plan", "started"] == 1).all()
+
+
+def test_random_steps_in_a_real_collector():
+    agent = Recorder(random_tdmpc2(1), make_planner("dream_mpc", 1), 1.0)
+    collector = make_collector(make_env("cartpole-swingup", 2, 0), agent, steps_per_batch=4)
+    agent.seen.clear()
+    agent.random = True
+    frames = iter(collector)
+    batch = next(frames).clone()
+    assert batch.shape == (2, 4)
+    assert not agent.seen
+    agent.random = False
+    next(frames)
+    assert [bool(started.any()) for _, started, _ in agent.seen] == [False, True, True, True]
+    collector.shutdown()

@@ -1,0 +1,263 @@
+"""What holds for every planner in every model, planning quality on a known optimum, and the registry."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
+
+from dreammpc.interfaces import Planner
+from dreammpc.planning import PLANNERS, Imagination, make_planner, register_planner
+
+A = 2
+MODELS = {
+    "tdmpc2": lambda: random_tdmpc2(A),
+    "tdmpc2-episodic": lambda: random_tdmpc2(A, seed=4, episodic=True),
+    "lq": lambda: LinearQuadratic(A),
+    "ensemble": lambda: Ensemble(A),
+}
+EVERY_PAIR = pytest.mark.parametrize(
+    ("name", "model"), [(name, model) for name in sorted(PLANNERS) for model in MODELS]
+)
+
+
+def plan(planner, model, latent, state=None, noise_scale=0.0, seed=0):
+    state = planner.initial_state(latent.shape[0]) if state is None else state
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return planner.plan(Imagination(model), latent, state, noise_scale)
+
+
+def assert_same(one: TensorDict, other: TensorDict) -> None:
+    assert set(one.keys(True, True)) == set(other.keys(True, True))
+    for key in one.keys(True, True):
+        assert torch.equal(one[key], other[key]), key
+
+
+@EVERY_PAIR
+@pytest.mark.parametrize("noise_scale", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("size", [1, 3])
+def test_shapes_and_range(name, model, noise_scale, size):
+    model, planner = MODELS[model](), make_planner(name, A)
+    assert isinstance(planner, Planner)
+    state = planner.initial_state(size)
+    result = plan(planner, model, random_latent(model, size), state, noise_scale)
+    assert result.action.shape == (size, A)
+    assert result.mean.shape == result.std.shape
+    assert (result.mean.shape[0], result.mean.shape[2]) == (size, A)
+    assert result.value.shape == (size,)
+    assert result.action.abs().max() <= 1
+    assert result.mean.abs().max() <= 1
+    assert (result.std >= 0).all()
+    assert result.value.isfinite().all()
+    assert result.state.shape == result.diagnostics.shape == (size,)
+    assert {key: v.shape for key, v in result.state.items()} == {key: v.shape for key, v in state.items()}
+    for key in ("objective", "objective_policy", "fallback", "evaluations"):
+        assert result.diagnostics[key].shape == (size,)
+    assert (result.diagnostics["fallback"] == 0).all()
+
+
+@EVERY_PAIR
+def test_greedy_planning_executes_the_plan(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    result = plan(planner, model, random_latent(model, 3))
+    torch.testing.assert_close(result.action, result.mean[:, 0])
+
+
+@EVERY_PAIR
+def test_rows_are_independent(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    latent, other = random_latent(model, 3), random_latent(model, 3, seed=9)
+    started = plan(planner, model, latent, seed=5).state
+    changed, changed_state = latent.clone(), started.clone()
+    changed[1] = other[1]
+    changed_state[1] = planner.initial_state(1)[0]
+    one = plan(planner, model, latent, started, 1.0)
+    two = plan(planner, model, changed, changed_state, 1.0)
+    for field in ("action", "mean", "std", "value"):
+        ours, theirs = getattr(one, field), getattr(two, field)
+        torch.testing.assert_close(ours[[0, 2]], theirs[[0, 2]], rtol=1e-5, atol=1e-5)
+    assert (one.value[1] - two.value[1]).abs() > 1e-4
+
+
+@EVERY_PAIR
+def test_nothing_is_mutated(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    latent = random_latent(model, 2)
+    state = plan(planner, model, latent, seed=5).state
+    copies = latent.clone(), state.clone()
+    weights = [p.clone() for p in model.parameters()] if hasattr(model, "parameters") else []
+    result = plan(planner, model, latent, state, 1.0)
+    assert_same(latent, copies[0])
+    assert_same(state, copies[1])
+    if weights:
+        assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+        assert all(p.grad is None for p in model.parameters())
+    again = plan(planner, model, latent, copies[1], 1.0)  # state in, state out: the same call, the same plan
+    assert torch.equal(result.action, again.action)
+    assert_same(result.state, again.state)
+
+
+@EVERY_PAIR
+def test_a_fresh_state_is_no_warm_start(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    latent = random_latent(model, 2)
+    state = planner.initial_state(2)
+    assert all((value == 0).all() for value in state.values())
+    first = plan(planner, model, latent, state)
+    assert (first.state["started"] == 1).all()
+    # One row reset by mask plans like a first step, the other does not lose its warm start.
+    mixed = torch.where(torch.tensor([True, False]), state, first.state)
+    second, masked = plan(planner, model, latent, first.state), plan(planner, model, latent, mixed)
+    torch.testing.assert_close(masked.mean[0], first.mean[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(masked.mean[1], second.mean[1], rtol=1e-5, atol=1e-5)
+
+
+@EVERY_PAIR
+def test_gradient_modes_agree(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    latent, results = random_latent(model, 2), []
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.manual_seed(0)
+            result = planner.plan(Imagination(model), latent.clone(), planner.initial_state(2), 1.0)
+            results.append(result.action.detach().clone())
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
+
+
+@pytest.mark.parametrize("name", sorted(PLANNERS))
+@pytest.mark.parametrize("model", ["tdmpc2-episodic", "lq"])
+def test_planning_is_one_graph(name, model):
+    model, planner = MODELS[model](), make_planner(name, A)
+    latent = random_latent(model, 2)
+
+    def call(latent, state):
+        result = planner.plan(Imagination(model), latent, state, 1.0)
+        return result.action, result.value
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    expected = plan(planner, model, latent, noise_scale=1.0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        action, value = compiled(latent, planner.initial_state(2))
+    torch.testing.assert_close(action, expected.action, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(value, expected.value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(PLANNERS))
+@pytest.mark.parametrize("part", ["reward", "latent", "value", "policy"])
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize("noise_scale", [0.0, 1.0])
+def test_nan_never_reaches_the_action(name, part, everywhere, noise_scale):
+    model, planner = Broken(part, everywhere), make_planner(name, A)
+    latent = random_latent(model, 3)
+    first = plan(planner, model, latent, noise_scale=noise_scale)
+    second = plan(planner, model, latent, first.state, noise_scale, seed=1)
+    for result in (first, second):
+        assert result.action.isfinite().all()
+        assert result.action.abs().max() <= 1
+        assert all(value.isfinite().all() for value in result.state.values())
+    healed = plan(planner, LinearQuadratic(A), latent, second.state, seed=2)  # nothing bad is carried on
+    assert healed.mean.isfinite().all()
+    assert healed.value.isfinite().all()
+
+
+# --- quality: a linear-quadratic problem whose optimal first action is -k·x -----------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "bound"),
+    [
+        ("mppi", {}, 0.15),
+        ("dream_mpc", {"iterations": 60}, 0.05),
+        ("dream_mpc", {"iterations": 60, "step_rule": "normalized", "step_size": 0.03}, 0.06),
+        ("dream_mpc", {"iterations": 15, "step_rule": "backtracking", "step_size": 1.0}, 0.05),
+        ("dream_mpc", {"iterations": 60, "clip_over": "all"}, 0.05),
+        ("dream_mpc_paper", {"iterations": 60}, 0.05),
+    ],
+)
+def test_the_known_optimum_is_found_with_a_poor_policy(name, settings, bound):
+    model = LinearQuadratic(A, mode=0.4, spread=0.3)
+    latent = model.latent(torch.tensor([[0.6, -0.4], [-0.7, 0.1], [0.0, 0.5]]))
+    optimum = -model.k * latent["x"]
+    assert 0.4 < optimum.abs().max() < 1
+    for seed in range(5):
+        result = plan(make_planner(name, A, **settings), model, latent, seed=seed)
+        assert (result.action - optimum).abs().max() < bound
+        assert (
+            result.value <= -model.p * latent["x"].square().sum(-1) + 1e-4
+        ).all()  # the true optimum's return
+
+
+def test_the_policy_planner_is_the_policy():
+    model = random_tdmpc2(A)
+    latent = random_latent(model, 4)
+    greedy, noisy = (plan(make_planner("policy", A), model, latent, noise_scale=s) for s in (0.0, 1.0))
+    with torch.no_grad():
+        torch.testing.assert_close(greedy.action, model.policy(latent, torch.zeros(4, A)))
+        torch.manual_seed(0)
+        torch.testing.assert_close(noisy.action, model.policy(latent, torch.randn(4, A)))
+
+
+# --- settings and registry ------------------------------------------------------------------------------
+
+GRADIENT_MISTAKES = {
+    **{"horizon": 0, "num_candidates": 0, "iterations": -1, "step_size": -0.1, "clip": -1.0, "reuse": -0.1},
+    **{
+        "min_std": -0.1,
+        "step_rule": "newton",
+        "clip_over": "batch",
+        "selection": "worst",
+        "non_finite": "win",
+    },
+    **{"uncertainty": "var", "value_reduction": "max"},
+}
+MPPI_MISTAKES = {
+    **{"horizon": 0, "num_samples": 10, "num_policy": -1, "iterations": 0, "num_elites": 0, "min_std": -1.0},
+    **{"max_std": 0.01, "temperature": -1.0, "value_reduction": "max"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        *[(name, *pair) for name in ("dream_mpc", "dream_mpc_paper") for pair in GRADIENT_MISTAKES.items()],
+        *[("mppi", *pair) for pair in MPPI_MISTAKES.items()],
+        *[("dream_mpc", "reuse", 1.5), ("dream_mpc", "step_size", float("nan"))],
+    ],
+)
+def test_a_bad_value_names_its_setting(name, setting, value):
+    with pytest.raises(ValueError, match=rf"^{setting} must be .*got .*$") as error:
+        make_planner(name, A, **{setting: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(PLANNERS))
+def test_a_bad_action_dim_is_refused(name):
+    with pytest.raises(ValueError, match=r"^action_dim must be at least 1, got 0$"):
+        make_planner(name, 0)
+
+
+def test_an_unknown_name_lists_the_names_and_guesses():
+    with pytest.raises(ValueError, match=r"unknown planner 'dream_mcp', did you mean dream_mpc\?") as error:
+        make_planner("dream_mcp", A)
+    assert all(name in str(error.value) for name in PLANNERS)
+    with pytest.raises(ValueError, match=r"unknown planner 'xyz'; registered: .*mppi"):
+        make_planner("xyz", A)
+
+
+def test_an_unknown_setting_lists_the_settings():
+    with pytest.raises(ValueError, match=r"'mppi' has no setting 'num_smaples'; it has: .*num_samples"):
+        make_planner("mppi", A, num_smaples=3)
+
+
+def test_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match=r"'mppi' is already taken by dreammpc\.planning\.mppi\.MPPI"):
+        register_planner("mppi")(type("Other", (), {}))
+    assert PLANNERS["mppi"].__name__ == "MPPI"
+
+
+def test_a_planner_of_ones_own(monkeypatch):
+    monkeypatch.setattr("dreammpc.planning.registry.PLANNERS", dict(PLANNERS))
+    mine = register_planner("mine")(type("Mine", (PLANNERS["policy"],), {}))
+    assert isinstance(make_planner("mine", 3), mine)

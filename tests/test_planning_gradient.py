@@ -1,0 +1,294 @@
+"""Dream-MPC: warm start, step rules, clipping, choice and fallback; our preset and the released behaviour."""
+
+import math
+
+import pytest
+import torch
+from test_planning import plan
+from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
+
+from dreammpc.interfaces import Outcome
+from dreammpc.planning import Imagination, Objective, make_planner
+from dreammpc.planning.gradient import choose
+
+A, B, N, H = 2, 3, 5, 3
+MODELS = {
+    "tdmpc2": lambda: random_tdmpc2(A),
+    "ensemble": lambda: Ensemble(A),
+    "lq": lambda: LinearQuadratic(A),
+}
+
+
+def make(preset="dream_mpc", **settings):
+    return make_planner(preset, A, **settings)
+
+
+def proposals_of(model, latent, include_mode: bool, seed: int = 0):
+    """The policy rollouts [B, N, H, A] that `plan(..., seed=seed)` starts from, rolled out here."""
+    torch.manual_seed(seed)
+    noise = torch.randn(latent.shape[0], N, H, A)
+    if include_mode:
+        noise[:, 0] = 0
+    rows = latent.repeat_interleave(N, 0)
+    actions = []
+    with torch.no_grad():
+        for t in range(H):
+            actions.append(model.policy(rows, noise[:, :, t].flatten(0, 1)))
+            rows = model.step(rows, actions[-1])
+    return torch.stack(actions, 1).unflatten(0, (-1, N))
+
+
+def score(model, latent, actions, coef=0.01, uncertainty="std"):
+    return Imagination(model).score(latent, actions, Objective(coef, uncertainty)).objective
+
+
+def gradient(model, latent, actions, **objective):
+    actions = actions.clone().requires_grad_()
+    return torch.autograd.grad(score(model, latent, actions, **objective).sum(), actions)[0]
+
+
+# --- warm start -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reuse", [0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize("include_mode", [True, False])
+def test_warm_start_mixes_index_by_index(reuse, include_mode):
+    model = random_tdmpc2(A)
+    latent, planner = random_latent(model, B), make(iterations=0, reuse=reuse, include_mode=include_mode)
+    previous = torch.rand(B, N, H, A) * 2 - 1
+    state = planner.initial_state(B)
+    state["candidates"], state["started"] = previous, torch.tensor([[1.0], [0.0], [1.0]])
+    policy = proposals_of(model, latent, include_mode)
+    expected = policy.clone()
+    for b in (0, 2):
+        for n in range(N):
+            for t in range(H):
+                expected[b, n, t] = reuse * previous[b, n, min(t + 1, H - 1)] + (1 - reuse) * policy[b, n, t]
+    torch.testing.assert_close(
+        plan(planner, model, latent, state).state["candidates"], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("preset", ["dream_mpc", "dream_mpc_paper"])
+def test_the_carry_holds_the_candidates_after_optimisation(preset):
+    model = random_tdmpc2(A)
+    latent = random_latent(model, B)
+    paper = preset == "dream_mpc_paper"
+    policy = proposals_of(model, latent, include_mode=not paper)
+    step = gradient(model, latent, policy, uncertainty="released" if paper else "std")
+    expected = (policy + 0.1 * step).clamp(-1, 1)
+    torch.testing.assert_close(
+        plan(make(preset, clip=1e9), model, latent).state["candidates"], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+# --- the choice -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("step_rule", ["fixed", "normalized", "backtracking"])
+@pytest.mark.parametrize("step_size", [0.1, 50.0])
+def test_the_plan_is_never_worse_than_the_policy_by_the_models_own_j(name, step_rule, step_size):
+    model = MODELS[name]()
+    latent, planner = random_latent(model, B), make(step_rule=step_rule, step_size=step_size, iterations=2)
+    result = plan(planner, model, latent)
+    with torch.no_grad():
+        chosen = score(model, latent, result.mean.unsqueeze(1))[:, 0]
+        policy = score(model, latent, proposals_of(model, latent, include_mode=True)).amax(1)
+        after = score(model, latent, result.state["candidates"]).amax(1)
+    torch.testing.assert_close(result.value, chosen, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(chosen, torch.maximum(policy, after), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result.diagnostics["objective_policy"], policy, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_paper_preset_chooses_by_j_from_before_the_last_step(iterations):
+    model = Ensemble(A)
+    latent = random_latent(model, B)
+    options = {"step_size": 1.0, "uncertainty_coef": 0.3, "clip": 1e9}
+    result = plan(make("dream_mpc_paper", iterations=iterations, **options), model, latent)
+    actions = proposals_of(model, latent, include_mode=False)
+    for _ in range(iterations):  # projected only at the end
+        before = score(model, latent, actions, coef=0.3, uncertainty="released").detach()
+        actions = actions + gradient(model, latent, actions, coef=0.3, uncertainty="released")
+    index = before.argmax(1)
+    torch.testing.assert_close(
+        result.mean, actions.clamp(-1, 1)[torch.arange(B), index], rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(result.value, before.amax(1), rtol=1e-4, atol=1e-4)
+    assert (
+        result.value - score(model, latent, result.mean[:, None], 0.3, "released")[:, 0]
+    ).abs().max() > 1e-2
+
+
+def test_uncertainty_only_reranks_in_the_paper_preset():
+    model = Ensemble(A)
+    latent = random_latent(model, B)
+
+    def candidates(preset, coef):
+        return plan(make(preset, uncertainty_coef=coef), model, latent).state["candidates"]
+
+    torch.testing.assert_close(candidates("dream_mpc_paper", 0.0), candidates("dream_mpc_paper", 3.0))
+    assert (candidates("dream_mpc", 0.0) - candidates("dream_mpc", 3.0)).abs().max() > 1e-2
+
+
+class NaNWhereHigh(LinearQuadratic):
+    """Rewards far below zero, NaN where the action is above 0.5: candidates 0 to 4 act with 0, .2, ... .8."""
+
+    def outcome(self, latent, action, next_latent):
+        reward, discount = super().outcome(latent, action, next_latent)
+        return Outcome(torch.where(action[:, 0] > 0.5, torch.nan, reward - 50), discount)
+
+    def policy(self, latent, noise):
+        rank = torch.linspace(0, 0.8, N).repeat(latent.shape[0] // N if latent.shape[0] >= N else 1)
+        if latent.shape[0] % N:
+            return torch.zeros_like(noise)
+        return rank[:, None].expand(-1, A) + 0 * noise
+
+
+@pytest.mark.parametrize(("preset", "wins"), [("dream_mpc", False), ("dream_mpc_paper", True)])
+def test_what_is_not_finite_wins_in_the_paper_preset_and_loses_in_ours(preset, wins):
+    model = NaNWhereHigh(A)
+    result = plan(make(preset, step_size=0.0), model, random_latent(model, B))
+    assert ((result.mean[:, 0, 0] > 0.5) == wins).all()
+    assert ((result.value == 0) if wins else (result.value < -100)).all()
+    assert (result.diagnostics["fallback"] == 0).all()
+
+
+@pytest.mark.parametrize("part", ["reward", "latent", "value"])
+def test_if_nothing_is_finite_the_policy_acts_and_is_counted(part):
+    model = Broken(part, everywhere=True)
+    model.center = 0.4
+    result = plan(make(), model, random_latent(model, B))
+    torch.testing.assert_close(result.action, torch.full((B, A), 0.4))
+    assert (result.diagnostics["fallback"] == 1).all()
+
+
+def test_choose_by_hand():
+    sequences = torch.arange(12.0).view(2, 3, 1, 2)
+    sequences[1, 2] = torch.nan
+    best, value, usable = choose(sequences, torch.tensor([[1.0, 3.0, -torch.inf], [0.0, 1.0, 2.0]]))
+    assert best[0].tolist() == [[2.0, 3.0]]
+    assert value.tolist() == [3.0, 2.0]
+    assert usable.tolist() == [True, False]
+
+
+# --- clipping and step rules ----------------------------------------------------------------------------
+
+
+class Steep(LinearQuadratic):
+    """dJ/da is `slopes[n]` in every coordinate for candidate n; nothing else matters. Actions start at 0."""
+
+    slopes = torch.tensor([1.0, 2.0, 3.0, 4.0, 4000.0])
+
+    def outcome(self, latent, action, next_latent):
+        slope = self.slopes.repeat(action.shape[0] // N)
+        return Outcome(slope * action.sum(-1), torch.ones_like(slope))
+
+    def value(self, latent, action):
+        return 0 * latent["x"][:, :1]
+
+    def policy(self, latent, noise):
+        return 0 * noise
+
+
+@pytest.mark.parametrize(
+    ("clip_over", "expected"), [("candidate", [1, 2, 3, 4, 4000]), ("all", [1, 2, 3, 4, 4000])]
+)
+def test_clipping_by_hand(clip_over, expected):
+    """A candidate's norm is slope·√(H·A) = slope·√6; together √6·√(1 + 4 + 9 + 16 + 4000²)."""
+    model = Steep(A)
+    result = plan(make(clip_over=clip_over, step_size=1e-2), model, random_latent(model, B))
+    moved = result.state["candidates"][:, :, 0, 0] / 1e-2
+    if clip_over == "candidate":
+        expected = [slope if slope * math.sqrt(6) < 20 else 20 / math.sqrt(6) for slope in expected]
+        clipped = 1 / 5
+    else:
+        factor = 20 / math.sqrt(6 * (30 + 4000**2))
+        expected, clipped = [slope * factor for slope in expected], 1
+    torch.testing.assert_close(moved, torch.tensor(expected).expand(B, -1), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(result.diagnostics["clipped"], torch.full((B,), float(clipped)))
+
+
+def test_a_normalised_step_has_the_step_size_as_its_length_per_coordinate():
+    model = random_tdmpc2(A)
+    latent = random_latent(model, B)
+    policy = proposals_of(model, latent, include_mode=True)
+    result = plan(make(step_rule="normalized", step_size=1e-3), model, latent)
+    inside = policy.abs().flatten(2).amax(-1) < 0.99
+    moved = (result.state["candidates"] - policy).square().mean((2, 3)).sqrt()
+    assert inside.sum() >= 3
+    torch.testing.assert_close(moved[inside], torch.full_like(moved[inside], 1e-3), rtol=1e-2, atol=0)
+    direction = gradient(model, latent, policy)
+    cosine = torch.cosine_similarity(
+        (result.state["candidates"] - policy).flatten(2), direction.flatten(2), -1
+    )
+    assert (cosine[inside] > 0.99).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("step_size", [0.1, 5.0, 1000.0])
+def test_backtracking_never_makes_a_candidate_worse(name, step_size):
+    model = MODELS[name]()
+    latent = random_latent(model, B)
+    before = score(model, latent, proposals_of(model, latent, include_mode=True))
+    for iterations in (1, 2, 3):
+        planner = make(step_rule="backtracking", step_size=step_size, iterations=iterations)
+        after = score(model, latent, plan(planner, model, latent).state["candidates"])
+        assert (after >= before - 1e-4 * before.abs().clamp(min=1)).all()
+        before = after
+
+
+@pytest.mark.parametrize(("name", "step_size"), [("lq", 0.6), ("lq", 8.0), ("ensemble", 8.0)])
+def test_backtracking_takes_the_best_of_its_sizes(name, step_size):
+    """Of α, α/2, α/4, α/8 and 0 along the gradient, projected, the best J."""
+    model = MODELS[name]()
+    latent = random_latent(model, B)
+    policy = proposals_of(model, latent, include_mode=True)
+    step = gradient(model, latent, policy)
+    sizes = [step_size, step_size / 2, step_size / 4, step_size / 8, 0.0]
+    tried = torch.stack([(policy + size * step).clamp(-1, 1) for size in sizes])
+    scores = torch.stack([score(model, latent, actions) for actions in tried])
+    assert len(scores.argmax(0).unique()) > 1
+    result = plan(make(step_rule="backtracking", step_size=step_size, clip=1e9), model, latent)
+    reached = score(model, latent, result.state["candidates"])
+    torch.testing.assert_close(reached, scores.amax(0), rtol=1e-4, atol=1e-4)
+
+
+# --- noise and counting ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("noise_scale", "min_std"), [(1.0, 0.1), (0.5, 0.6)])
+def test_exploration_noise_has_the_candidates_spread_but_at_least_min_std(noise_scale, min_std):
+    model = random_tdmpc2(A)
+    latent = random_latent(model, B)
+    result = plan(make(min_std=min_std), model, latent, noise_scale=noise_scale)
+    torch.manual_seed(0)
+    torch.randn(B, N, H, A)
+    noise = torch.randn(B, A)
+    spread = result.state["candidates"].std(1, unbiased=False).clamp(min=min_std)
+    torch.testing.assert_close(result.std, spread)
+    expected = (result.mean[:, 0] + noise_scale * spread[:, 0] * noise).clamp(-1, 1)
+    torch.testing.assert_close(result.action, expected)
+
+
+@pytest.mark.parametrize(("action_dim", "iterations"), [(19, 1), (20, 3), (56, 3)])
+@pytest.mark.parametrize("preset", ["dream_mpc", "dream_mpc_paper"])
+def test_two_more_iterations_from_twenty_actions_on(preset, action_dim, iterations):
+    assert make_planner(preset, action_dim).num_iterations == iterations
+    model = random_tdmpc2(action_dim)
+    result = plan(make_planner(preset, action_dim), model, random_latent(model, 2))
+    per_rollout = {"dream_mpc": 2, "dream_mpc_paper": 0}[preset] + iterations
+    assert result.diagnostics["evaluations"].tolist() == [N * (H - 1) + N * H * per_rollout] * 2
+
+
+def test_the_papers_numbers():
+    planner = make_planner("dream_mpc_paper", 6)
+    assert (planner.num_candidates, planner.iterations, planner.horizon) == (5, 1, 3)
+    assert (planner.step_size, planner.reuse, planner.clip, planner.uncertainty_coef) == (
+        0.1,
+        0.1,
+        20.0,
+        0.01,
+    )
+    assert (planner.step_rule, planner.clip_over, planner.selection) == ("fixed", "all", "before_last_step")

@@ -1,0 +1,133 @@
+"""TD-MPC2 as a LightningModule: optimisers, the draws of an update, and what one training step changes."""
+
+import pytest
+import torch
+from test_tdmpc2_update import A, B, H, K, make_batch
+from toy_models import random_tdmpc2
+
+from dreammpc.agent import Agent
+from dreammpc.algorithms import TDMPC2
+from dreammpc.planning import make_planner
+
+
+def make_algorithm(**settings) -> TDMPC2:
+    """With stand-ins for what Lightning's Trainer gives; `steps` notes the gradient norm of every step."""
+    model = random_tdmpc2(episodic=True)
+    algorithm = TDMPC2(Agent(model, make_planner("policy", A)), **settings)
+    optimizers = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: optimizers
+    algorithm.manual_backward = lambda loss: loss.backward()
+    algorithm.steps = []
+    for optimizer in optimizers:
+
+        def note(optimizer, args, kwargs):
+            grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            algorithm.steps.append(torch.cat([g.flatten() for g in grads]).norm().item())
+
+        optimizer.register_step_pre_hook(note)
+    return algorithm
+
+
+def test_optimisers():
+    algorithm = make_algorithm(lr=1e-3, encoder_lr_scale=0.25)
+    model = algorithm.model
+    ours, policys = algorithm.configure_optimizers()
+    encoder, rest = ours.param_groups
+    assert isinstance(ours, torch.optim.Adam)
+    assert (encoder["lr"], rest["lr"]) == pytest.approx((2.5e-4, 1e-3))
+    assert rest["eps"] == 1e-8
+    assert policys.param_groups[0]["lr"] == pytest.approx(1e-3)
+    assert policys.param_groups[0]["eps"] == 1e-5
+
+    def ids(parameters):
+        return sorted(map(id, parameters))
+
+    assert ids(encoder["params"]) == ids(model.encoder.parameters())
+    parts = (model.dynamics, model.reward, model.value_heads, model.termination)
+    assert ids(rest["params"]) == ids(p for part in parts for p in part.parameters())
+    assert ids(policys.param_groups[0]["params"]) == ids(model.actor.parameters())
+
+
+def test_default_learning_rates_are_the_papers():
+    ours, policys = make_algorithm().configure_optimizers()
+    assert [group["lr"] for group in ours.param_groups] == pytest.approx([0.9e-4, 3e-4])
+    assert policys.param_groups[0]["lr"] == pytest.approx(3e-4)
+
+
+def test_draws():
+    torch.manual_seed(0)
+    algorithm = make_algorithm(dropout=0.5)
+    batch, seen = make_batch(), set()
+    for _ in range(60):
+        draws = algorithm.draw(batch)
+        seen.add(tuple(sorted(draws.target_heads.tolist())))
+    assert seen == {(0, 1), (0, 2), (1, 2)}
+    assert draws.target_noise.shape == (H * B, A)
+    assert draws.policy_noise.shape == ((H + 1) * B, A)
+    assert draws.dropout.shape == (K, H * B, 32)
+    assert make_algorithm(dropout=0.0).draw(make_batch()).dropout is None
+
+
+def test_one_training_step_moves_everything_it_should():
+    algorithm = make_algorithm(target_rate=0.25, scale_rate=0.5)
+    model = algorithm.model
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    algorithm.value_scale.fill_(3.0)
+    torch.manual_seed(0)
+    metrics = algorithm.training_step(make_batch(terminated=[(1, 1)]), 0)
+
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None
+        if name.startswith("target_heads"):
+            fast = dict(model.named_parameters())[name.replace("target_heads", "value_heads")]
+            torch.testing.assert_close(parameter, 0.75 * before[name] + 0.25 * fast)
+        else:
+            moved = (parameter - before[name]).abs().max().item()
+            lr = 3e-4 * (0.3 if name.startswith("encoder") else 1)
+            assert moved == pytest.approx(lr, rel=0.05), name  # Adam's first step moves by lr
+    assert algorithm.value_scale.item() == pytest.approx(metrics["value/scale"].item())
+    assert algorithm.value_scale.item() >= 2  # half way from 3 towards a spread of at least 1
+    assert algorithm.value_scale.item() != 3
+    expected = {
+        *(f"loss/{name}" for name in ("consistency", "reward", "value", "termination", "policy")),
+        *(
+            "grad_norm/model",
+            "grad_norm/policy",
+            "value/target",
+            "value/policy",
+            "value/scale",
+            "policy/entropy",
+        ),
+    }
+    assert set(metrics) == expected
+    assert all(value.ndim == 0 and value.isfinite() and not value.requires_grad for value in metrics.values())
+
+
+def test_gradients_are_clipped_apart_for_model_and_policy():
+    torch.manual_seed(0)
+    free, tight = make_algorithm(clip=1e9), make_algorithm(clip=1e-3)
+    torch.manual_seed(1)
+    unclipped = free.training_step(make_batch(), 0)
+    torch.manual_seed(1)
+    clipped = tight.training_step(make_batch(), 0)
+    norms = [unclipped["grad_norm/model"].item(), unclipped["grad_norm/policy"].item()]
+    assert free.steps == pytest.approx(norms, rel=1e-4)
+    assert tight.steps == pytest.approx([1e-3, 1e-3], rel=1e-2)
+    assert clipped["grad_norm/model"].item() == pytest.approx(norms[0], rel=1e-4)  # what is logged: before
+
+
+def test_updates_learn_a_constant_reward():
+    torch.manual_seed(0)
+    algorithm = make_algorithm(lr=3e-3)
+    batch = make_batch()
+    batch["next", "reward"] = torch.full_like(batch["next", "reward"], 2.0)
+    losses = [algorithm.training_step(batch, i)["loss/reward"].item() for i in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_checkpoint_holds_model_targets_and_scale():
+    keys = set(make_algorithm().state_dict())
+    assert "value_scale" in keys
+    for part in ("encoder", "dynamics", "reward", "value_heads", "target_heads", "actor", "termination"):
+        assert any(key.startswith(f"agent.model.{part}.") for key in keys), part
+    assert not any(key.startswith("model.") for key in keys)
