@@ -64,7 +64,7 @@ def conf_folder() -> Path:
 
 
 def rewrite(argument: str, recipe: str) -> str:
-    """Spellings that users expect, in Hydra's: `tracking=none`, and evaluate's `planner=a,b` and `planner.x=1`."""
+    """Users' spellings in Hydra's: `tracking=none`, evaluate's `planner=a,b` and `planner.x=1`."""
     key, equals, value = argument.partition("=")
     if key == "tracking" and equals:
         return f"tracking.kind={value}"
@@ -86,14 +86,14 @@ def describe(error: BaseException, recipe: str) -> str:
     """One line of an error: what is wrong, what was expected, what exists."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return unknown(f"{group} {choice!r}", choice, list(error.options))
+        return unknown(f"{group} '{choice}'", choice, list(error.options))
     text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
     if text.startswith("Could not override"):
         key = text.split("'")[1]
         return unknown(f"key {key!r}", key, keys_beside(key, recipe))
     if error.__cause__ is not None and isinstance(error, HydraException):
         cause = " ".join(line.strip() for line in str(error.__cause__).splitlines() if not _internal(line))
-        text = f"{text.removeprefix('Error merging override ')}: {cause}"
+        text = text.removeprefix("Error merging override ") + f": {cause}"
     return text or type(error).__name__
 
 
@@ -114,7 +114,7 @@ def keys_beside(key: str, recipe: str) -> list[str]:
     node = OmegaConf.select(config, section) if section else config
     if not isinstance(node, DictConfig):
         section, node = "", config
-    return [f"{section}.{name}" if section else str(name) for name in node]
+    return [f"{section}.{name!s}" if section else str(name) for name in node]
 
 
 def _internal(line: str) -> bool:

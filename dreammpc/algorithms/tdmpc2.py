@@ -14,7 +14,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreammpc.agent import Agent
 from dreammpc.models.tdmpc2 import TDMPC2Model
@@ -67,7 +67,7 @@ def model_loss(
     """Consistency, reward, value and termination losses along a latent rollout (eq. 3).
 
     Args:
-        batch: TensorDict [B, H] with `observation`, `action` and `next` → `observation`, `reward`, `terminated`.
+        batch: TensorDict [B, H]: `observation`, `action`, `next` → `observation`, `reward`, `terminated`.
 
     Returns:
         The scalar loss, the rolled-out latents [H+1, B, D] without gradient, and scalar metrics.
@@ -181,6 +181,8 @@ class TDMPC2(lightning.LightningModule):
             then takes tens of seconds).
     """
 
+    value_scale: Tensor
+
     def __init__(
         self,
         agent: Agent,
@@ -207,15 +209,16 @@ class TDMPC2(lightning.LightningModule):
             consistency_coef, reward_coef, value_coef, termination_coef, entropy_coef, rho
         )
         self.register_buffer("value_scale", torch.ones(()))
-        self.model_loss: Callable = torch.compile(model_loss) if compile else model_loss
-        self.policy_loss: Callable = torch.compile(policy_loss) if compile else policy_loss
+        self._model_loss: Callable = torch.compile(model_loss) if compile else model_loss
+        self._policy_loss: Callable = torch.compile(policy_loss) if compile else policy_loss
         self.policy_parameters = list(self.model.actor.parameters())
         held = {id(p) for p in self.policy_parameters}
         self.model_parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in held]
 
     @property
     def model(self) -> TDMPC2Model:
-        return self.agent.model
+        """The agent's world model."""
+        return self.agent.model  # type: ignore[return-value]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the world model (encoder slower) and Adam for the policy."""
@@ -250,14 +253,14 @@ class TDMPC2(lightning.LightningModule):
 
     def training_step(self, batch: TensorDictBase, batch_idx: int) -> dict[str, Tensor]:
         """One update of model, policy and targets on slices [B, H]; returns scalar metrics."""
-        model_optimizer, policy_optimizer = self.optimizers()
+        model_optimizer, policy_optimizer = self.optimizers()  # type: ignore[attr-defined]
         draws = self.draw(batch)
 
-        loss, zs, metrics = self.model_loss(self.model, batch, draws, self.coef)
+        loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)
         self.manual_backward(loss)
         metrics["grad_norm/model"] = self._step(model_optimizer, self.model_parameters)
 
-        loss, scale, more = self.policy_loss(
+        loss, scale, more = self._policy_loss(
             self.model, zs, draws, self.value_scale, self.coef, self.scale_rate
         )
         self.value_scale.copy_(scale)
@@ -267,7 +270,7 @@ class TDMPC2(lightning.LightningModule):
         self.model.update_targets(self.target_rate)
         return metrics | more
 
-    def _step(self, optimizer: Any, parameters: list[Tensor]) -> Tensor:
+    def _step(self, optimizer: Any, parameters: list[nn.Parameter]) -> Tensor:
         """Clip, step, and drop the gradients; returns the norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         optimizer.step()

@@ -1,4 +1,4 @@
-"""From environments to batches: collector (env × agent → transitions), replay, and the feed of the Trainer."""
+"""From environments to batches: collector (env × agent → transitions), replay, and the Trainer's feed."""
 
 from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed

@@ -1,4 +1,4 @@
-"""TD-MPC2's decoder-free world model with policy and value heads (Hansen et al., ICLR 2024, arXiv 2310.16828).
+"""TD-MPC2's decoder-free world model, policy and value heads (Hansen et al., ICLR 2024, arXiv 2310.16828).
 
 Shapes: M a flat batch, D latent width, A action dimension, K value heads, O observation width.
 """
@@ -79,7 +79,7 @@ class TDMPC2Model(nn.Module):
         self.encoder = MLP([obs_dim, *[enc_dim] * max(num_enc_layers - 1, 1), latent_dim], output=simnorm)
         self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
         self.reward = MLP([pair, *hidden, num_bins])
-        nn.init.zeros_(self.reward.linears[-1].weight)
+        nn.init.zeros_(self.reward.linears[-1].get_parameter("weight"))
         self.value_heads = StackedMLP(num_heads, [pair, *hidden, num_bins])
         self.target_heads = StackedMLP(num_heads, [pair, *hidden, num_bins])
         self.target_heads.load_state_dict(self.value_heads.state_dict())
@@ -95,7 +95,7 @@ class TDMPC2Model(nn.Module):
         return TensorDict({"z": z}, [batch_size], device=device)
 
     def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
-        """Encode `obs["observation"]` [B, O] into a latent TensorDict [B]; action and belief are not needed."""
+        """Encode `obs["observation"]` [B, O] into a latent TensorDict [B]; the rest is not needed."""
         return self._latent(self.encoder(obs["observation"]))
 
     def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:

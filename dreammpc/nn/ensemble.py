@@ -1,5 +1,6 @@
 """K equal MLPs as stacked weights: one batched product per layer in place of K small ones."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +24,7 @@ class StackedMLP(nn.Module):
 
     def __init__(self, heads: int, sizes: Sequence[int], zero_output: bool = True):
         super().__init__()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.heads, self.sizes = heads, tuple(sizes)
         self.weights = nn.ParameterList(torch.empty(heads, i, o) for i, o in pairs)
         self.biases = nn.ParameterList(torch.empty(heads, 1, o) for _, o in pairs)

@@ -1,5 +1,6 @@
 """The MLP of TD-MPC2: linear → LayerNorm → Mish, and SimNorm for latents (arXiv 2310.16828, §3.1, App. H)."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -37,11 +38,12 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], output: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.linears = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(sizes))
         normed = sizes[1:] if output is not None else sizes[1:-1]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in normed)
         self.output = output
         for linear in self.linears:
+            assert isinstance(linear, nn.Linear)
             init_linear_(linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:

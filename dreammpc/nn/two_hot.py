@@ -1,4 +1,4 @@
-"""Scalars as distributions over symlog-spaced bins (two-hot regression; arXiv 2301.04104 and 2310.16828, §3.1)."""
+"""Scalars as distributions over symlog-spaced bins (arXiv 2301.04104; 2310.16828, §3.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class TwoHot(nn.Module):
     Between two bins the target's mass is shared linearly, so each bin's weight is a triangle around it,
     max(0, 1 - |symlog(x) - bin| / spacing): dense arithmetic without a scatter.
     """
+
+    bins: Tensor
 
     def __init__(self, num_bins: int = 101, low: float = -10.0, high: float = 10.0):
         super().__init__()

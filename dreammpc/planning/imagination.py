@@ -65,7 +65,7 @@ class Imagination:
         return self.model.action_dim
 
     def propose(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
-        """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape from `latent` [B]."""
+        """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape."""
         shape = noise.shape
         latent = repeat_rows(latent, shape[1])
         noise = noise.flatten(0, 1)

@@ -1,5 +1,6 @@
 """Planners by name. A planner of your own becomes selectable with one decorator."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,7 +39,7 @@ def make_planner(name: str, action_dim: int, **settings: Any) -> Any:
         hint = f", did you mean {close[0]}?" if close else ";"
         raise ValueError(f"unknown planner {name!r}{hint} registered: {', '.join(sorted(PLANNERS))}")
     cls = PLANNERS[name]
-    known = set(cls.__dataclass_fields__) - {"action_dim"}
+    known = {field.name for field in dataclasses.fields(cls)} - {"action_dim"}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(

@@ -61,9 +61,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or DESCRIPTION not in content:
         raise UsageError(f"checkpoint {path} was not written by dreammpc")
     if content[DESCRIPTION]["format"] > FORMAT:
-        raise UsageError(
-            f"checkpoint {path} has format {content[DESCRIPTION]['format']}, this version reads up to {FORMAT}"
-        )
+        newer = content[DESCRIPTION]["format"]
+        raise UsageError(f"checkpoint {path} has format {newer}, this version reads up to {FORMAT}")
     return content
 
 
@@ -153,7 +152,7 @@ class Checkpoints(Callback):
         self.best_score = -float("inf")
         self._next = every
         self._resume_from: dict[str, Any] | None = None
-        self._archive: ReplayArchive | None = None
+        self._archive = ReplayArchive(self.folder / "replay" / "rank0")
 
     @property
     def last(self) -> Path:
@@ -216,7 +215,7 @@ class Checkpoints(Callback):
             "feed": self.feed.state_dict(),
             "random": random_state(),
         }
-        everyone = [mine]
+        everyone: list[Any] = [mine]
         if trainer.world_size > 1:
             everyone = [None] * trainer.world_size
             torch.distributed.all_gather_object(everyone, mine)
@@ -228,7 +227,7 @@ class Checkpoints(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        folder = Path(trainer.ckpt_path).resolve().parent
+        folder = Path(str(trainer.ckpt_path)).resolve().parent
         self._resume_from = {**checkpoint[DESCRIPTION]["resume"], "folder": str(folder)}
 
     def _describe(self) -> dict[str, Any]:
@@ -237,11 +236,11 @@ class Checkpoints(Callback):
 
 def random_state() -> dict[str, Any]:
     """The global random streams of Python, NumPy and torch as plain containers."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
     }
     if torch.cuda.is_available():

@@ -34,7 +34,8 @@ class ReplicaStrategy(DDPStrategy):
     def pre_backward(self, closure_loss: torch.Tensor) -> None: ...
 
     def post_backward(self, closure_loss: torch.Tensor) -> None:
-        gradients = [p.grad for p in self.lightning_module.parameters() if p.grad is not None]
+        assert self.model is not None
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         flat = torch._utils._flatten_dense_tensors(gradients)
         torch.distributed.all_reduce(flat)
         flat /= self.world_size
