@@ -89,7 +89,8 @@ def main() -> None:
         torch._inductor.config.cpp.enable_kernel_profile = True
 
     print(
-        f"torch {torch.__version__}, {args.threads} threads, {device}, AMX {torch.cpu._is_amx_tile_supported()}"
+        f"torch {torch.__version__}, {args.threads} threads, {device}, "
+        f"AMX {torch.cpu._is_amx_tile_supported()}"
     )
     print("| size | setting | median ms | min ms | against first | first call s |")
     print("|---|---|---:|---:|---:|---:|")

@@ -6,6 +6,7 @@ from typing import Any
 
 from dreammpc.agent import Agent
 from dreammpc.algorithms.tdmpc2 import TDMPC2, heuristic_discount
+from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import TDMPC2Model
@@ -62,6 +63,11 @@ def build_planner(settings: dict[str, Any], action_dim: int) -> Any:
         raise UsageError(f"planner {settings['name']}: {error}") from error
 
 
+def build_planners(names: list[str], action_dim: int) -> dict[str, Any]:
+    """Planners of those names with their own defaults."""
+    return {name: build_planner({"name": name}, action_dim) for name in names}
+
+
 def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str, Any]:
     """Those of the `given` settings that the planner called `name` has.
 
@@ -85,12 +91,32 @@ def update_settings(algorithm: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in algorithm.items() if key in known}
 
 
-def seed_steps(env: BatchedEnv) -> int:
-    """Agent steps of random action before the first update: five episodes, at least 1000."""
-    return max(1000, 5 * episode_length(env))
+def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorithm: dict[str, Any]) -> Feed:
+    """Collector and replay of `agent` in `env`, as the feed of a Trainer.
+
+    Args:
+        env_steps: environment steps after which the feed ends.
+        seed: of the replay's draws.
+        algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`; `None` for the last is
+            five episodes of random action, at least 1000 agent steps.
+    """
+    total_steps = env_steps // env.action_repeat
+    capacity = min(algorithm["capacity"], total_steps + env.num_envs)
+    seed_steps = algorithm["seed_steps"]
+    return Feed(
+        make_collector(env, agent),
+        agent,
+        Replay(capacity, env.num_envs, algorithm["horizon"], algorithm["batch_size"], seed),
+        seed_steps=max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps,
+        total_steps=total_steps,
+        utd=algorithm["utd"],
+        action_repeat=env.action_repeat,
+    )
 
 
-def describe(task: str, model: TDMPC2Model, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+def describe(
+    task: str, model: TDMPC2Model, settings: dict[str, Any], overrides: list[str], **more: Any
+) -> dict[str, Any]:
     """The plain facts that a checkpoint tells of itself: what `load_model` and resume need."""
     return {
         "task": task,
@@ -99,6 +125,7 @@ def describe(task: str, model: TDMPC2Model, settings: dict[str, Any], **more: An
         "action_dim": model.action_dim,
         "discount": model.discount,
         "config": settings,
+        "overrides": overrides,
         **more,
     }
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planning import PLANNERS
+from dreammpc.tracking.loggers import KINDS
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
 
@@ -21,6 +23,9 @@ class EnvConfig:
 
     num_envs: int = 1
     action_repeat: int | None = None
+
+    def __post_init__(self):
+        at_least(self, "env", 1, "num_envs", "action_repeat")
 
 
 @dataclasses.dataclass
@@ -48,6 +53,10 @@ class AlgorithmConfig:
     entropy_coef: float = 1e-4
     rho: float = 0.5
 
+    def __post_init__(self):
+        at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps")
+        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
+
 
 @dataclasses.dataclass
 class TrainerConfig:
@@ -59,6 +68,7 @@ class TrainerConfig:
     precision: str | None = None
     num_nodes: int = 1
     compile: bool | None = None
+    threads: int | None = None
 
 
 @dataclasses.dataclass
@@ -71,6 +81,9 @@ class EvaluationConfig:
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     video: bool = True
 
+    def __post_init__(self):
+        at_least(self, "evaluation", 1, "every", "episodes")
+
 
 @dataclasses.dataclass
 class TrackingConfig:
@@ -81,6 +94,11 @@ class TrackingConfig:
     experiment: str = "dreammpc"
     run_name: str | None = None
     log_every: int = 1000
+
+    def __post_init__(self):
+        at_least(self, "tracking", 1, "log_every")
+        if self.kind not in KINDS:
+            raise UsageError(f"unknown tracking {self.kind!r}; there are: {', '.join(KINDS)}")
 
 
 @dataclasses.dataclass
@@ -101,6 +119,9 @@ class TrainConfig:
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
+    def __post_init__(self):
+        at_least(self, "", 1, "steps", "save_every")
+
 
 @dataclasses.dataclass
 class EvaluateConfig:
@@ -116,6 +137,18 @@ class EvaluateConfig:
     compile: bool = False
     video: str | None = None
     output: str | None = None
+
+    def __post_init__(self):
+        at_least(self, "", 1, "episodes")
+        at_least(self, "", 0, "noise_scale")
+
+
+def at_least(section: Any, name: str, low: float, *keys: str) -> None:
+    """Raise UsageError if one of the section's numbers is below `low`; `None` means unset and passes."""
+    for key in keys:
+        value = getattr(section, key)
+        if isinstance(value, (int, float)) and not value >= low:
+            raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
 
 
 def planner_schema(name: str) -> type:

@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc.config import register_schemas
 from dreammpc.interfaces import UsageError
+from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE = 2
@@ -42,12 +44,17 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 fail(describe(error, name))
 
         def run() -> None:
+            nonlocal code
             sys.argv[1:] = [rewrite(argument, name) for argument in sys.argv[1:]]
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
+                sys.argv[1:] = with_resumed(sys.argv[1:])
                 call()
-            except (HydraException, OmegaConfBaseException) as error:
+            except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                code = 130
             finally:
                 GlobalHydra.instance().clear()
             sys.exit(code)
@@ -73,6 +80,26 @@ def rewrite(argument: str, recipe: str) -> str:
     if recipe == "evaluate" and key.startswith("planner."):
         return f"+settings.{key.removeprefix('planner.')}={value}"
     return argument
+
+
+def with_resumed(arguments: list[str]) -> list[str]:
+    """With `resume=PATH`, the overrides of the run that goes on, before those given now, which win."""
+    given = {argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}
+    if "resume" not in given:
+        return arguments
+    path = given["resume"].partition("=")[2]
+    saved = load_checkpoint(path)[DESCRIPTION].get("overrides", [])
+
+    def replaced(override: str) -> bool:
+        key = override.partition("=")[0].lstrip("+~")
+        return key in given or key.split(".")[0] in given
+
+    return [override for override in saved if not replaced(override)] + arguments
+
+
+def overrides() -> list[str]:
+    """The command line of the running recipe, as Hydra understood it, without `resume`."""
+    return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
 
 
 def fail(message: str) -> NoReturn:

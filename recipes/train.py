@@ -11,9 +11,8 @@ from dreammpc import assembly
 from dreammpc.agent import Agent
 from dreammpc.algorithms import TDMPC2
 from dreammpc.config import TrainConfig
-from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.evaluation import Evaluator, table
-from dreammpc.recipe import main
+from dreammpc.recipe import main, overrides
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
     Checkpoints,
@@ -27,6 +26,7 @@ from dreammpc.training import (
     open_folder,
     open_resume,
     seed_everything,
+    set_threads,
 )
 
 
@@ -35,6 +35,7 @@ def train(config: TrainConfig) -> int:
     settings = asdict(config)
     resumed = open_resume(config.resume, task=config.task, model=settings["model"]) if config.resume else None
     check_devices(config.trainer.accelerator, config.trainer.devices)
+    set_threads(config.trainer.threads, config.model.mlp_dim)
     seed = seed_everything(config.seed)
     compile, precision = choose_speed(config.trainer.compile, config.trainer.precision, config.model.mlp_dim)
 
@@ -42,32 +43,12 @@ def train(config: TrainConfig) -> int:
     env = assembly.build_env(config.task, seed, **settings["env"])
     model = assembly.build_model(env, settings["model"], config.algorithm.discount)
     planner = assembly.build_planner(settings["planner"], model.action_dim)
-    compared = {
-        name: assembly.build_planner({"name": name}, model.action_dim) for name in config.evaluation.planners
-    }
+    compared = assembly.build_planners(config.evaluation.planners, model.action_dim)
     agent = Agent(model, planner, config.algorithm.noise_scale, compile)
     algorithm = TDMPC2(agent, compile=compile, **assembly.update_settings(settings["algorithm"]))
 
-    # Collector, replay: the feed of the Trainer. Its clock counts environment steps.
-    total_steps = config.steps // env.action_repeat
-    replay = Replay(
-        capacity=min(config.algorithm.capacity, total_steps + env.num_envs),
-        num_envs=env.num_envs,
-        window=config.algorithm.horizon,
-        batch_size=config.algorithm.batch_size,
-        seed=seed,
-    )
-    feed = Feed(
-        make_collector(env, agent),
-        agent,
-        replay,
-        seed_steps=assembly.seed_steps(env)
-        if config.algorithm.seed_steps is None
-        else config.algorithm.seed_steps,
-        total_steps=total_steps,
-        utd=config.algorithm.utd,
-        action_repeat=env.action_repeat,
-    )
+    # Collector and replay: the feed of the Trainer. Its clock counts environment steps.
+    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"])
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     folder = open_folder(Path(config.resume).parent.parent if config.resume else config.folder)
@@ -80,7 +61,7 @@ def train(config: TrainConfig) -> int:
     loggers = make_loggers(
         folder, settings, tracking.kind, tracking.uri, tracking.experiment, run_name, resumed
     )
-    facts = assembly.describe(config.task, model, settings, tracking_run=loggers[-1].version)
+    facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(

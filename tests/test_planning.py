@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
-from dreammpc.interfaces import Planner
+from dreammpc.interfaces import Outcome, Planner
 from dreammpc.planning import PLANNERS, Imagination, make_planner, register_planner
 
 A = 2
@@ -160,6 +160,31 @@ def test_nan_never_reaches_the_action(name, part, everywhere, noise_scale):
     healed = plan(planner, LinearQuadratic(A), latent, second.state, seed=2)  # nothing bad is carried on
     assert healed.mean.isfinite().all()
     assert healed.value.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["dream_mpc", "dream_mpc_paper"])
+def test_a_gradient_that_is_not_finite_leaves_the_candidates_where_they_are(name):
+    class NoGradient(LinearQuadratic):
+        def outcome(self, latent, action, next_latent):
+            reward, discount = super().outcome(latent, action, next_latent)
+            return Outcome(reward + (action - action.detach()).square().sum(-1).sqrt(), discount)  # + 0
+
+    model = NoGradient(A)
+    latent, still = random_latent(model, 3), make_planner(name, A, step_size=0.0)
+    moved = plan(make_planner(name, A), model, latent)
+    expected = plan(still, LinearQuadratic(A), latent).state["candidates"]
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(moved.state["candidates"], expected)
+
+
+def test_the_fallback_is_the_policy_and_not_the_warm_start():
+    model = Broken("reward", everywhere=True)
+    model.center = 0.4
+    planner = make_planner("dream_mpc", A, reuse=0.5)
+    state = planner.initial_state(3).apply(torch.ones_like)
+    result = plan(planner, model, random_latent(model, 3), state)
+    torch.testing.assert_close(result.action, torch.full((3, A), 0.4))
+    torch.testing.assert_close(result.mean, torch.full((3, 3, A), 0.4))
 
 
 # --- quality: a linear-quadratic problem whose optimal first action is -k·x -----------------------------

@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from dreammpc.interfaces import UsageError
 from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.provenance import provenance_tags
 
@@ -27,17 +26,12 @@ def make_loggers(
     Args:
         folder: the run's folder.
         params: nested plain values.
-        kind: `mlflow` or `none`, which never imports MLflow.
+        kind: one of `KINDS`; `none` never imports MLflow.
         uri: of MLflow; `None` takes `MLFLOW_TRACKING_URI`, else `mlflow.db` in the working folder.
         experiment, run_name: MLflow's.
         resumed: the description of the checkpoint that the run goes on from, with `env_steps` and
             `tracking_run`; later lines of the local log are dropped and the same MLflow run goes on.
-
-    Raises:
-        UsageError: another kind.
     """
-    if kind not in KINDS:
-        raise UsageError(f"tracking must be one of {', '.join(KINDS)}, got {kind!r}")
     loggers: list[Logger] = [JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)]
     if kind == "mlflow":
         from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri

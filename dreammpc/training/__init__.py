@@ -3,7 +3,7 @@
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints, load_checkpoint
 from dreammpc.training.resume import open_folder, open_resume
-from dreammpc.training.trainer import check_devices, choose_speed, make_trainer, seed_everything
+from dreammpc.training.trainer import check_devices, choose_speed, make_trainer, seed_everything, set_threads
 
 __all__ = [
     "Checkpoints",
@@ -18,4 +18,5 @@ __all__ = [
     "open_folder",
     "open_resume",
     "seed_everything",
+    "set_threads",
 ]

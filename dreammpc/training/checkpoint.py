@@ -165,7 +165,7 @@ class Checkpoints(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._archive = ReplayArchive(self.folder / "replay" / f"rank{trainer.global_rank}")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what a Trainer does not: clock, replay and random streams."""
         state, self._resume_from = self._resume_from, None
         if state is None:

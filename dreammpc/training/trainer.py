@@ -139,12 +139,26 @@ def choose_speed(compile: bool | None, precision: str | None, width: int) -> tup
     if compile is None:
         compile = can_compile()
     if precision is None:
-        precision = "bf16-mixed" if fast_bf16() and width >= BF16_WIDTH else "32-true"
+        precision = "bf16-mixed" if fast_bf16() and width >= WIDE else "32-true"
     return compile, precision
 
 
-BF16_WIDTH = 384
-"""Narrower models spend their time on elementwise work, where bfloat16 gains nothing."""
+def set_threads(threads: int | None, width: int) -> None:
+    """Set torch's threads on the CPU.
+
+    Args:
+        threads: `None` keeps what OMP_NUM_THREADS says; without it, a model of narrow hidden `width` takes
+            one (a second gains it little, and two beside another busy process are far slower than one) and a
+            wider model torch's own choice.
+    """
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and width < WIDE:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+WIDE = 384
+"""Narrower models spend their time on elementwise work, where neither bfloat16 nor threads gain anything."""
 
 
 def fast_bf16() -> bool:

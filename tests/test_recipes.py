@@ -1,0 +1,228 @@
+"""The recipes as a user runs them: files left behind, exit codes, resume, and one line for each mistake."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "steps=600",
+    "algorithm.seed_steps=150",
+    "algorithm.batch_size=16",
+    "algorithm.utd=0.2",
+    "evaluation.every=300",
+    "evaluation.episodes=1",
+    "evaluation.planners=[policy,dream_mpc]",
+    "save_every=200",
+    "trainer.compile=false",
+    "tracking.log_every=100",
+    "folder=run",
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "dreammpc.cli", "run", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A short training with MLflow, from another folder than the checkout's."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    result = launch("train", *TINY, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_train_leaves_what_it_says(run):
+    folder, result = run
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [line["env_steps"] for line in lines]
+    assert steps == sorted(steps) and steps[-1] == 600
+    assert any("loss/value" in line for line in lines) and any("eval/return" in line for line in lines)
+    assert "| policy " in result.stdout and "| dream_mpc " in result.stdout
+    last_line = result.stdout.strip().splitlines()[-1]
+    assert "mlflow ui --backend-store-uri sqlite:///" in last_line
+    for name in ("last", "best"):
+        content = torch.load(folder / f"run/checkpoints/{name}.ckpt", weights_only=True)
+        assert content["dreammpc"]["task"] == "cartpole-swingup"
+    assert not list((folder / "run").rglob("*.tmp"))
+    assert sorted(p.name for p in folder.iterdir() if not p.name.startswith("mlflow")) == [
+        "mlartifacts",
+        "run",
+    ]
+
+
+def test_train_reaches_mlflow(run):
+    from mlflow.tracking import MlflowClient
+
+    folder, _ = run
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("dreammpc")
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FINISHED"
+    assert record.data.params["task"] == "cartpole-swingup" and record.data.params["algorithm.utd"] == "0.2"
+    assert {"git.revision", "version.torch"} & set(record.data.tags) or record.data.tags
+    history = client.get_metric_history(record.info.run_id, "loss/value")
+    assert history and history[-1].step <= 600
+    artifacts = {a.path for a in client.list_artifacts(record.info.run_id, "checkpoints")}
+    assert artifacts == {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+
+
+def test_video_can_be_read(run):
+    import imageio.v3 as iio
+
+    folder, _ = run
+    frames = iio.imread(folder / "run/cartpole-swingup.mp4")
+    assert frames.shape == (500, 256, 256, 3)
+    assert frames.std() > 5  # not a blank picture
+
+
+def test_evaluate_compares_planners(run):
+    folder, _ = run
+    result = launch(
+        "evaluate",
+        "checkpoint=run/checkpoints/last.ckpt",
+        "planner=policy,dream_mpc,mppi",
+        "planner.num_samples=16",
+        "planner.num_elites=8",
+        "planner.num_policy=4",
+        "planner.iterations=1",
+        "episodes=1",
+        "output=scores.json",
+        cwd=folder,
+    )
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores["planners"]) == ["policy", "dream_mpc", "mppi"]
+    # 16 samples, 1 iteration, horizon 3, and two steps for the four policy rollouts.
+    assert scores["planners"]["mppi"]["diagnostics"]["evaluations"] == 16 * 3 + 4 * 2
+    again = launch(
+        "evaluate",
+        "checkpoint=run/checkpoints/last.ckpt",
+        "planner=dream_mpc",
+        "planner.iterations=1",
+        "episodes=1",
+        "output=again.json",
+        cwd=folder,
+    )
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads((folder / "again.json").read_text())["planners"]["dream_mpc"]["returns"]
+    assert repeated == scores["planners"]["dream_mpc"]["returns"]
+
+
+def test_resume_takes_the_runs_own_settings(run):
+    folder, _ = run
+    result = launch("train", "resume=run/checkpoints/last.ckpt", "steps=1000", "tracking=none", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    facts = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["dreammpc"]
+    assert facts["env_steps"] == 1000
+    assert facts["config"]["algorithm"]["batch_size"] == 16  # from the first run's command line
+    assert facts["resume"]["ranks"][0]["replay"]["written"] == 500
+    steps = [
+        json.loads(line)["env_steps"] for line in (folder / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(steps) and steps[-1] == 1000
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_saves_and_says_where(tmp_path, number, code):
+    settings = [s for s in TINY if not s.startswith("steps")] + ["steps=2000000", "tracking=none"]
+    command = [sys.executable, "-m", "dreammpc.cli", "run", "train", *settings]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    log = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and "loss/value" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "stopped at" in out and "resume=" in out and "Traceback" not in err
+    facts = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["dreammpc"]
+    assert facts["resume"]["ranks"][0]["feed"]["agent_steps"] * 2 == facts["env_steps"] > 0
+
+
+def recipe(name: str):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / f"recipes/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
+    """Run a recipe in this process; it must exit with 2 and one line on stderr, which is returned."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        recipe(name)()
+    captured = capsys.readouterr()
+    assert stop.value.code == 2, captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("task=walker-wlak", ["'walker-wlak'", "walker-walk"]),
+        ("planner=mpi", ["'mpi'", "mppi", "dream_mpc"]),
+        ("model=7M", ["'7M'", "5M", "nano"]),
+        ("experiment=nope", ["'nope'", "walker-walk"]),
+        ("planner.num_samplez=3", ["planner.num_samplez", "planner.num_candidates"]),
+        ("algorithm.utdd=1", ["algorithm.utdd", "did you mean algorithm.utd?"]),
+        ("nonsense=1", ["'nonsense'", "task", "steps"]),
+        ("seed=abc", ["seed", "abc", "Integer"]),
+        ("planner.horizon=0", ["horizon", "at least 1", "0"]),
+        ("planner.step_rule=leap", ["step_rule", "backtracking", "leap"]),
+        ("model.latent_dim=30", ["latent_dim", "multiple of 8", "30"]),
+        ("steps=0", ["steps", "at least 1", "0"]),
+        ("env.num_envs=0", ["env.num_envs", "at least 1"]),
+        ("tracking=wandb", ["tracking", "mlflow", "none", "wandb"]),
+        ("trainer.devices=999", ["devices", "999"]),
+        ("trainer.accelerator=abacus", ["abacus", "cpu"]),
+        ("evaluation.planners=[mpi]", ["mpi", "mppi"]),
+        ("resume=missing.ckpt", ["missing.ckpt", "does not exist"]),
+        ("folder=/proc/nowhere", ["/proc/nowhere", "cannot be written"]),
+    ],
+)
+def test_mistakes_are_one_line(argument, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = refused("train", [argument, "trainer.compile=false"], monkeypatch, capsys)
+    for word in words:
+        assert word in line, line
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def test_checkpoint_mistakes_are_one_line(run, monkeypatch, capsys):
+    folder, _ = run
+    monkeypatch.chdir(folder)
+    path = "run/checkpoints/last.ckpt"
+    line = refused("train", [f"resume={path}", "task=walker-walk"], monkeypatch, capsys)
+    assert "task cartpole-swingup" in line and "walker-walk" in line
+    line = refused("train", [f"resume={path}", "model=1M"], monkeypatch, capsys)
+    assert "model nano" in line and "1M" in line
+    line = refused("train", ["resume=run/checkpoints/best.ckpt"], monkeypatch, capsys)
+    assert "weights only" in line and "last.ckpt" in line
+    line = refused("evaluate", [f"checkpoint={path}", "task=walker-walk"], monkeypatch, capsys)
+    assert "cartpole-swingup" in line and "walker-walk" in line
+    line = refused(
+        "evaluate", [f"checkpoint={path}", "planner=policy", "planner.num_samples=3"], monkeypatch, capsys
+    )
+    assert "num_samples" in line and "policy" in line
+    Path("torn.ckpt").write_bytes(Path(path).read_bytes()[:1000])
+    line = refused("evaluate", ["checkpoint=torn.ckpt"], monkeypatch, capsys)
+    assert "torn.ckpt" in line and "damaged" in line
+    line = refused("evaluate", ["checkpoint=run/checkpoints/lost.ckpt"], monkeypatch, capsys)
+    assert "lost.ckpt" in line and "last.ckpt" in line
