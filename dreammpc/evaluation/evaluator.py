@@ -6,12 +6,13 @@ from pathlib import Path
 
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
-from dreammpc.tracking.video import write_video
+from dreammpc.tracking.video import write_gif, write_video
 
 log = logging.getLogger(__name__)
 
 VIDEO_SIZE = 256
 MAX_FPS = 50
+GIF_EVERY, GIF_WIDTH = 4, 160
 
 
 class Evaluator:
@@ -49,7 +50,10 @@ class Evaluator:
         return run_episodes(self.env, agent, self.seed, should_stop=self.should_stop)
 
     def film(self, agent, path: Path) -> Episodes | None:
-        """Play the first episode alone and write its video to `path`; says why where nothing can be drawn."""
+        """Play the first episode alone and write its video, mp4 or gif by the ending of `path`.
+
+        Where nothing can be drawn it says why and returns `None`.
+        """
         try:
             env = make_env(self.task, 1, self.seed, self.action_repeat, render=True)
             episodes = run_episodes(env, agent, self.seed, VIDEO_SIZE, self.should_stop)
@@ -58,7 +62,10 @@ class Evaluator:
             log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
             return None
         if episodes is not None:
-            write_video(path, episodes.frames, fps=min(env.fps, MAX_FPS))
+            if path.suffix == ".gif":
+                write_gif(path, episodes.frames[::GIF_EVERY], min(env.fps, MAX_FPS) / GIF_EVERY, GIF_WIDTH)
+            else:
+                write_video(path, episodes.frames, min(env.fps, MAX_FPS))
         return episodes
 
     def close(self) -> None:

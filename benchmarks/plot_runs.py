@@ -1,0 +1,59 @@
+"""Plot the evaluation curves of runs, one line per run, and list their final scores.
+
+    python benchmarks/plot_runs.py docs/curves.png runs/cartpole-swingup/*
+
+Reads each run folder's metrics.jsonl and params.json.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def read(folder: Path) -> dict:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    params = json.loads((folder / "params.json").read_text())
+    curve = [(line["env_steps"], line["eval/return"]) for line in lines if "eval/return" in line]
+    final = {key: value for line in lines for key, value in line.items() if key.startswith("final/")}
+    return {
+        "task": params["task"],
+        "seed": params["seed"],
+        "curve": curve,
+        "final": final,
+        "minutes": lines[-1]["wall_s"] / 60,
+    }
+
+
+def main(target: str, folders: list[str]) -> None:
+    runs = [read(Path(folder)) for folder in folders]
+    by_task = defaultdict(list)
+    for run in runs:
+        by_task[run["task"]].append(run)
+    figure, axes = plt.subplots(1, len(by_task), figsize=(4.2 * len(by_task), 3.2), squeeze=False)
+    for axis, (task, group) in zip(axes[0], by_task.items(), strict=True):
+        for run in sorted(group, key=lambda run: run["seed"]):
+            steps, returns = zip(*run["curve"], strict=True)
+            axis.plot([s / 1000 for s in steps], returns, marker="o", ms=3, label=f"seed {run['seed']}")
+        axis.set(title=task, xlabel="environment steps (thousands)", ylim=(0, 1000))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    axes[0][0].set_ylabel("return, mean of 10 episodes")
+    figure.tight_layout()
+    figure.savefig(target, dpi=130)
+
+    names = list(dict.fromkeys(name for run in runs for name in run["final"]))
+    print("| task | seed | minutes | " + " | ".join(name.removeprefix("final/") for name in names) + " |")
+    print("|---|---:|---:|" + "---:|" * len(names))
+    for run in runs:
+        scores = " | ".join(f"{run['final'].get(name, float('nan')):.0f}" for name in names)
+        print(f"| {run['task']} | {run['seed']} | {run['minutes']:.1f} | {scores} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
