@@ -80,6 +80,7 @@ def train(config: TrainConfig) -> int:
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
 
     if stop.requested():
+        finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
         print(f"stopped at {feed.env_steps} environment steps; go on with resume={checkpoints.last}")
         return 128 + stop.signal
     if not trainer.is_global_zero:

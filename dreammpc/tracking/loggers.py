@@ -45,16 +45,24 @@ def make_loggers(
 
 
 def finish_run(
-    loggers: list[Logger], metrics: dict[str, float], env_steps: int, artifacts: dict[str, list[Path]]
+    loggers: list[Logger],
+    metrics: dict[str, float],
+    env_steps: int,
+    artifacts: dict[str, list[Path]],
+    status: str = "success",
 ) -> str:
-    """Log the last metrics and artifacts (folder → files) and say where the run can be looked at."""
+    """Log the last metrics and artifacts (folder → files) and say in one line where to look at the run.
+
+    `status` is `success`, `failed` or `killed`.
+    """
     hint = ""
     for logger in loggers:
-        logger.log_metrics(metrics, step=env_steps)
+        if metrics:
+            logger.log_metrics(metrics, step=env_steps)
         for place, paths in artifacts.items():
             for path in filter(Path.exists, paths):
                 if hasattr(logger, "log_artifact"):
                     logger.log_artifact(path, place)
-        logger.finalize("success")
+        logger.finalize(status)
         hint = logger.hint() if hasattr(logger, "hint") else f"log: {logger.save_dir}/metrics.jsonl"
     return hint

@@ -1,0 +1,90 @@
+"""Episodes side by side: masks after an episode's end, determinism, the table."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from dreammpc.agent import Agent
+from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.evaluation import Episodes, Evaluator, run_episodes, table
+from dreammpc.models import TDMPC2Model
+from dreammpc.planning import make_planner
+
+
+class Countdown(gymnasium.Env):
+    """Ends after `length` steps, each worth 1; terminates if `falls`, else is truncated."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, length: int, falls: bool):
+        self.length, self.falls, self.taken = length, falls, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.taken = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.taken += 1
+        over = self.taken >= self.length
+        return np.ones(2, np.float32), 1.0, over and self.falls, over and not self.falls, {}
+
+
+def small_agent(planner: str = "dream_mpc", obs_dim: int = 2, action_dim: int = 1) -> Agent:
+    torch.manual_seed(0)
+    model = TDMPC2Model(obs_dim, action_dim, enc_dim=16, mlp_dim=16, latent_dim=16, num_heads=2)
+    return Agent(model, make_planner(planner, action_dim))
+
+
+def test_rows_stop_counting_at_their_own_end():
+    env = BatchedEnv([Countdown(3, True), Countdown(7, False), Countdown(5, True)], task="countdown")
+    result = run_episodes(env, small_agent(), seed=0)
+    assert result.returns == [3.0, 7.0, 5.0]
+    assert result.lengths == [3, 7, 5]
+    assert result.terminated == [True, False, True]
+    assert result.mean == 5.0
+    # 5 candidates: 2 steps to propose, 3 for the gradient, 6 to score candidates and proposals again.
+    assert result.diagnostics["evaluations"] == 5 * (2 + 3 + 6)
+    assert result.ms_per_action > 0
+
+
+def test_same_seed_same_episodes_and_random_state_untouched():
+    env, agent = make_env("cartpole-swingup", 2, 0, action_repeat=20), small_agent("dream_mpc", 5, 1)
+    torch.manual_seed(11)
+    first = run_episodes(env, agent, seed=3)
+    drawn = torch.rand(1)
+    torch.manual_seed(11)
+    assert torch.rand(1) == drawn  # the episodes drew nothing from the global stream
+    torch.rand(100)
+    again = run_episodes(env, agent, seed=3)
+    assert first.returns == again.returns
+    assert run_episodes(env, agent, seed=4).returns != first.returns
+
+
+def test_interrupted_gives_none():
+    env = BatchedEnv([Countdown(5, True)], task="countdown")
+    assert run_episodes(env, small_agent(), seed=0, should_stop=lambda: True) is None
+
+
+@pytest.mark.parametrize("name", ["episode.mp4", "episode.gif"])
+def test_film_writes_a_moving_picture(tmp_path, name, monkeypatch):
+    import imageio.v3 as iio
+
+    evaluator = Evaluator("cartpole-swingup", 1, seed=0, action_repeat=100)
+    result = evaluator.film(small_agent("policy", 5, 1), tmp_path / name)
+    assert result is not None and result.lengths == [10]
+    frames = iio.imread(tmp_path / name)
+    assert len(frames) == (10 if name.endswith("mp4") else 3)
+
+
+def test_table_lines_up_and_compares_with_the_policy():
+    def episodes(*returns: float) -> Episodes:
+        return Episodes(list(returns), [5] * len(returns), [False] * len(returns), 1.5, {"evaluations": 15.0})
+
+    text = table({"policy": episodes(1.0, 3.0), "mppi": episodes(4.0, 6.0)})
+    lines = text.splitlines()
+    assert len({len(line) for line in lines}) == 1
+    cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
+    assert cells == ["mppi", "5.0", "1.0", "4.0", "6.0", "+3.0", "1.50", "15"]
