@@ -125,10 +125,10 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class EvaluateConfig:
-    """Everything that `evaluate` takes; `planner=a,b,c` compares several."""
+    """Everything that `evaluate` takes; `planner=a,b,c` on the command line sets `planners`."""
 
     checkpoint: str = "???"
-    planner: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
+    planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
     episodes: int = 10

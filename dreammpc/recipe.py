@@ -75,8 +75,8 @@ def rewrite(argument: str, recipe: str) -> str:
     key, equals, value = argument.partition("=")
     if key == "tracking" and equals:
         return f"tracking.kind={value}"
-    if recipe == "evaluate" and key == "planner" and not value.startswith("["):
-        return f"planner=[{value}]"
+    if recipe == "evaluate" and key == "planner":
+        return f"planners=[{value.strip('[]')}]"
     if recipe == "evaluate" and key.startswith("planner."):
         return f"+settings.{key.removeprefix('planner.')}={value}"
     return argument

@@ -21,8 +21,8 @@ def evaluate(config: EvaluateConfig) -> None:
     model, facts = assembly.load_model(config.checkpoint)
     task = config.task or facts["task"]
     agents = {}
-    for name in config.planner:
-        settings = assembly.settings_for(name, config.settings, config.planner)
+    for name in config.planners:
+        settings = assembly.settings_for(name, config.settings, config.planners)
         planner = assembly.build_planner({"name": name, **settings}, model.action_dim)
         agents[name] = Agent(model, planner, config.noise_scale, config.compile)
 
@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig) -> None:
     )
 
     if config.video:
-        name = config.planner[-1]
+        name = config.planners[-1]
         open_folder(Path(config.video).parent)
         if evaluator.film(agents[name], Path(config.video)):
             print(f"\nvideo of {name}: {config.video}")
