@@ -8,6 +8,7 @@ Reads each run folder's metrics.jsonl and params.json.
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -24,10 +25,26 @@ def read(folder: Path) -> dict:
     return {
         "task": params["task"],
         "seed": params["seed"],
+        "settings": dict(flatten(params)),
         "curve": curve,
         "final": final,
         "minutes": lines[-1]["wall_s"] / 60,
     }
+
+
+def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def label(run: dict, group: list[dict]) -> str:
+    """The seed, and whatever learning setting differs within the group."""
+    names = [n for n in run["settings"] if n.startswith(("algorithm.", "model.", "planner.", "env."))]
+    differ = [n for n in names if any(r["settings"].get(n) != run["settings"][n] for r in group)]
+    return ", ".join([f"seed {run['seed']}", *(f"{n.split('.')[-1]} {run['settings'][n]}" for n in differ)])
 
 
 def main(target: str, folders: list[str]) -> None:
@@ -39,7 +56,7 @@ def main(target: str, folders: list[str]) -> None:
     for axis, (task, group) in zip(axes[0], by_task.items(), strict=True):
         for run in sorted(group, key=lambda run: run["seed"]):
             steps, returns = zip(*run["curve"], strict=True)
-            axis.plot([s / 1000 for s in steps], returns, marker="o", ms=3, label=f"seed {run['seed']}")
+            axis.plot([s / 1000 for s in steps], returns, marker="o", ms=3, label=label(run, group))
         axis.set(title=task, xlabel="environment steps (thousands)", ylim=(0, 1000))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
