@@ -71,7 +71,7 @@ def test_train_reaches_mlflow(run):
     (record,) = client.search_runs([experiment.experiment_id])
     assert record.info.status == "FINISHED"
     assert record.data.params["task"] == "cartpole-swingup" and record.data.params["algorithm.utd"] == "0.2"
-    assert {"git.revision", "version.torch"} & set(record.data.tags) or record.data.tags
+    assert record.data.tags["version.torch"].startswith("2.") and "version.dreammpc" in record.data.tags
     history = client.get_metric_history(record.info.run_id, "loss/value")
     assert history and history[-1].step <= 600
     artifacts = {a.path for a in client.list_artifacts(record.info.run_id, "checkpoints")}
