@@ -39,11 +39,21 @@ class Plan(NamedTuple):
     std: Tensor
     """[B, H, A], the planner's spread around it (what exploration noise and distillation use)."""
     value: Tensor
-    """[B], the model's own return of the chosen sequence, in return units."""
+    """[B], the model's own return of the chosen sequence, in return units; 0 on fallback."""
     state: TensorDictBase
     """TensorDict [B], the warm start for the next call."""
     diagnostics: TensorDictBase
-    """TensorDict [B] of scalars per environment."""
+    """TensorDict [B] of scalars per environment, the same keys from every built-in planner.
+
+    In return units: `objective`, the best J of all that could have been chosen; `objective_before`, that of
+    the first candidates, before any refinement; `objective_policy`, that of the un-optimised policy rollouts;
+    `gain`, objective - objective_policy. Where nothing was finite these are 0 and `fallback` is 1; where a
+    planner never scores policy rollouts (`dream_mpc_paper`) the last two are NaN.
+    Counts and flags: `gradient_norm`, mean over candidates at the last gradient step, and `clipped`, the
+    share of them whose gradient was clipped (both 0 without gradients); `evaluations`, model steps of this
+    call; `fallback`, 1 where no candidate was usable and the policy acts; `stopped_early`, 1 where the time
+    budget ended the call.
+    """
 
 
 @runtime_checkable

@@ -102,3 +102,19 @@ def test_std_over_heads():
 def test_objective_refuses_unknown_choices(setting, value):
     with pytest.raises(ValueError, match=f"^{setting} must be one of .*got '{value}'$"):
         Objective(**{setting: value})
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_the_weight_of_mean_minus_std(weight):
+    heads = torch.tensor([[1.0, 2.0, 6.0]])  # mean 3, standard deviation √7
+    reduced = Objective(value_reduction="mean-std", value_std_weight=weight).reduce(heads)
+    assert reduced.item() == pytest.approx(3 - weight * math.sqrt(7), abs=1e-5)
+
+
+def test_no_precision_is_lost_on_the_way_out_of_a_low_precision_model():
+    model = random_tdmpc2(A)
+    latent, noise = random_latent(model, B), torch.randn(B, N, H, A)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        actions = Imagination(model).propose(latent, noise)
+        scored = Imagination(model).score(latent, actions, Objective(0.1))
+    assert actions.dtype == scored.objective.dtype == torch.float32

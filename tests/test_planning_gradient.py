@@ -1,4 +1,4 @@
-"""Dream-MPC: warm start, step rules, clipping, choice and fallback; our preset and the released behaviour."""
+"""Dream-MPC: step rules, clipping, choice and fallback; our preset and the released behaviour."""
 
 import math
 
@@ -8,8 +8,8 @@ from test_planning import plan
 from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome
-from dreammpc.planning import Imagination, Objective, make_planner
-from dreammpc.planning.gradient import choose
+from dreammpc.planning import Best, Imagination, Objective, make_planner
+from dreammpc.planning.search import Search
 
 A, B, N, H = 2, 3, 5, 3
 MODELS = {
@@ -45,41 +45,6 @@ def score(model, latent, actions, coef=0.01, uncertainty="std"):
 def gradient(model, latent, actions, **objective):
     actions = actions.clone().requires_grad_()
     return torch.autograd.grad(score(model, latent, actions, **objective).sum(), actions)[0]
-
-
-# --- warm start -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("reuse", [0.0, 0.1, 0.7, 1.0])
-@pytest.mark.parametrize("include_mode", [True, False])
-def test_warm_start_mixes_index_by_index(reuse, include_mode):
-    model = random_tdmpc2(A)
-    latent, planner = random_latent(model, B), make(iterations=0, reuse=reuse, include_mode=include_mode)
-    previous = torch.rand(B, N, H, A) * 2 - 1
-    state = planner.initial_state(B)
-    state["candidates"], state["started"] = previous, torch.tensor([[1.0], [0.0], [1.0]])
-    policy = proposals_of(model, latent, include_mode)
-    expected = policy.clone()
-    for b in (0, 2):
-        for n in range(N):
-            for t in range(H):
-                expected[b, n, t] = reuse * previous[b, n, min(t + 1, H - 1)] + (1 - reuse) * policy[b, n, t]
-    torch.testing.assert_close(
-        plan(planner, model, latent, state).state["candidates"], expected, rtol=1e-4, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("preset", ["dream_mpc", "dream_mpc_paper"])
-def test_the_carry_holds_the_candidates_after_optimisation(preset):
-    model = random_tdmpc2(A)
-    latent = random_latent(model, B)
-    paper = preset == "dream_mpc_paper"
-    policy = proposals_of(model, latent, include_mode=not paper)
-    step = gradient(model, latent, policy, uncertainty="released" if paper else "std")
-    expected = (policy + 0.1 * step).clamp(-1, 1)
-    torch.testing.assert_close(
-        plan(make(preset, clip=1e9), model, latent).state["candidates"], expected, rtol=1e-4, atol=1e-5
-    )
 
 
 # --- the choice -----------------------------------------------------------------------------------------
@@ -164,13 +129,52 @@ def test_if_nothing_is_finite_the_policy_acts_and_is_counted(part):
     assert (result.diagnostics["fallback"] == 1).all()
 
 
-def test_choose_by_hand():
-    sequences = torch.arange(12.0).view(2, 3, 1, 2)
-    sequences[1, 2] = torch.nan
-    best, value, usable = choose(sequences, torch.tensor([[1.0, 3.0, -torch.inf], [0.0, 1.0, 2.0]]))
-    assert best[0].tolist() == [[2.0, 3.0]]
-    assert value.tolist() == [3.0, 2.0]
-    assert usable.tolist() == [True, False]
+def test_best_by_hand():
+    candidates, policy = torch.arange(6.0).view(1, 3, 1, 2), -torch.ones(1, 1, 1, 2)
+    scored = {"scores": torch.tensor([[1.0, 3.0, -torch.inf]]), "fresh": True}
+    search = Search(candidates, policy, policy_scores=torch.tensor([[4.0]]), **scored)
+    chosen = Best(keep_policy=False)(None, search)  # nothing is left to score, so no problem is needed
+    assert (chosen.sequence.tolist(), chosen.value.tolist()) == ([[[2.0, 3.0]]], [3.0])
+    chosen = Best()(None, search)
+    assert (chosen.sequence.tolist(), chosen.value.tolist()) == ([[[-1.0, -1.0]]], [4.0])
+
+
+def test_the_paper_preset_without_iterations_ranks_by_j():
+    model = Ensemble(A)
+    latent = random_latent(model, B)
+    result = plan(make("dream_mpc_paper", iterations=0), model, latent)
+    candidates = result.state["candidates"]
+    scores = score(model, latent, candidates, uncertainty="released")
+    torch.testing.assert_close(result.mean, candidates[torch.arange(B), scores.argmax(1)])
+    torch.testing.assert_close(result.value, scores.amax(1))
+
+
+def test_without_keep_policy_the_policy_is_out_of_the_running():
+    model = LinearQuadratic(A)
+    latent = random_latent(model, B)
+    result = plan(make(step_size=50.0, keep_policy=False), model, latent)
+    candidates = result.state["candidates"]
+    policy = score(model, latent, proposals_of(model, latent, include_mode=True)).amax(1)
+    torch.testing.assert_close(result.value, score(model, latent, candidates).amax(1))
+    torch.testing.assert_close(result.diagnostics["objective_policy"], policy)
+    torch.testing.assert_close(result.diagnostics["gain"], result.value - policy)
+    assert (result.diagnostics["gain"] < 0).any()  # such a step size overshoots
+
+
+def test_diagnostics_of_the_objective():
+    model = random_tdmpc2(A)
+    latent = random_latent(model, B)
+    state = plan(make(), model, latent, seed=1).state
+    result = plan(make(reuse=0.5), model, latent, state)
+    policy = proposals_of(model, latent, include_mode=True)
+    mixed = 0.5 * state["candidates"][:, :, [1, 2, 2]] + 0.5 * policy
+    found = result.diagnostics
+    torch.testing.assert_close(found["objective_before"], score(model, latent, mixed).amax(1))
+    torch.testing.assert_close(found["objective_policy"], score(model, latent, policy).amax(1))
+    torch.testing.assert_close(found["objective"], result.value)
+    torch.testing.assert_close(found["gain"], found["objective"] - found["objective_policy"])
+    norms = gradient(model, latent, mixed).flatten(2).norm(dim=2)
+    torch.testing.assert_close(found["gradient_norm"], norms.mean(1), rtol=1e-4, atol=1e-5)
 
 
 # --- clipping and step rules ----------------------------------------------------------------------------
@@ -292,3 +296,32 @@ def test_the_papers_numbers():
         0.01,
     )
     assert (planner.step_rule, planner.clip_over, planner.selection) == ("fixed", "all", "before_last_step")
+
+
+class Detached(LinearQuadratic):
+    def step(self, latent, action):
+        return super().step(latent, action.detach())
+
+    def outcome(self, latent, action, next_latent):
+        return super().outcome(latent, action.detach(), next_latent)
+
+
+@pytest.mark.parametrize("name", ["dream_mpc", "grad_mpc", "cem_grad"])
+def test_a_model_without_gradients_is_refused(name):
+    model = Detached(A)
+    with pytest.raises(ValueError, match=r"^gradient planning needs a J that is differentiable") as error:
+        plan(make(name), model, random_latent(model, B))
+    assert "\n" not in str(error.value)
+    assert plan(make("cem"), model, random_latent(model, B)).action.shape == (B, A)
+
+
+def test_no_gradient_of_the_weights_is_computed():
+    """Going back through a linear layer costs one matrix product, where weights cost another."""
+    model = random_tdmpc2(A)
+    latent = random_latent(model, B)
+    with torch.profiler.profile() as profile:
+        plan(make(), model, latent)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert all(parameter.requires_grad for parameter in model.reward.parameters())
+    # Three layers each: three steps of the dynamics, the rewards, and the policy at the end.
+    assert calls["AddmmBackward0"] == calls["aten::mm"] == 3 * 3 + 3 + 3

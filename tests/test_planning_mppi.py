@@ -9,7 +9,7 @@ from toy_models import Broken, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome
 from dreammpc.planning import PLANNERS, Imagination, Objective, make_planner
-from dreammpc.planning.mppi import elite_weights, refit
+from dreammpc.planning.gaussian import elite_weights, refit
 
 A = 2
 inf = math.inf

@@ -4,7 +4,7 @@ import torch
 from tensordict import TensorDict
 
 from dreammpc.interfaces import Outcome
-from dreammpc.models import TDMPC2Model
+from dreammpc.models import BMPCModel, LatentModel, TDMPC2Model
 
 GAMMA = 0.95
 DECAY, GAIN = 0.9, 0.5
@@ -89,9 +89,18 @@ class Broken(LinearQuadratic):
 
 def random_tdmpc2(action_dim: int = 2, seed: int = 0, **settings) -> TDMPC2Model:
     """A tiny TD-MPC2 model, 5 observations, whose last layers are not zero, so that J differs."""
+    return randomised(TDMPC2Model, action_dim, seed, **settings)
+
+
+def random_bmpc(action_dim: int = 2, seed: int = 0, **settings) -> BMPCModel:
+    """A tiny BMPC model like `random_tdmpc2`."""
+    return randomised(BMPCModel, action_dim, seed, **settings)
+
+
+def randomised(cls, action_dim: int, seed: int, **settings):
     torch.manual_seed(seed)
     sizes = {"enc_dim": 16, "mlp_dim": 32, "latent_dim": 16, "num_heads": 3, "num_enc_layers": 2}
-    model = TDMPC2Model(5, action_dim, **(sizes | settings))
+    model = cls(5, action_dim, **(sizes | settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -101,7 +110,7 @@ def random_tdmpc2(action_dim: int = 2, seed: int = 0, **settings) -> TDMPC2Model
 def random_latent(model, size: int, seed: int = 1) -> TensorDict:
     """A TensorDict [size] of latents of `model`."""
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(model, TDMPC2Model):
+    if isinstance(model, LatentModel):
         obs = torch.randn(size, model.obs_dim, generator=generator)
         with torch.no_grad():
             return model.observe(TensorDict({"observation": obs}, [size]), None, None)

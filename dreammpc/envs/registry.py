@@ -1,12 +1,15 @@
 """Names of tasks, and the families of environments that they belong to."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import gymnasium
 
 from dreammpc.envs.wrapper import BatchedEnv
+from dreammpc.interfaces import UsageError
+from dreammpc.registry import Registry
 
 
 class EnvFactory(Protocol):
@@ -15,12 +18,9 @@ class EnvFactory(Protocol):
     def __call__(self, task: str, *, action_repeat: int | None, render: bool) -> gymnasium.Env: ...
 
 
-class _Family(NamedTuple):
-    factory: EnvFactory
-    tasks: Callable[[], Iterable[str]] | None
-
-
-_FAMILIES: dict[str, _Family] = {}
+FAMILIES = Registry("task prefix", "dreammpc.envs")
+"""Factories by the prefix of their tasks' names, as which an installed package names its entry point."""
+_TASKS: dict[str, Callable[[], Iterable[str]]] = {}
 _Factory = TypeVar("_Factory", bound=EnvFactory)
 
 
@@ -44,7 +44,7 @@ def register_env(
             ``ValueError`` for a name that it does not know.
 
     Raises:
-        ValueError: the prefix is taken.
+        UsageError: the prefix is taken.
 
     Example::
 
@@ -53,15 +53,23 @@ def register_env(
     """
     if factory is None:
         return lambda function: register_env(prefix, function, tasks=tasks)
-    if prefix in _FAMILIES:
-        raise ValueError(f"the task prefix {prefix!r} is taken; registered: {sorted(_FAMILIES)}")
-    _FAMILIES[prefix] = _Family(factory, tasks)
+    FAMILIES.add(prefix, factory)
+    if tasks is not None:
+        _TASKS[prefix] = tasks
     return factory
 
 
 def list_tasks() -> list[str]:
-    """Names of all tasks of the families that can list theirs, sorted. Imports their simulators."""
-    return sorted(task for family in _FAMILIES.values() if family.tasks for task in family.tasks())
+    """Names of all tasks of the families that can list theirs, sorted. Imports their simulators.
+
+    A family of an installed package that cannot be imported is left out, with a warning of one line.
+    """
+    for prefix in FAMILIES:
+        try:
+            FAMILIES[prefix]
+        except UsageError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return sorted(task for tasks in _TASKS.values() for task in tasks())
 
 
 def make_env(
@@ -91,11 +99,12 @@ def make_env(
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     if action_repeat is not None and action_repeat < 1:
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
-    family = _FAMILIES[max((prefix for prefix in _FAMILIES if task.startswith(prefix)), key=len)]
-    if family.tasks is not None and task not in set(family.tasks()):
+    prefix = max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
+    factory = FAMILIES[prefix]
+    if prefix in _TASKS and task not in set(_TASKS[prefix]()):
         raise ValueError(_unknown(task))
     env = BatchedEnv(
-        [family.factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)], task
+        [factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)], task
     )
     env.set_seed(seed)
     return env
@@ -105,6 +114,6 @@ def _unknown(task: str) -> str:
     known = list_tasks()
     close = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    open_families = sorted(prefix for prefix, family in _FAMILIES.items() if not family.tasks)
+    open_families = sorted(set(FAMILIES) - set(_TASKS))
     others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
     return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see list_tasks(){others}"

@@ -3,6 +3,7 @@
 Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc.interfaces`).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import Imagined, PlanningModel
+from dreammpc.planning.checks import check_at_least, check_choice
 
 VALUE_REDUCTIONS = ("mean", "min", "mean-std")
 UNCERTAINTIES = ("std", "released")
@@ -25,23 +27,28 @@ class Objective:
             terminal value, differentiable; `released` is what the published program computes:
             mean·std at (z_{t+1}, a_t) plus mean·std of the terminal value, neither discounted nor
             differentiated, so that λ only re-ranks candidates.
-        value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`.
+        value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`,
+            which is mean - w·std.
+        value_std_weight: w.
     """
 
     uncertainty_coef: float = 0.0
     uncertainty: str = "std"
     value_reduction: str = "mean"
+    value_std_weight: float = 1.0
 
     def __post_init__(self):
         check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
         check_choice("value_reduction", self.value_reduction, VALUE_REDUCTIONS)
+        check_at_least("uncertainty_coef", self.uncertainty_coef, -math.inf)
+        check_at_least("value_std_weight", self.value_std_weight, 0)
 
     def reduce(self, heads: Tensor) -> Tensor:
         """[M, K] → [M]."""
         if self.value_reduction == "min":
             return heads.amin(-1)
         if self.value_reduction == "mean-std":
-            return heads.mean(-1) - sample_std(heads)
+            return heads.mean(-1) - self.value_std_weight * sample_std(heads)
         return heads.mean(-1)
 
     def spread(self, heads: Tensor) -> Tensor:
@@ -74,12 +81,13 @@ class Imagination:
             if t:
                 latent = self.model.step(latent, actions[-1])
             actions.append(self.model.policy(latent, noise[:, t]))
-        return torch.stack(actions, 1).view(shape)
+        return torch.stack(actions, 1).view(shape).to(noise.dtype)
 
     def mode(self, latent: TensorDictBase) -> Tensor:
         """The policy's noise-free action [M, A]."""
-        zeros = torch.zeros(latent.shape[0], self.action_dim, device=latent.device)
-        return self.model.policy(latent, zeros)
+        return self.model.policy(
+            latent, torch.zeros(latent.shape[0], self.action_dim, device=device_of(latent))
+        )
 
     def score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> Imagined:
         """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B].
@@ -93,7 +101,8 @@ class Imagination:
         for t in range(horizon):
             latents.append(self.model.step(latents[-1], steps[t]))
         last, along = latents[-1], steps.flatten(0, 1)
-        before, after = torch.cat(latents[:-1]), torch.cat(latents[1:])
+        visited = torch.cat(latents)  # z_0..z_H
+        before, after = visited[:-rows], visited[rows:]
         reward, discount = self.model.outcome(before, along, after)
         reward, discount = reward.view(horizon, rows), discount.view(horizon, rows)
         discounts = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # D_0..D_H
@@ -102,9 +111,8 @@ class Imagination:
             heads = self.model.value(last, self.mode(last))
             uncertainty = torch.zeros_like(heads[:, 0])
         else:
-            at = before if objective.uncertainty == "std" else after
-            pair = torch.cat([at, last]), torch.cat([along, self.mode(last)])
-            heads = self.model.value(*pair)
+            at = visited if objective.uncertainty == "std" else torch.cat([after, last])
+            heads = self.model.value(at, torch.cat([along, self.mode(last)]))
             spread = objective.spread(heads).view(horizon + 1, rows)
             heads = heads[-rows:]
             if objective.uncertainty == "std":
@@ -114,6 +122,11 @@ class Imagination:
         total = (discounts[:-1] * reward).sum(0) + discounts[-1] * objective.reduce(heads)
         total = total - objective.uncertainty_coef * uncertainty
         return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+
+
+def device_of(latent: TensorDictBase) -> torch.device:
+    """Where the latent's tensors are; a TensorDict itself need not say."""
+    return next(iter(latent.values(True, True))).device
 
 
 def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:
@@ -129,15 +142,3 @@ def sample_std(heads: Tensor) -> Tensor:
     count = max(heads.shape[-1] - 1, 1)
     variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / count
     return (variance + 1e-12).sqrt()
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def check_at_least(name: str, value: float, low: float) -> None:
-    """Raise ValueError unless `value >= low`."""
-    if not value >= low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")

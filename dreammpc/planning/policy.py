@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
-from dreammpc.planning.imagination import Imagination, check_at_least
+from dreammpc.planning.checks import check_count
+from dreammpc.planning.composed import diagnostics, finite
+from dreammpc.planning.imagination import Imagination, device_of
 from dreammpc.planning.registry import register_planner
 
 
@@ -19,7 +21,7 @@ class Policy:
     action_dim: int
 
     def __post_init__(self):
-        check_at_least("action_dim", self.action_dim, 1)
+        check_count("action_dim", self.action_dim, 1)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] that only notes whether the episode has started."""
@@ -28,24 +30,25 @@ class Policy:
     def plan(
         self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
     ) -> Plan:
-        """One model evaluation; `std` is how far one standard deviation of noise moves the action."""
+        """No model step; `std` is how far one standard deviation of noise moves the action."""
         size = latent.shape[0]
-        noise = torch.randn(size, self.action_dim, device=latent.device)
+        noise = torch.randn(size, self.action_dim, device=device_of(latent))
         mode = imagination.mode(latent)
         sample = imagination.model.policy(latent, noise * noise_scale)
         std = (imagination.model.policy(latent, torch.ones_like(noise)) - mode).abs()
         value = imagination.model.value(latent, mode).mean(-1)
         ok = sample.isfinite().all(-1)
-        action = torch.where(ok.unsqueeze(-1), sample, torch.zeros_like(sample))
-        diagnostics = TensorDict(
-            {
-                "objective": value,
-                "objective_policy": value,
-                "fallback": (~ok).to(value.dtype),
-                "evaluations": torch.zeros_like(value),
-            },
-            [size],
+        action = torch.where(ok.unsqueeze(-1), sample, 0.0).float()  # a policy may answer in bfloat16
+        zeros = torch.zeros_like(value)
+        report = diagnostics(
+            objective=value,
+            objective_before=value,
+            objective_policy=value,
+            gradient_norm=zeros,
+            clipped=zeros,
+            evaluations=zeros,
+            fallback=(~ok).to(value.dtype),
+            stopped_early=zeros,
         )
-        return Plan(
-            action, mode.unsqueeze(1), std.unsqueeze(1), value, warm_start.carry_on(state), diagnostics
-        )
+        carry = warm_start.carry_on(state)
+        return Plan(action, mode.unsqueeze(1), std.unsqueeze(1), finite(value), carry, report)

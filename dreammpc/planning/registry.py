@@ -1,12 +1,16 @@
-"""Planners by name. A planner of your own becomes selectable with one decorator."""
+"""Planners by name: built in, registered by a decorator, from an installed package, or by dotted path."""
 
 import dataclasses
-import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-PLANNERS: dict[str, type] = {}
-"""Name → planner class (a frozen dataclass)."""
+from dreammpc.interfaces import UsageError
+from dreammpc.registry import Registry, place
+from dreammpc.settings import Setting, checked_settings, settings_of
+
+PLANNERS = Registry("planner", "dreammpc.planners")
+"""Planner classes (frozen dataclasses of settings) by name."""
 
 PlannerClass = TypeVar("PlannerClass", bound=type)
 
@@ -15,34 +19,52 @@ def register_planner(name: str) -> Callable[[PlannerClass], PlannerClass]:
     """Class decorator: make a planner selectable as `planner=NAME`.
 
     Raises:
-        ValueError: the name is taken by another class.
+        UsageError: the name is taken by another class.
     """
 
     def register(cls: PlannerClass) -> PlannerClass:
-        taken = PLANNERS.get(name)
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"planner name {name!r} is already taken by {taken.__module__}.{taken.__name__}")
-        PLANNERS[name] = cls
+        PLANNERS.add(name, cls)
         return cls
 
     return register
 
 
-def make_planner(name: str, action_dim: int, **settings: Any) -> Any:
-    """Build the planner registered as `name`.
+def planner_class(name: str) -> type:
+    """The planner class that is called `name`, or that stands at the dotted path `name`.
 
     Raises:
-        ValueError: an unknown name, an unknown setting or a bad value, in one line.
+        UsageError: there is none, it cannot be imported, or it is not a planner.
     """
-    if name not in PLANNERS:
-        close = difflib.get_close_matches(name, PLANNERS, 1)
-        hint = f", did you mean {close[0]}?" if close else ";"
-        raise ValueError(f"unknown planner {name!r}{hint} registered: {', '.join(sorted(PLANNERS))}")
     cls = PLANNERS[name]
-    known = {field.name for field in dataclasses.fields(cls)} - {"action_dim"}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ValueError(
-            f"planner {name!r} has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}"
-        )
-    return cls(action_dim=action_dim, **settings)
+    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
+        lacks = "is not a dataclass"
+    elif not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        lacks = "is not frozen: @dataclass(frozen=True)"
+    elif "action_dim" not in {field.name for field in dataclasses.fields(cls)}:
+        lacks = "has no field action_dim"
+    elif missing := [method for method in ("initial_state", "plan") if not hasattr(cls, method)]:
+        lacks = f"has no method {missing[0]}"
+    else:
+        return cls
+    raise UsageError(f"planner {name!r} ({PLANNERS.origin(name)}) is not a planner: {place(cls)} {lacks}")
+
+
+def planner_settings(name: str) -> list[Setting]:
+    """The settings of a planner, all but `action_dim`, which the model gives; see `planner_class`."""
+    return settings_of(planner_class(name), without=("action_dim",))
+
+
+def make_planner(name: str, action_dim: int, **settings: Any) -> Any:
+    """Build a planner.
+
+    Args:
+        name: a registered name, one that an installed package offers, or a dotted path such as
+            `my.module.MyPlanner`.
+        action_dim: of the model.
+        settings: fields of the planner.
+
+    Raises:
+        ValueError: an unknown name or setting, a wrong type or a bad value, in one line.
+    """
+    checked = checked_settings(f"planner {name!r}", planner_settings(name), settings)
+    return planner_class(name)(action_dim=action_dim, **checked)

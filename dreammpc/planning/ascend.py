@@ -1,0 +1,180 @@
+"""Gradient planners' refinement: every candidate climbs J through the model."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dreammpc.planning import warm_start
+from dreammpc.planning.checks import check_at_least, check_choice, check_count
+from dreammpc.planning.search import Problem, Search, rows
+
+STEP_RULES = ("fixed", "normalized", "backtracking")
+OPTIMIZERS = ("sgd", "adam")
+BACKTRACKS = 4
+"""Step sizes tried at once by the backtracking rule: α, α/2, α/4, α/8."""
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""Adam's (Kingma & Ba 2015, arXiv 1412.6980, Algorithm 1)."""
+
+
+@dataclass(frozen=True)
+class Ascend:
+    """Gradient steps on J for each candidate (arXiv 2605.04568, Algorithm 1).
+
+    Args:
+        iterations: steps I.
+        step_size: α.
+        step_rule: `fixed` adds α·d, with d the gradient or Adam's direction; `normalized` moves every
+            candidate by α per coordinate (root mean square) along d; `backtracking` tries α, α/2, α/4, α/8
+            times d in one batch and takes the best by J, or stays where none is better.
+        optimizer: `sgd` climbs along the gradient; `adam` along its running mean over its running root mean
+            square. Adam's moments go on in the next call, shifted like the candidates, where a candidate
+            continues one of the last call's (reuse strategies `index` and `matched`); else they start anew.
+        clip: norm at which gradients are clipped.
+        clip_over: `candidate` clips each by itself; `all` uses one norm over an environment's candidates,
+            so that one exploding candidate flattens the rest.
+        project: back onto [-1, 1] after every step, not only at the end.
+    """
+
+    iterations: int = 1
+    step_size: float = 0.1
+    step_rule: str = "fixed"
+    optimizer: str = "sgd"
+    clip: float = 20.0
+    clip_over: str = "candidate"
+    project: bool = True
+
+    def __post_init__(self):
+        check_count("iterations", self.iterations, 0)
+        check_at_least("step_size", self.step_size, 0)
+        check_at_least("clip", self.clip, 0)
+        check_choice("step_rule", self.step_rule, STEP_RULES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("clip_over", self.clip_over, ("candidate", "all"))
+
+    def count(self, incoming: int) -> int:
+        check_at_least("candidates to ascend from", incoming, 1)
+        return incoming
+
+    def memory(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
+        """Adam's `moment_1`, `moment_2` [N, H, A] and `adam_steps` [N]."""
+        if self.optimizer == "sgd":
+            return {}
+        shape = (incoming, horizon, action_dim)
+        return {"moment_1": shape, "moment_2": shape, "adam_steps": (incoming,)}
+
+    def __call__(self, problem: Problem, search: Search) -> Search:
+        """`iterations · N · H` model steps, five times as many with backtracking."""
+        actions, scores, fresh = search.candidates, search.scores, search.fresh
+        before, policy_scores, evaluations = search.before, search.policy_scores, search.evaluations
+        moments = self._moments(problem, search)
+        norm, clipped, stopped = search.gradient_norm, search.clipped, False
+        for _ in range(self.iterations):
+            stopped = problem.out_of_time()
+            if stopped:
+                break
+            gradient, scores = gradient_of(problem, actions)
+            evaluations += actions.shape[1] * problem.horizon
+            before = scores.amax(1) if before is None else before
+            if policy_scores is None and actions is search.policy:
+                policy_scores = scores
+            gradient, norm, clipped = self._clip(gradient)
+            direction, moments = self._direction(gradient, moments)
+            if self.step_rule == "backtracking":
+                actions, scores = self._backtrack(problem, actions, scores, direction)
+                evaluations += BACKTRACKS * actions.shape[1] * problem.horizon
+                fresh = True
+            else:
+                actions = self._step(actions, direction)
+                fresh = False
+        memory = search.memory
+        if moments is not None:
+            memory = {**memory, **moments}
+        return replace(
+            search,
+            candidates=actions.clamp(-1, 1),
+            scores=scores,
+            fresh=fresh,
+            policy_scores=policy_scores,
+            before=before,
+            mean=None,  # the candidates have left the Gaussian
+            gradient_norm=norm,
+            clipped=clipped,
+            evaluations=evaluations,
+            stopped_early=search.stopped_early or stopped,
+            memory=memory,
+        )
+
+    def _clip(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The clipped gradient [B, N, H, A]; mean norm before and share clipped, both [B]."""
+        over = (-2, -1) if self.clip_over == "candidate" else (-3, -2, -1)
+        norm = gradient.square().sum(over, keepdim=True).sqrt()
+        gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
+        return gradient, norm.mean((1, 2, 3)), (norm > self.clip).to(norm.dtype).mean((1, 2, 3))
+
+    def _moments(self, problem: Problem, search: Search) -> dict[str, Tensor] | None:
+        """Adam's moments of the candidates, shifted and following `search.origin`; zeros where none is."""
+        if self.optimizer == "sgd":
+            return None
+        names = ("moment_1", "moment_2", "adam_steps")
+        if search.origin is None:
+            zeros = torch.zeros_like(search.candidates)
+            return dict(zip(names, (zeros, zeros, zeros[..., 0, 0]), strict=True))
+        state, origin = problem.state, search.origin
+        first, second = (rows(warm_start.shift(state[name]), origin) for name in names[:2])
+        return dict(zip(names, (first, second, state["adam_steps"].gather(1, origin)), strict=True))
+
+    def _direction(
+        self, gradient: Tensor, moments: dict[str, Tensor] | None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Where to go, [B, N, H, A], and the moments after this step."""
+        if moments is None:
+            return gradient, None
+        steps = moments["adam_steps"] + 1
+        first = BETAS[0] * moments["moment_1"] + (1 - BETAS[0]) * gradient
+        second = BETAS[1] * moments["moment_2"] + (1 - BETAS[1]) * gradient.square()
+        power = steps[..., None, None]
+        mean, square = first / (1 - BETAS[0] ** power), second / (1 - BETAS[1] ** power)
+        return mean / (square.sqrt() + EPS), {"moment_1": first, "moment_2": second, "adam_steps": steps}
+
+    def _step(self, actions: Tensor, direction: Tensor) -> Tensor:
+        if self.step_rule == "normalized":
+            direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
+        stepped = actions + self.step_size * direction
+        return stepped.clamp(-1, 1) if self.project else stepped
+
+    def _backtrack(
+        self, problem: Problem, actions: Tensor, scores: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The best of staying and of all sizes for each candidate, and its J [B, N]."""
+        sizes = [self.step_size * 0.5**i for i in range(BACKTRACKS)]
+        tried = torch.stack([(actions + size * direction).clamp(-1, 1) for size in sizes], 2)
+        found = problem.score(tried.flatten(1, 2)).unflatten(1, tried.shape[1:3])
+        tried = torch.cat([actions.unsqueeze(2), tried], 2)
+        scores, index = torch.cat([scores.unsqueeze(2), found], 2).max(2)
+        index = index[:, :, None, None, None].expand(-1, -1, 1, *tried.shape[3:])
+        return tried.gather(2, index).squeeze(2), scores
+
+
+def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """∇J [B, N, H, A] (zero where it is not finite) and J [B, N] of `actions`.
+
+    By `torch.func.vjp` and not `torch.func.grad`, which always records the backward pass as well, for
+    second derivatives that no one asks for: about a quarter of a gradient's time on CPU.
+
+    Raises:
+        ValueError: J does not depend differentiably on the actions.
+    """
+
+    def score(actions: Tensor) -> Tensor:
+        scores = problem.score(actions)
+        if not torch.compiler.is_compiling() and not scores.requires_grad:
+            raise ValueError(
+                "gradient planning needs a J that is differentiable in the actions, but none of the model's"
+                " step, outcome and value passes a gradient on; detach(), no_grad or numpy in it?"
+            )
+        return scores
+
+    scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+    gradient = pullback(scores.isfinite().to(scores.dtype))[0]
+    return torch.where(gradient.isfinite(), gradient, 0.0), scores

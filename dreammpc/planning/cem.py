@@ -1,0 +1,202 @@
+"""The cross-entropy family: random shooting and predictive sampling, CEM, iCEM, CEM with gradient steps."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from dreammpc.planning.ascend import Ascend
+from dreammpc.planning.checks import check_at_least, check_count
+from dreammpc.planning.composed import Composed, Named
+from dreammpc.planning.proposals import Gaussian
+from dreammpc.planning.refit import Refit
+from dreammpc.planning.registry import register_planner
+from dreammpc.planning.selection import Best, Mean
+
+
+@register_planner("random_shooting")
+@dataclass(frozen=True)
+class RandomShooting(Named):
+    """The best of many random sequences: the plain baseline; or predictive sampling.
+
+    Predictive sampling (Howell et al. 2022, arXiv 2212.00541, §3) draws around the last plan, which stays
+    in the running.
+
+    Args:
+        horizon: H.
+        num_samples: sequences.
+        predictive: draw from a Gaussian around the last plan shifted by one step; otherwise uniformly over
+            [-1, 1], without a memory.
+        std: of that Gaussian.
+        min_std: least standard deviation of exploration noise (times `noise_scale`).
+        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
+        value_std_weight: w of `mean-std`, mean - w·std.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    action_dim: int
+    horizon: int = 3
+    num_samples: int = 512
+    predictive: bool = False
+    std: float = 0.3
+    min_std: float = 0.05
+    value_reduction: str = "mean"
+    value_std_weight: float = 1.0
+
+    def composed(self) -> Composed:
+        check_count("num_samples", self.num_samples, 1)
+        propose = Gaussian(
+            num_samples=self.num_samples,
+            std=self.std,
+            warm_start=self.predictive,
+            include_centre=self.predictive,
+            distribution="normal" if self.predictive else "uniform",
+        )
+        return Composed(
+            self.action_dim,
+            propose,
+            select=Best(keep_policy=False),
+            horizon=self.horizon,
+            objective=self.objective,
+            min_std=self.min_std,
+        )
+
+
+@register_planner("cem")
+@dataclass(frozen=True)
+class CEM(Named):
+    """The cross-entropy method: refit a Gaussian to unweighted elites; the mean's first action executes.
+
+    Rubinstein 1999; in a learned model see PlaNet (Hafner et al. 2019, arXiv 1811.04551, Algorithm 2).
+
+    Args:
+        horizon: H.
+        num_samples: sequences per iteration, policy rollouts included.
+        num_policy: how many of them are policy rollouts.
+        iterations: refits.
+        num_elites: sequences that a refit is made of.
+        init_std: standard deviation that a call starts with.
+        min_std: least standard deviation of the Gaussian, hence of exploration noise (times `noise_scale`).
+        warm_start: start from the last call's mean, shifted by one step.
+        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
+        value_std_weight: w of `mean-std`, mean - w·std.
+        max_ms: time for a call in milliseconds, looked at between refits; no effect when compiled.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    action_dim: int
+    horizon: int = 3
+    num_samples: int = 512
+    num_policy: int = 0
+    iterations: int = 6
+    num_elites: int = 64
+    init_std: float = 1.0
+    min_std: float = 0.05
+    warm_start: bool = True
+    value_reduction: str = "mean"
+    value_std_weight: float = 1.0
+    max_ms: float = torch.inf
+
+    def refit(self) -> Refit:
+        return Refit(
+            num_samples=self.num_samples,
+            iterations=self.iterations,
+            num_elites=self.num_elites,
+            min_std=self.min_std,
+            max_std=max(self.init_std, self.min_std),
+        )
+
+    def composed(self) -> Composed:
+        check_at_least("init_std", self.init_std, 0)
+        return Composed(
+            self.action_dim,
+            Gaussian(num_policy=self.num_policy, std=self.init_std, warm_start=self.warm_start),
+            (self.refit(),),
+            Mean(),
+            horizon=self.horizon,
+            objective=self.objective,
+            max_ms=self.max_ms,
+        )
+
+
+@register_planner("icem")
+@dataclass(frozen=True)
+class ICEM(CEM):
+    """CEM with coloured noise and a memory of elites; the best sequence executes.
+
+    iCEM (Pinneri et al. 2020, arXiv 2008.06389, §3). Settings not named here are those of `cem`.
+
+    Args:
+        num_samples: sequences of the first iteration.
+        noise_beta: colour β of the noise over time: 0 is white, larger is smoother.
+        keep_elites: share of the elites that take part in the next iteration, and shifted in the next call.
+        decay: each iteration draws that many times fewer sequences, at least twice `num_elites`.
+        momentum: share of the old mean and std in the new ones.
+        init_std: standard deviation that a call starts with.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    num_samples: int = 128
+    num_elites: int = 10
+    init_std: float = 0.5
+    noise_beta: float = 2.5
+    keep_elites: float = 0.3
+    decay: float = 1.25
+    momentum: float = 0.1
+
+    def refit(self) -> Refit:
+        return Refit(
+            num_samples=self.num_samples,
+            iterations=self.iterations,
+            num_elites=self.num_elites,
+            min_std=self.min_std,
+            max_std=max(self.init_std, self.min_std),
+            momentum=self.momentum,
+            noise_beta=self.noise_beta,
+            keep_elites=self.keep_elites,
+            decay=self.decay,
+            add_mean=True,
+        )
+
+    def composed(self) -> Composed:
+        return replace(super().composed(), select=Best(keep_policy=False))
+
+
+@register_planner("cem_grad")
+@dataclass(frozen=True)
+class CEMGrad(CEM):
+    """CEM for a few iterations finds the region, then gradient steps on the elites find the point in it.
+
+    After Bharadhwaj et al. 2020 (arXiv 2004.08763), who take gradient steps within every CEM iteration.
+    Settings not named here are those of `cem`.
+
+    Args:
+        grad_iterations: gradient steps.
+        step_size: α, with `adam` the length of a step per coordinate of the action.
+        step_rule: `backtracking` never leaves an elite worse than CEM found it; also `fixed`, `normalized`.
+        optimizer: `adam`, which the scale of returns does not matter to and whose moments start anew at every
+            call; or `sgd`.
+        clip: norm at which an elite's gradient is clipped.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    num_samples: int = 128
+    iterations: int = 3
+    num_elites: int = 8
+    grad_iterations: int = 5
+    step_size: float = 0.1
+    step_rule: str = "backtracking"
+    optimizer: str = "adam"
+    clip: float = 20.0
+
+    def composed(self) -> Composed:
+        check_count("grad_iterations", self.grad_iterations, 0)
+        ascend = Ascend(self.grad_iterations, self.step_size, self.step_rule, self.optimizer, self.clip)
+        return replace(super().composed(), refine=(self.refit(), ascend), select=Best(keep_policy=False))

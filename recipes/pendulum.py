@@ -1,0 +1,119 @@
+"""Swing up a pendulum by planning alone: known physics, nothing learned.
+
+lightning run pendulum                                     # several planners side by side
+lightning run pendulum planner=mppi planner.horizon=30
+lightning run pendulum planner=dream_mpc planner.step_rule=backtracking planner.reuse=0.9 video=swing.mp4
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreammpc import assembly
+from dreammpc.config import PendulumConfig
+from dreammpc.models import SimulatorModel
+from dreammpc.planning import Imagination
+from dreammpc.planning.registry import planner_settings
+from dreammpc.recipe import main
+from dreammpc.tracking.video import write_video
+from dreammpc.training import open_folder
+
+# Gymnasium's Pendulum-v1. The state is [angle from upright in rad, angular speed in rad/s].
+GRAVITY, MASS, LENGTH, DT = 10.0, 1.0, 1.0, 0.05
+MAX_SPEED, MAX_TORQUE = 8.0, 2.0
+SETTINGS = {"horizon": 20}
+"""One second ahead, for every planner that looks ahead; all else is each planner's own default."""
+UPRIGHT = 0.2
+"""An angle below this, in rad, counts as upright."""
+
+
+def dynamics(x: Tensor, a: Tensor) -> Tensor:
+    """Next states [M, 2] of `x` [M, 2] under actions `a` [M, 1] in [-1, 1], which scale the torque."""
+    angle, speed = x.unbind(-1)
+    torque = MAX_TORQUE * a[:, 0]
+    acceleration = 1.5 * GRAVITY / LENGTH * torch.sin(angle) + 3 / (MASS * LENGTH**2) * torque
+    speed = (speed + DT * acceleration).clamp(-MAX_SPEED, MAX_SPEED)
+    return torch.stack([angle + DT * speed, speed], -1)
+
+
+def cost(x: Tensor, a: Tensor, next_x: Tensor) -> Tensor:
+    """[M]: squared angle, and a little for speed and torque."""
+    torque = MAX_TORQUE * a[:, 0]
+    return wrapped(x[:, 0]).square() + 0.1 * x[:, 1].square() + 0.001 * torque.square()
+
+
+def wrapped(angle: Tensor) -> Tensor:
+    """The angle in [-π, π)."""
+    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
+
+
+class Swing(NamedTuple):
+    """What one planner did in B episodes of T steps."""
+
+    angles: Tensor
+    """[T, B], in rad from upright."""
+    returns: Tensor
+    """[B]"""
+    ms_per_step: float
+
+    @property
+    def upright(self) -> Tensor:
+        """[B], whether it stood during the whole last second."""
+        return (self.angles[-round(1 / DT) :].abs() < UPRIGHT).all(0)
+
+
+@torch.no_grad()
+def swing_up(planner, episodes: int, steps: int, seed: int) -> Swing:
+    """Plan, act, repeat, from hanging at rest; the model is also the world."""
+    torch.manual_seed(seed)
+    model = SimulatorModel(state_dim=2, action_dim=1, dynamics=dynamics, cost=cost)
+    imagination, state = Imagination(model), planner.initial_state(episodes)
+    x = torch.tensor([math.pi, 0.0]) + 0.1 * torch.randn(episodes, 2)
+    angles, returns, began = [], torch.zeros(episodes), time.perf_counter()
+    for _ in range(steps):
+        plan = planner.plan(imagination, model.latent(x), state, noise_scale=0.0)
+        state, next_x = plan.state, dynamics(x, plan.action)
+        returns -= cost(x, plan.action, next_x)
+        x = next_x
+        angles.append(wrapped(x[:, 0]))
+    return Swing(torch.stack(angles), returns, 1e3 * (time.perf_counter() - began) / steps)
+
+
+def draw(angle: float, size: int = 128) -> np.ndarray:
+    """A picture, uint8 [size, size, 3]."""
+    right, up = np.meshgrid(np.linspace(-1.3, 1.3, size), np.linspace(1.3, -1.3, size))
+    tip = math.sin(angle), math.cos(angle)
+    along = np.clip(right * tip[0] + up * tip[1], 0, 1)  # the rod's point next to each pixel
+    distance = np.hypot(right - along * tip[0], up - along * tip[1])
+    return np.where(distance[..., None] < 0.08, (180, 40, 40), (255, 255, 255)).astype(np.uint8)
+
+
+@main("pendulum")
+def pendulum(config: PendulumConfig) -> None:
+    planners = {}
+    for name in config.planners:
+        known = {setting.name for setting in planner_settings(name)}
+        ours = {key: value for key, value in SETTINGS.items() if key in known}
+        given = assembly.settings_for(name, config.settings, config.planners)
+        planners[name] = assembly.build_planner({"name": name, **ours, **given}, action_dim=1)
+    print(
+        f"{config.episodes} episodes of {config.steps} steps ({config.steps * DT:g} s), seed {config.seed}:\n"
+    )
+    print(f"{'planner':<18}{'return':>8}  upright at the end  ms per step (all episodes)")
+    for name, planner in planners.items():
+        swing = swing_up(planner, config.episodes, config.steps, config.seed)
+        upright = f"{swing.upright.sum()} of {config.episodes}"
+        print(f"{name:<18}{swing.returns.mean():>8.0f}  {upright:<18}  {swing.ms_per_step:.1f}", flush=True)
+    if config.video:
+        open_folder(Path(config.video).parent)
+        write_video(config.video, [draw(angle) for angle in swing.angles[:, 0].tolist()], fps=1 / DT)
+        print(f"\nvideo of {name}: {config.video}")
+
+
+if __name__ == "__main__":
+    pendulum()

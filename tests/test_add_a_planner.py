@@ -1,0 +1,115 @@
+"""docs/add_a_planner.md: its files are written, its commands are run, in the order of the page."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs/add_a_planner.md").read_text()
+PACKAGE = ROOT / "tests/plugin_package"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+SHORT = {
+    "train": "task=push-home steps=300 algorithm.seed_steps=100 algorithm.batch_size=16 evaluation.every=150"
+    " evaluation.episodes=1 evaluation.video=false save_every=300 trainer.compile=false tracking=none",
+    "evaluate": "episodes=2",
+}
+
+
+def files() -> dict[str, str]:
+    """Name → content of each block that begins with a comment that names a file."""
+    found = {}
+    for language, block in BLOCKS:
+        first, _, rest = block.partition("\n")
+        if language in ("python", "toml", "yaml"):
+            found[first.removeprefix("# ")] = rest
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where a reader of the page would work, with its files; and a package installed for its tiny task."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, content in files().items():
+        if not name.startswith("in "):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+    recipe = (ROOT / "recipes/train.py").read_text()
+    assert recipe.count("\n@main(") == 1
+    (folder / "my_train.py").write_text(recipe.replace("\n@main(", files()["in my_train.py"] + "\n\n@main("))
+    shutil.copytree(PACKAGE / "my_planners", folder / "my-planners/my_planners")
+    shutil.copyfile(folder / "best_of.py", folder / "my-planners/my_planners/best_of.py")
+    # The package of the task does not offer the planner: the page's own commands must make that known.
+    shutil.copytree(PACKAGE, folder / "tasks")
+    project = (PACKAGE / "pyproject.toml").read_text().replace('"my-planners"', '"push-task"')
+    (folder / "tasks/pyproject.toml").write_text(re.sub(r"^best_of = .*\n", "", project, flags=re.MULTILINE))
+    install(folder / "tasks", folder / "site-tasks")
+    return folder
+
+
+def install(package: Path, target: Path) -> None:
+    """pip, without a network and into a folder of its own."""
+    words = "install --quiet --no-index --no-build-isolation --no-deps --disable-pip-version-check --target"
+    run([sys.executable, "-m", "pip", *words.split(), str(target), str(package)], package, os.environ)
+
+
+def run(command: list[str], folder: Path, environment) -> str:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_page_and_the_package_of_the_tests_are_the_same():
+    assert files()["best_of.py"] == (PACKAGE / "my_planners/best_of.py").read_text()
+    for line in files()["my-planners/pyproject.toml"].splitlines():
+        assert line in (PACKAGE / "pyproject.toml").read_text().splitlines()
+
+
+def test_the_pages_own_test_passes(folder):
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_best_of.py"]
+    assert "1 passed" in run(command, folder, {**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)), ids=COMMANDS)
+def test_command(number, folder):
+    words = shlex.split(COMMANDS[number])
+    installed, path = folder / "site", [str(ROOT), str(folder / "site-tasks")]
+    if words[:2] == ["pip", "install"]:
+        install(folder / words[2], installed)
+        return
+    if installed.is_dir():
+        path.insert(1, str(installed))
+    if words[0] == "PYTHONPATH=.":
+        path.insert(0, str(folder))
+        words = words[1:]
+    program, *rest = words
+    assert program in ("dreammpc", "lightning")
+    if rest[0] == "run":
+        recipe = "evaluate" if rest[1] == "evaluate" else "train"
+        place = next((i for i, word in enumerate(rest) if word.startswith("--cfg")), len(rest))
+        rest[place:place] = SHORT[recipe].split()
+        if recipe == "train" and "folder=" not in COMMANDS[number]:
+            rest[place:place] = [f"folder=run{number}", "evaluation.planners=[policy]"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+    output = run([sys.executable, "-m", "dreammpc.cli", *rest], folder, environment)
+    if rest[:2] == ["run", "evaluate"]:
+        assert "| best_of |" in output
+    elif "--cfg" in rest:
+        assert ": best_of.BestOf\n" in output and "gain: 2\n" in output
+    elif rest[0] == "run":
+        assert "push-home after 300 environment steps" in output
+    elif len(rest) > 1:
+        assert "gain: float = 1.0\n    scale of the policy's noise in the rollouts.\n" in output
+    else:
+        assert re.search(
+            r"^best_of +The best of several policy rollouts\. \[package my-planners 0\.1\]$", output, re.M
+        )
