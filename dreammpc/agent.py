@@ -13,8 +13,10 @@ from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
-from dreammpc.interfaces import Plan, Planner, WorldModel
+from dreammpc.interfaces import Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
+
+EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
 
 
 class Agent(TensorDictModuleBase):
@@ -25,23 +27,42 @@ class Agent(TensorDictModuleBase):
         planner: a planner for the model's action dimension.
         noise_scale: of exploration noise; 0 acts greedily.
         compile: compile observing and planning with `torch.compile`.
+        record: `forward` also writes `expert`, what a policy can learn from the plan (see `expert_of`).
 
     Raises:
-        ValueError: the planner's action dimension differs from the model's.
+        ValueError: the planner's action dimension differs from the model's; a model that cannot observe.
     """
 
     in_keys = ("observation", "is_init", "_carry")
-    out_keys = ("action", ("next", "_carry"))
+    out_keys: tuple = ("action", ("next", "_carry"))
 
-    def __init__(self, model: WorldModel, planner: Planner, noise_scale: float = 0.0, compile: bool = False):
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner,
+        noise_scale: float = 0.0,
+        compile: bool = False,
+        record: bool = False,
+    ):
         super().__init__()
+        if not (hasattr(model, "observe") and hasattr(model, "initial_belief")):
+            raise ValueError(
+                f"model {type(model).__name__}: expected the methods initial_belief and observe, to act from"
+                " observations (see WorldModel)"
+            )
         planned = getattr(planner, "action_dim", model.action_dim)
         if planned != model.action_dim:
             raise ValueError(f"the planner has action_dim {planned}, the model {model.action_dim}")
-        self.model, self.planner, self.noise_scale = model, planner, noise_scale
+        self.model, self.planner, self.noise_scale, self.record = model, planner, noise_scale, record
+        if record:
+            self.out_keys = (*self.out_keys, *EXPERT_KEYS)
         self.random = False
-        """Act uniformly at random (the seed phase); the carry is still written."""
+        """Act uniformly at random, and the updates are those on such data (the seed phase).
+
+        The carry is still written; the plan that is recorded is N(0, 1), of value 0.
+        """
         self._act: Callable = torch.compile(act) if compile else act
+        self._checked = False
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """The carry before an episode's first step, TensorDict [B]."""
@@ -61,25 +82,42 @@ class Agent(TensorDictModuleBase):
     ) -> tuple[Plan, TensorDictBase]:
         """Plan for `obs` [B]; rows with `is_init` [B, 1] start from a fresh carry.
 
+        The first plan of all is made without `torch.compile` and held against what a planner promises.
+
         Returns:
             The plan and the next carry.
+
+        Raises:
+            UsageError: the planner's result has a wrong shape, or the state it was given has changed.
         """
         fresh = self.initial_carry(obs.shape[0], is_init.device)
         carry = torch.where(is_init.squeeze(-1), fresh, carry)
-        return self._act(self.model, self.planner, obs, carry, self.noise_scale)
+        arguments = self.model, self.planner, obs, carry, self.noise_scale
+        if self._checked:
+            return self._act(*arguments)
+        result = act(*arguments, check=True)
+        self._checked = True
+        return result
 
     @torch.no_grad()
     def forward(self, td: TensorDictBase) -> TensorDictBase:
-        """Write `action` and the next carry into `td` [B] (what a TorchRL collector calls)."""
+        """Write `action` and the next carry into `td` (what a TorchRL collector calls).
+
+        Any batch size will do: that of an environment without one, [], counts as a batch of one.
+        """
+        rows = td if td.batch_dims == 1 else td.select(*self.in_keys).reshape(-1)
         if self.random:
-            action = torch.rand(td.shape[0], self.model.action_dim, device=td.device) * 2 - 1
-            carry = self.initial_carry(td.shape[0], td.device)
+            action = torch.rand(rows.shape[0], self.model.action_dim, device=td.device) * 2 - 1
+            carry = self.initial_carry(rows.shape[0], td.device)
             carry["prev_action"] = action
+            expert = no_expert(action) if self.record else None
         else:
-            plan, carry = self.step(td.select("observation"), td["_carry"], td["is_init"])
-            action = plan.action
-        td["action"] = action
-        td["next", "_carry"] = carry
+            plan, carry = self.step(rows.select("observation"), rows["_carry"], rows["is_init"])
+            action, expert = plan.action, expert_of(plan) if self.record else None
+        td["action"] = action.reshape(*td.batch_size, -1)
+        td["next", "_carry"] = carry.reshape(td.batch_size)
+        if expert is not None:
+            td["expert"] = expert.reshape(td.batch_size)
         return td
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
@@ -87,14 +125,61 @@ class Agent(TensorDictModuleBase):
         return TensorDictPrimer({"_carry": as_spec(self.initial_carry(1)[0])}, expand_specs=True)
 
 
+def expert_of(plan: Plan) -> TensorDictBase:
+    """The first action of a plan as a Gaussian, `mean` and `std` [B, A], and its `value` [B, 1]."""
+    content = {"mean": plan.mean[:, 0], "std": plan.std[:, 0], "value": plan.value.unsqueeze(-1)}
+    return TensorDict(content, [plan.action.shape[0]]).float()
+
+
+def no_expert(action: Tensor) -> TensorDictBase:
+    """What stands for a plan where none was made: N(0, 1), of value 0, for `action` [B, A]."""
+    zeros = torch.zeros_like(action)
+    return TensorDict({"mean": zeros, "std": zeros + 1, "value": zeros[:, :1]}, [action.shape[0]])
+
+
 def act(
-    model: WorldModel, planner: Planner, obs: TensorDictBase, carry: TensorDictBase, noise_scale: float
+    model: WorldModel,
+    planner: Planner,
+    obs: TensorDictBase,
+    carry: TensorDictBase,
+    noise_scale: float,
+    check: bool = False,
 ) -> tuple[Plan, TensorDictBase]:
     """Observe and plan: a function of its arguments alone."""
     latent = model.observe(obs, carry["prev_action"], carry["belief"])
+    before = carry["plan"].clone() if check else None
     plan = planner.plan(Imagination(model), latent, carry["plan"], noise_scale)
+    if before is not None:
+        check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
     content = {"belief": latent, "prev_action": plan.action, "plan": plan.state}
     return plan, TensorDict(content, carry.batch_size, device=carry.device)
+
+
+def check_plan(
+    planner: str, plan: Plan, action_dim: int, before: TensorDictBase, given: TensorDictBase
+) -> None:
+    """Raise UsageError if a plan has wrong shapes, or the state `given` differs from its copy `before`."""
+    who = f"planner {planner}"
+    if not isinstance(plan, Plan):
+        raise UsageError(f"{who} must return a Plan, got {type(plan).__name__}")
+    size = before.shape[0]
+    horizon = plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else "H"
+    sequence = [size, horizon, action_dim]
+    expected = {"action": [size, action_dim], "mean": sequence, "std": sequence, "value": [size]}
+    results = {name: getattr(plan, name) for name in expected}
+    for name, value in before.items(True, True):
+        key = ".".join(name) if isinstance(name, tuple) else name
+        expected[f"state {key}"], results[f"state {key}"] = list(value.shape), plan.state.get(name, None)
+        now = given[name]
+        if not ((now == value) | (now.isnan() & value.isnan())).all():
+            raise UsageError(f"{who} changed the state {key!r} that it was given; it must return a new one")
+    for name, shape in expected.items():
+        got = list(results[name].shape) if isinstance(results[name], Tensor) else type(results[name]).__name__
+        if got != shape:
+            raise UsageError(f"{who}: {name} must have the shape {shape}, got {got}")
+    extra = sorted(set(map(str, plan.state.keys(True, True))) - set(map(str, before.keys(True, True))))
+    if extra:
+        raise UsageError(f"{who}: state has {extra[0]}, which initial_state does not make")
 
 
 def as_spec(example: TensorDictBase) -> Composite:

@@ -5,7 +5,7 @@ import torch
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
-from dreammpc.agent import Agent
+from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.envs.dmcontrol import DMControl
@@ -129,6 +129,32 @@ def test_the_clock_survives_a_checkpoint():
     assert schedule(other) == rest
     assert not any(other.collector.was_random)
     assert other.updates == feed.updates
+
+
+def test_the_seed_phase_lasts_until_its_updates_are_made_even_over_a_resume():
+    """`agent.random` tells an algorithm that a batch is one of those."""
+    feed = make_feed(seed_steps=10, total_steps=14, utd=0.5)
+    assert [feed.agent.random for _ in feed] == [True] * 5 + [False] * 2
+    feed = make_feed(seed_steps=10, total_steps=14, utd=0.5)
+    for _ in range(3):
+        next(feed)
+    other = make_feed(seed_steps=10, total_steps=14, utd=0.5)
+    other.replay.restore([feed.replay.rows(0, 10)], feed.replay.state_dict())
+    other.load_state_dict(feed.state_dict())
+    assert [other.agent.random for _ in other] == [True] * 2 + [False] * 2
+
+
+def test_a_recording_agents_plans_reach_the_replay():
+    agent = Agent(random_tdmpc2(1), make_planner("dream_mpc", 1), 1.0, record=True)
+    collector = make_collector(make_env("cartpole-swingup", 2, 0), agent, steps_per_batch=4)
+    replay = Replay(100, 2, 3, 8, mutable=EXPERT_KEYS)
+    frames = iter(collector)
+    for agent.random in (True, False):
+        batch = next(frames)
+        replay.extend(batch)
+        assert (batch["expert", "std"] == 1).all() == agent.random
+    assert replay.sample()["expert", "mean"].shape == (8, 3, 1)
+    collector.shutdown()
 
 
 def test_close_shuts_the_collector_down():

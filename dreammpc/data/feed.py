@@ -101,11 +101,13 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """The clock, as plain numbers. Unfinished episodes are not in it: after resume fresh ones start."""
-        return {"agent_steps": self.agent_steps, "updates": self.updates, "owed": self.owed}
+        clock = {"agent_steps": self.agent_steps, "updates": self.updates, "owed": self.owed}
+        return {**clock, "random": self.agent.random}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set the clock."""
         self.agent_steps, self.updates, self.owed = state["agent_steps"], state["updates"], state["owed"]
+        self.agent.random = state.get("random", False)  # True also in the updates on the seed phase
 
     def close(self) -> None:
         """Shut the collector and its environments down."""

@@ -7,9 +7,9 @@ a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer, TensorDictRoundRobinWriter
 from torchrl.data.replay_buffers.samplers import Sampler
 
 EPISODE = 2**32
@@ -83,14 +83,25 @@ class Replay:
         window: rows per sampled window.
         batch_size: windows per sample.
         seed: of the sampler's own random stream.
+        mutable: keys that are stored besides `KEYS` and that `update` may overwrite. Samples then hold
+            `index` and `index_generation`, by which a row is found again, or found to be gone.
     """
 
-    def __init__(self, capacity: int, num_envs: int, window: int, batch_size: int, seed: int = 0):
-        self.capacity, self.num_envs = capacity // num_envs * num_envs, num_envs
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        window: int,
+        batch_size: int,
+        seed: int = 0,
+        mutable: tuple = (),
+    ):
+        self.capacity, self.num_envs, self.mutable = capacity // num_envs * num_envs, num_envs, mutable
         self.generator = torch.Generator().manual_seed(seed)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyTensorStorage(self.capacity),
             sampler=WindowSampler(window, num_envs, self.generator),
+            writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
             batch_size=batch_size,
         )
         self.written = 0
@@ -109,11 +120,11 @@ class Replay:
         Raises:
             KeyError: a key is missing (TorchRL would store uninitialised memory without a word).
         """
-        available = set(batch.keys(True, True))
-        missing = [key for key in (*KEYS, "is_init") if key not in available]
+        keys, available = (*KEYS, *self.mutable), set(batch.keys(True, True))
+        missing = [key for key in (*keys, "is_init") if key not in available]
         if missing:
             raise KeyError(f"replay: the batch lacks {missing[0]}; it has {sorted(map(str, available))}")
-        rows = batch.select(*KEYS)
+        rows = batch.select(*keys)
         rows["frame"] = self._stamp(batch["is_init"].squeeze(-1))
         self.buffer.extend(rows.transpose(0, 1).flatten(0, 1))
         self.written += rows.numel()
@@ -131,6 +142,26 @@ class Replay:
     def sample(self) -> TensorDictBase:
         """A batch of windows, TensorDict [batch_size, window]."""
         return self.buffer.sample()
+
+    def update(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> Tensor:
+        """Overwrite rows that were sampled, but for those whose place another row has taken since.
+
+        Args:
+            index, generation: the samples' `index` and `index_generation`, flat: [M].
+            values: entries or nested entries of `mutable`, each [M, …].
+
+        Returns:
+            Which rows were updated, [M].
+
+        Raises:
+            KeyError: an entry that is not among `mutable`.
+        """
+        patch = TensorDict(values, [len(index)]).cpu()
+        for key in patch.keys(True, True):
+            if key not in self.mutable:
+                raise KeyError(f"replay: {key} may not be changed; of its rows only {list(self.mutable)} may")
+        result = self.buffer.update_if_present(index=index.cpu(), generation=generation.cpu(), patch=patch)
+        return result.updated
 
     def rows(self, start: int, stop: int) -> TensorDictBase:
         """Rows written as number `start` to `stop`, in order of writing, as a copy.

@@ -1,5 +1,8 @@
 """World models that satisfy the narrow waist of `dreammpc.interfaces`."""
 
-from dreammpc.models.tdmpc2 import SIZES, TDMPC2Model
+from dreammpc.models.bmpc import BMPCModel
+from dreammpc.models.latent import SIZES, LatentModel
+from dreammpc.models.simulator import SimulatorModel
+from dreammpc.models.tdmpc2 import TDMPC2Model
 
-__all__ = ["SIZES", "TDMPC2Model"]
+__all__ = ["SIZES", "BMPCModel", "LatentModel", "SimulatorModel", "TDMPC2Model"]

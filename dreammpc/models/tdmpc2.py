@@ -1,138 +1,22 @@
-"""TD-MPC2's decoder-free world model, policy and value heads (Hansen et al., ICLR 2024, arXiv 2310.16828).
-
-Shapes: M a flat batch, D latent width, A action dimension, K value heads, O observation width.
-"""
-
-from dataclasses import dataclass
+"""TD-MPC2's world model: values of state and action, tanh-Gaussian policy (arXiv 2310.16828, §3.1)."""
 
 import torch
-from tensordict import TensorDict, TensorDictBase
-from torch import Tensor, nn
+from tensordict import TensorDictBase
+from torch import Tensor
 
-from dreammpc.interfaces import Outcome
-from dreammpc.nn import MLP, StackedMLP, TwoHot, simnorm
-
-LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+from dreammpc.models.latent import LatentModel
 
 
-@dataclass(frozen=True)
-class Size:
-    """Widths of one model size (arXiv 2310.16828, Table 10; nano is ours, for CPUs and tests)."""
+class TDMPC2Model(LatentModel):
+    """Value heads Q(z, a) and the policy tanh(μ + σ·noise); arguments: see `LatentModel`."""
 
-    enc_dim: int
-    mlp_dim: int
-    latent_dim: int
-    num_heads: int
-    num_enc_layers: int
+    log_std_limits = (-10.0, 2.0)
 
-
-SIZES = {
-    "nano": Size(128, 128, 64, 2, 2),
-    "1M": Size(256, 384, 128, 2, 2),
-    "5M": Size(256, 512, 512, 5, 2),
-    "19M": Size(1024, 1024, 768, 5, 3),
-    "48M": Size(1792, 1792, 768, 5, 4),
-    "317M": Size(4096, 4096, 1376, 8, 5),
-}
-
-
-class TDMPC2Model(nn.Module):
-    """Encoder, latent dynamics, reward, value heads with slow targets, policy and (if episodic) termination.
-
-    Args:
-        obs_dim: O.
-        action_dim: A.
-        discount: γ per agent step.
-        enc_dim, mlp_dim, latent_dim, num_heads, num_enc_layers: widths and counts, see `SIZES`.
-        num_bins, min_bin, max_bin: the two-hot code of rewards and values, in symlog units.
-        episodic: learn a termination head; without it `step` returns a constant discount.
-
-    Raises:
-        ValueError: a width that SimNorm's groups of 8 do not divide, or fewer than one head.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        discount: float = 0.99,
-        enc_dim: int = 256,
-        mlp_dim: int = 512,
-        latent_dim: int = 512,
-        num_heads: int = 5,
-        num_enc_layers: int = 2,
-        num_bins: int = 101,
-        min_bin: float = -10.0,
-        max_bin: float = 10.0,
-        episodic: bool = False,
-    ):
-        super().__init__()
-        if latent_dim % 8:
-            raise ValueError(f"latent_dim must be a multiple of 8 (SimNorm's groups), got {latent_dim}")
-        if num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {num_heads}")
-        self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, latent_dim
-        self.num_heads, self.mlp_dim = num_heads, mlp_dim
-        self.discount, self.episodic = discount, episodic
-        pair, hidden = latent_dim + action_dim, [mlp_dim, mlp_dim]
-        self.two_hot = TwoHot(num_bins, min_bin, max_bin)
-        self.encoder = MLP([obs_dim, *[enc_dim] * max(num_enc_layers - 1, 1), latent_dim], output=simnorm)
-        self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
-        self.reward = MLP([pair, *hidden, num_bins])
-        nn.init.zeros_(self.reward.linears[-1].get_parameter("weight"))
-        self.value_heads = StackedMLP(num_heads, [pair, *hidden, num_bins])
-        self.target_heads = StackedMLP(num_heads, [pair, *hidden, num_bins])
-        self.target_heads.load_state_dict(self.value_heads.state_dict())
-        self.target_heads.requires_grad_(False)
-        self.actor = MLP([latent_dim, *hidden, 2 * action_dim])
-        self.termination = MLP([latent_dim, *hidden, 1]) if episodic else None
-
-    # ---- the waist: what planners and the agent see -------------------------------------------------
-
-    def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
-        """TensorDict [B] with zeros `z` [B, D]; TD-MPC2 keeps no memory, so nothing reads it."""
-        z = torch.zeros(batch_size, self.latent_dim, device=device)
-        return TensorDict({"z": z}, [batch_size], device=device)
-
-    def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
-        """Encode `obs["observation"]` [B, O] into a latent TensorDict [B]; the rest is not needed."""
-        return self._latent(self.encoder(obs["observation"]))
-
-    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
-        """Latent dynamics d(z, a) (arXiv 2310.16828, eq. 1)."""
-        return self._latent(self.dynamics(torch.cat([latent["z"], action], -1)))
-
-    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
-        """Decoded reward R(z, a) and γ·(1 - c(z')), with c the termination probability: both [M]."""
-        reward = self.two_hot.decode(self.reward(torch.cat([latent["z"], action], -1)))
-        if self.termination is None:
-            return Outcome(reward, torch.full_like(reward, self.discount))
-        ends = self.termination(next_latent["z"]).squeeze(-1).float().sigmoid()
-        return Outcome(reward, self.discount * (1 - ends))
-
-    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
-        """Q(z, a) per head: [M, K]."""
-        logits = self.value_heads(torch.cat([latent["z"], action], -1))
-        return self.two_hot.decode(logits).transpose(0, 1)
+    def value_input(self, z: Tensor, action: Tensor) -> Tensor:
+        """Latent and action."""
+        return torch.cat([z, action], -1)
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
         """tanh(μ + σ·noise): [M, A]."""
         mean, log_std = self.policy_stats(latent["z"])
         return torch.tanh(mean + log_std.exp() * noise)
-
-    # ---- what the update uses -----------------------------------------------------------------------
-
-    def policy_stats(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-std [M, A] of the Gaussian before tanh, log-std squashed into (-10, 2)."""
-        mean, log_std = self.actor(z).float().chunk(2, -1)
-        half = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
-        return mean, LOG_STD_MIN + half * (torch.tanh(log_std) + 1)
-
-    @torch.no_grad()
-    def update_targets(self, rate: float) -> None:
-        """Move the target heads by `rate` towards the value heads (exponential moving average)."""
-        torch._foreach_lerp_(list(self.target_heads.parameters()), list(self.value_heads.parameters()), rate)
-
-    @staticmethod
-    def _latent(z: Tensor) -> TensorDictBase:
-        return TensorDict({"z": z}, z.shape[:-1])

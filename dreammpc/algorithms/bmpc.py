@@ -1,0 +1,249 @@
+"""The BMPC update (Wang et al., ICLR 2025, OpenReview i7jAYFYDcM) as a LightningModule.
+
+Expert iteration on TD-MPC2's world model: the policy imitates the planner, the values are those of the
+policy, and what the planner once said of stored observations is planned anew, a few slices at a time.
+
+Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreammpc.agent import Agent, expert_of
+from dreammpc.algorithms.latent import (
+    Coefficients,
+    LatentAlgorithm,
+    rollout_loss,
+    running_scale,
+    time_first,
+    time_weights,
+)
+from dreammpc.interfaces import Outcome, Plan, UsageError
+from dreammpc.models import BMPCModel
+from dreammpc.planning.imagination import Imagination
+
+LEAST_STD = 0.01
+"""The expert's std counts as at least this: a planner that is certain would make the divergence infinite."""
+EXPLORING = (-2.0, 1.0)
+"""Limits of the policy's log-std in reanalyze, so that proposals spread wider than the policy acts."""
+
+
+class Draws(NamedTuple):
+    """Every random number of one update, drawn before the losses so that these are deterministic."""
+
+    target_noise: Tensor  # [H·B, A]
+    target_heads: Tensor  # [2], or fewer if K < 2
+    dropout: Tensor | None  # [K, H·B, mlp_dim]
+
+
+def td_target(model: BMPCModel, z: Tensor, draws: Draws) -> Tensor:
+    """R(z, a) + γ·(1 - c)·mean of two target heads V'(d(z, a)) at an action of the policy: [H·B].
+
+    The model's own step in place of the one that was stored: the value is the present policy's.
+    """
+    latent = model.latent(z)
+    action = model.policy(latent, draws.target_noise)
+    after = model.step(latent, action)
+    reward, discount = model.outcome(latent, action, after)
+    logits = model.target_heads(model.value_input(after["z"], action), heads=draws.target_heads)
+    return reward + discount * model.two_hot.decode(logits).mean(0)
+
+
+def model_loss(
+    model: BMPCModel, batch: TensorDictBase, draws: Draws, coef: Coefficients
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_first`."""
+    slices = time_first(batch)
+    size = slices.first.shape[0]
+    with torch.no_grad():
+        seen = model.encoder(torch.cat([slices.first, slices.next_observation]))
+        target = td_target(model, seen[:-size], draws)
+    return rollout_loss(model, slices, seen[size:], target, draws.dropout, coef)
+
+
+def gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:
+    """KL(N(mean, std²) ‖ N(other_mean, other_std²)), elementwise."""
+    variance = (std.square() + (mean - other_mean).square()) / other_std.square()
+    return (other_std / std).log() + 0.5 * (variance - 1)
+
+
+def policy_loss(
+    model: BMPCModel,
+    zs: Tensor,
+    expert_mean: Tensor,
+    expert_std: Tensor,
+    scale: Tensor,
+    coef: Coefficients,
+    scale_rate: float,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """KL(π ‖ planner's Gaussian), averaged over action dimensions, over a running scale, minus entropy.
+
+    The entropy is the Gaussian's own, times A; its gradient is that of the released program's estimate.
+
+    Args:
+        zs: latents [H, B, D] without gradient.
+        expert_mean, expert_std: of the planner's first action, [H, B, A].
+        scale: running 5-95 percentile range of the divergence, scalar.
+
+    Returns:
+        The scalar loss, the new scale, and scalar metrics.
+    """
+    mean, log_std = model.policy_gaussian(zs)
+    divergence = gaussian_kl(mean, log_std.exp(), expert_mean, expert_std.clamp(min=LEAST_STD)).mean(-1)
+    scale = running_scale(scale, divergence[0], scale_rate)
+    entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+    over_batch = (divergence / scale - coef.entropy * model.action_dim * entropy).mean(-1)
+    loss = (over_batch * time_weights(coef.rho, zs.shape[0], zs)).mean()
+    metrics = {
+        "loss/policy": loss.detach(),
+        "policy/entropy": entropy.detach().mean(),
+        "policy/divergence": divergence.detach().mean(),
+        "policy/scale": scale,
+    }
+    return loss, scale, metrics
+
+
+class Exploring:
+    """The model as reanalyze imagines in it: the policy's proposals spread wider."""
+
+    def __init__(self, model: BMPCModel):
+        self.model, self.action_dim = model, model.action_dim
+
+    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
+        return self.model.step(latent, action)
+
+    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
+        return self.model.outcome(latent, action, next_latent)
+
+    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
+        return self.model.value(latent, action)
+
+    def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
+        return self.model.policy(latent, noise, EXPLORING)
+
+
+def replan(model: BMPCModel, planner: Any, obs: TensorDictBase, noise_scale: float) -> Plan:
+    """Plan for `obs` [M] without a warm start, from the wider policy: one call for all of them."""
+    size, device = obs.shape[0], obs["observation"].device
+    action = torch.zeros(size, model.action_dim, device=device)
+    latent = model.observe(obs, action, model.initial_belief(size, device))
+    return planner.plan(
+        Imagination(Exploring(model)), latent, planner.initial_state(size, device), noise_scale
+    )
+
+
+class BMPC(LatentAlgorithm):
+    """World model, policy and planner of BMPC; further arguments: see `LatentAlgorithm`.
+
+    While the agent still acts at random (the seed phase and the updates on it) the policy is left alone.
+
+    Args:
+        agent: made with `record=True`; its planner is the expert.
+        write_back: the replay's `update(index, generation, patch)`, which takes the fresh plans; without it
+            they serve the present update only.
+        reanalyze_interval: updates from one reanalyze to the next; 0 is never.
+        reanalyze_slices: slices of the batch that are planned anew.
+        reanalyze_horizon: the planner's horizon in that.
+
+    Raises:
+        UsageError: the agent's world model is no `BMPCModel`, it does not record its plans, or its planner
+            gives no distribution to imitate.
+    """
+
+    name = "bmpc"
+    model_class = BMPCModel
+    learns_from_plans = True
+    model_loss = staticmethod(model_loss)
+    policy_loss = staticmethod(policy_loss)
+    divergence_scale: Tensor
+
+    def __init__(
+        self,
+        agent: Agent,
+        write_back: Callable[..., Any] | None = None,
+        reanalyze_interval: int = 10,
+        reanalyze_slices: int = 20,
+        reanalyze_horizon: int = 3,
+        compile: bool = False,
+        **settings: Any,
+    ):
+        super().__init__(agent, compile=compile, **settings)
+        if not agent.record:
+            raise UsageError("algorithm bmpc learns from plans: its agent must be made with record=True")
+        self.expert = agent.planner
+        if dataclasses.is_dataclass(self.expert) and hasattr(self.expert, "horizon"):
+            self.expert = dataclasses.replace(self.expert, horizon=reanalyze_horizon)  # type: ignore[type-var]
+        check_expert(agent.model, self.expert)
+        self.write_back, self.interval, self.num_slices = write_back, reanalyze_interval, reanalyze_slices
+        self.policy_updates = 0
+        self.register_buffer("divergence_scale", torch.ones(()))
+        self._replan: Callable = torch.compile(replan) if compile else replan
+
+    def draw(self, batch: TensorDictBase) -> Draws:
+        """Random numbers for one update on `batch` [B, H]."""
+        return Draws(*self.draw_targets(batch))
+
+    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Imitate the planner, on fresh plans where it is time for them; nothing in the seed phase."""
+        if self.agent.random:
+            return {}
+        self.policy_updates += 1
+        expert, more = batch["expert"], {}
+        if self.interval > 0 and self.policy_updates % self.interval == 0:
+            fresh = self.reanalyze(batch[: self.num_slices])
+            stored = expert[: self.num_slices]
+            more["reanalyze/moved"] = (fresh["mean"] - stored["mean"]).abs().mean()
+            expert = torch.cat([fresh, expert[self.num_slices :]])
+        loss, scale, metrics = self._policy_loss(
+            self.model,
+            zs[:-1],
+            expert["mean"].transpose(0, 1),
+            expert["std"].transpose(0, 1),
+            self.divergence_scale,
+            self.coef,
+            self.scale_rate,
+        )
+        self.divergence_scale.copy_(scale)
+        metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
+        return {**metrics, **more}
+
+    @torch.no_grad()
+    def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
+        """What the planner says now of the observations of slices [B, H]; written back to the replay.
+
+        Returns:
+            `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].
+        """
+        obs = batch.select("observation").flatten(0, 1)
+        fresh = expert_of(self._replan(self.model, self.expert, obs, self.agent.noise_scale))
+        if self.write_back is not None:
+            index, generation = batch["index"].flatten(), batch["index_generation"].flatten()
+            self.write_back(index, generation, {"expert": fresh})
+        return fresh.reshape(batch.shape)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["policy_updates"] = self.policy_updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.policy_updates = checkpoint["policy_updates"]
+
+
+@torch.no_grad()
+def check_expert(model: Any, planner: Any) -> None:
+    """Raise UsageError if nothing can be learned from the planner's plans."""
+    who = f"planner {type(planner).__name__} cannot be BMPC's expert"
+    device = next(model.parameters()).device
+    latent, state = model.initial_belief(2, device), planner.initial_state(2, device)
+    with torch.random.fork_rng():
+        plan = planner.plan(Imagination(model), latent, state, 1.0)
+    evaluations = plan.diagnostics.get("evaluations", None)
+    if evaluations is not None and not evaluations.any():
+        raise UsageError(f"{who}: it takes no step in the model, so it knows no better than the policy")
+    if not (plan.std[:, 0] > 0).all():
+        raise UsageError(f"{who}: its plans have a standard deviation of 0, and a Gaussian is needed")

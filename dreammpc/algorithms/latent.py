@@ -1,0 +1,256 @@
+"""What the updates of TD-MPC2 and BMPC share: the world model's losses, optimisers, the course of a step.
+
+The losses are plain functions of the model, a batch and the random draws, so that they can be compiled,
+tested on hand-computed numbers and repeated exactly.
+
+Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import lightning
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from dreammpc.agent import Agent
+from dreammpc.interfaces import UsageError
+from dreammpc.models import LatentModel
+from dreammpc.nn.ensemble import dropout_mask
+
+
+class Coefficients(NamedTuple):
+    """Weights of the loss terms (arXiv 2310.16828, Table 8)."""
+
+    consistency: float = 20.0
+    reward: float = 0.1
+    value: float = 0.1
+    termination: float = 1.0
+    entropy: float = 1e-4
+    rho: float = 0.5
+
+
+class Slices(NamedTuple):
+    """A batch [B, H] in time order, time first."""
+
+    first: Tensor  # [B, O], the observations that the slices begin with
+    action: Tensor  # [H, B, A]
+    next_observation: Tensor  # [H·B, O]
+    reward: Tensor  # [H·B]
+    terminated: Tensor  # [H·B], 1 where the episode terminated
+
+
+def time_first(batch: TensorDictBase) -> Slices:
+    """A TensorDict [B, H] of `observation`, `action`, `next` → `observation`, `reward`, `terminated`."""
+    return Slices(
+        first=batch["observation"][:, 0],
+        action=batch["action"].transpose(0, 1),
+        next_observation=batch["next", "observation"].transpose(0, 1).flatten(0, 1),
+        reward=batch["next", "reward"].squeeze(-1).t().flatten(),
+        terminated=batch["next", "terminated"].squeeze(-1).t().flatten().float(),
+    )
+
+
+def rollout_loss(
+    model: LatentModel,
+    slices: Slices,
+    next_z: Tensor,
+    target: Tensor,
+    dropout: Tensor | None,
+    coef: Coefficients,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Consistency, reward, value and termination losses along a latent rollout (arXiv 2310.16828, eq. 3).
+
+    Args:
+        next_z: latents [H·B, D] of the next observations, without gradient.
+        target: of the value heads, [H·B], without gradient.
+        dropout: for the value heads, [K, H·B, mlp_dim].
+
+    Returns:
+        The scalar loss, the rolled-out latents [H+1, B, D] without gradient, and scalar metrics.
+    """
+    horizon, size = slices.action.shape[:2]
+    z = model.encoder(slices.first)
+    rollout = [z]
+    for t in range(horizon):
+        z = model.dynamics(torch.cat([z, slices.action[t]], -1))
+        rollout.append(z)
+    zs = torch.stack(rollout).float()
+
+    weights = time_weights(coef.rho, horizon, target)
+
+    def over_time(loss: Tensor) -> Tensor:
+        """[..., H·B] → scalar: mean over the batch (and heads), ρ^t weighted mean over time."""
+        return (loss.unflatten(-1, (horizon, size)).mean(-1) * weights).mean()
+
+    pair = torch.cat([zs[:-1], slices.action], -1).flatten(0, 1)
+    seen = model.value_input(zs[:-1], slices.action).flatten(0, 1)
+    value_logits = model.value_heads(seen, dropout=dropout)
+    terms = {
+        "consistency": over_time((zs[1:].flatten(0, 1) - next_z.float()).square().mean(-1)),
+        "reward": over_time(model.two_hot.cross_entropy(model.reward(pair), slices.reward)),
+        "value": over_time(model.two_hot.cross_entropy(value_logits, target)),
+    }
+    if model.termination is not None:
+        logit = model.termination(zs[1:].flatten(0, 1)).squeeze(-1).float()
+        terms["termination"] = over_time(
+            F.binary_cross_entropy_with_logits(logit, slices.terminated, reduction="none")
+        )
+    total = sum((getattr(coef, name) * term for name, term in terms.items()), zs.new_zeros(()))
+    metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
+    metrics["value/target"] = target.mean()
+    return total, zs.detach(), metrics
+
+
+def time_weights(rho: float, steps: int, like: Tensor) -> Tensor:
+    """ρ^t for t = 0..steps-1, [steps]."""
+    return rho ** torch.arange(steps, device=like.device, dtype=torch.float32)
+
+
+def running_scale(scale: Tensor, values: Tensor, rate: float) -> Tensor:
+    """`scale` moved by `rate` towards the 5-95 percentile range of `values` [M], at least 1."""
+    return scale + rate * (percentile_range(values.detach()).clamp(min=1) - scale)
+
+
+def percentile_range(x: Tensor) -> Tensor:
+    """95th minus 5th percentile of `x` [M], linearly interpolated."""
+    ordered = x.sort().values
+    last = x.shape[0] - 1
+
+    def at(fraction: float) -> Tensor:
+        low = int(fraction * last)
+        return torch.lerp(ordered[low], ordered[min(low + 1, last)], fraction * last - low)
+
+    return at(0.95) - at(0.05)
+
+
+def heuristic_discount(episode_length: int) -> float:
+    """γ for episodes of that many agent steps: (L/5 - 1)/(L/5) within [0.95, 0.995] (App. H)."""
+    fraction = episode_length / 5
+    return min(max((fraction - 1) / fraction, 0.95), 0.995)
+
+
+class LatentAlgorithm(lightning.LightningModule):
+    """World model, policy and planner, updated once per batch with manual optimisation.
+
+    Args:
+        agent: the world model and the planner that acts in it.
+        lr: Adam's learning rate; the encoder takes `lr * encoder_lr_scale`.
+        clip: gradient-norm clip, for the model and for the policy.
+        target_rate: τ of the target heads' moving average.
+        scale_rate: rate of the running percentile scale.
+        dropout: probability after the value heads' first layer.
+        compile: compile the losses with `torch.compile` (needs a C++ compiler on CPU; the first update then
+            takes tens of seconds).
+
+    Raises:
+        UsageError: the agent's world model is not the one that the algorithm trains.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[LatentModel]]
+    learns_from_plans: ClassVar[bool] = False
+    """Whether the replay must hold what the planner planned (`Agent(record=True)`)."""
+    model_loss: ClassVar[Callable]
+    """(model, batch, draws, coef) → scalar loss, latents [H+1, B, D] without gradient, metrics."""
+    policy_loss: ClassVar[Callable]
+    """→ scalar loss, new running scale, metrics; `update_policy` knows its arguments."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        lr: float = 3e-4,
+        encoder_lr_scale: float = 0.3,
+        clip: float = 20.0,
+        target_rate: float = 0.01,
+        scale_rate: float = 0.01,
+        dropout: float = 0.01,
+        consistency_coef: float = Coefficients().consistency,
+        reward_coef: float = Coefficients().reward,
+        value_coef: float = Coefficients().value,
+        termination_coef: float = Coefficients().termination,
+        entropy_coef: float = Coefficients().entropy,
+        rho: float = Coefficients().rho,
+        compile: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(agent.model, self.model_class):
+            raise UsageError(
+                f"algorithm {self.name} trains a {self.model_class.__name__},"
+                f" but the agent's world model is a {type(agent.model).__name__}"
+            )
+        self.automatic_optimization = False
+        self.agent = agent
+        self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
+        self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
+        self.coef = Coefficients(
+            consistency_coef, reward_coef, value_coef, termination_coef, entropy_coef, rho
+        )
+        self._model_loss: Callable = torch.compile(self.model_loss) if compile else self.model_loss
+        self._policy_loss: Callable = torch.compile(self.policy_loss) if compile else self.policy_loss
+        self.policy_parameters = list(self.model.actor.parameters())
+        held = {id(p) for p in self.policy_parameters}
+        self.model_parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in held]
+
+    @property
+    def model(self) -> LatentModel:
+        """The agent's world model."""
+        return self.agent.model  # type: ignore[return-value]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the world model (encoder slower) and Adam for the policy."""
+        encoder = list(self.model.encoder.parameters())
+        held = {id(p) for p in encoder}
+        rest = [p for p in self.model_parameters if id(p) not in held]
+        groups: list[dict[str, Any]] = [
+            {"params": encoder, "lr": self.lr * self.encoder_lr_scale},
+            {"params": rest},
+        ]
+        return [
+            torch.optim.Adam(groups, lr=self.lr, fused=True),
+            torch.optim.Adam(self.policy_parameters, lr=self.lr, eps=1e-5, fused=True),
+        ]
+
+    def draw(self, batch: TensorDictBase) -> Any:
+        """Every random number of one update on `batch` [B, H]."""
+        raise NotImplementedError
+
+    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Any) -> dict[str, Tensor]:
+        """Improve the policy on the latents `zs` [H+1, B, D]; returns scalar metrics."""
+        raise NotImplementedError
+
+    def training_step(self, batch: TensorDictBase, batch_idx: int) -> dict[str, Tensor]:
+        """One update of model, policy and targets on slices [B, H]; returns scalar metrics."""
+        draws = self.draw(batch)
+        loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)
+        metrics["grad_norm/model"] = self.descend(loss, 0, self.model_parameters)
+        metrics |= self.update_policy(batch, zs, draws)
+        self.model.update_targets(self.target_rate)
+        return metrics
+
+    def descend(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
+        """One clipped step of the optimiser of that number; returns the gradient norm before clipping."""
+        self.manual_backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+        chosen = self.optimizers()[optimizer]  # type: ignore[index]
+        chosen.step()  # type: ignore[union-attr]
+        chosen.zero_grad()  # type: ignore[union-attr]
+        return norm.detach()
+
+    def draw_targets(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor | None]:
+        """For the value targets: noise [H·B, A], indices of two heads (or of all); and the dropout mask."""
+        size, horizon = batch.shape
+        model, device = self.model, batch["action"].device
+        rows, mask = horizon * size, None
+        if self.dropout > 0:
+            shape = (model.num_heads, rows, model.mlp_dim)
+            mask = dropout_mask(shape, self.dropout, torch.empty((), device=device))
+        noise = torch.randn(rows, model.action_dim, device=device)
+        return noise, self.two_heads(device), mask
+
+    def two_heads(self, device: torch.device) -> Tensor:
+        """Indices of two random value heads, or of all if there are fewer."""
+        heads = self.model.num_heads
+        return torch.randperm(heads, device=device)[: min(2, heads)]

@@ -1,0 +1,153 @@
+"""What the world models of TD-MPC2 and BMPC share: encoder, latent dynamics, reward, ensemble of value heads.
+
+Decoder-free and deterministic (Hansen et al., ICLR 2024, arXiv 2310.16828, §3.1). A model adds what its value
+heads see and how its policy makes an action.
+
+Shapes: M a flat batch, D latent width, A action dimension, K value heads, O observation width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from dreammpc.interfaces import Outcome
+from dreammpc.nn import MLP, StackedMLP, TwoHot, simnorm
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths of one model size (arXiv 2310.16828, Table 10; nano is ours, for CPUs and tests)."""
+
+    enc_dim: int
+    mlp_dim: int
+    latent_dim: int
+    num_heads: int
+    num_enc_layers: int
+
+
+SIZES = {
+    "nano": Size(128, 128, 64, 2, 2),
+    "1M": Size(256, 384, 128, 2, 2),
+    "5M": Size(256, 512, 512, 5, 2),
+    "19M": Size(1024, 1024, 768, 5, 3),
+    "48M": Size(1792, 1792, 768, 5, 4),
+    "317M": Size(4096, 4096, 1376, 8, 5),
+}
+
+
+class LatentModel(nn.Module):
+    """Encoder, latent dynamics, reward, value heads with slow targets, policy and (if episodic) termination.
+
+    Args:
+        obs_dim: O.
+        action_dim: A.
+        discount: γ per agent step.
+        enc_dim, mlp_dim, latent_dim, num_heads, num_enc_layers: widths and counts, see `SIZES`.
+        num_bins, min_bin, max_bin: the two-hot code of rewards and values, in symlog units.
+        episodic: learn a termination head; without it `outcome` returns a constant discount.
+
+    Raises:
+        ValueError: a width that SimNorm's groups of 8 do not divide, or fewer than one head.
+    """
+
+    log_std_limits: tuple[float, float]
+    """Between which the log-std of the policy is squashed."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        discount: float = 0.99,
+        enc_dim: int = 256,
+        mlp_dim: int = 512,
+        latent_dim: int = 512,
+        num_heads: int = 5,
+        num_enc_layers: int = 2,
+        num_bins: int = 101,
+        min_bin: float = -10.0,
+        max_bin: float = 10.0,
+        episodic: bool = False,
+    ):
+        super().__init__()
+        if latent_dim % 8:
+            raise ValueError(f"latent_dim must be a multiple of 8 (SimNorm's groups), got {latent_dim}")
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be at least 1, got {num_heads}")
+        self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, latent_dim
+        self.num_heads, self.mlp_dim = num_heads, mlp_dim
+        self.discount, self.episodic = discount, episodic
+        pair, hidden = latent_dim + action_dim, [mlp_dim, mlp_dim]
+        self.two_hot = TwoHot(num_bins, min_bin, max_bin)
+        self.encoder = MLP([obs_dim, *[enc_dim] * max(num_enc_layers - 1, 1), latent_dim], output=simnorm)
+        self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
+        self.reward = MLP([pair, *hidden, num_bins])
+        nn.init.zeros_(self.reward.linears[-1].get_parameter("weight"))
+        seen = self.value_input(torch.empty(0, latent_dim), torch.empty(0, action_dim)).shape[-1]
+        self.value_heads = StackedMLP(num_heads, [seen, *hidden, num_bins])
+        self.target_heads = StackedMLP(num_heads, [seen, *hidden, num_bins])
+        self.target_heads.load_state_dict(self.value_heads.state_dict())
+        self.target_heads.requires_grad_(False)
+        self.actor = MLP([latent_dim, *hidden, 2 * action_dim])
+        self.termination = MLP([latent_dim, *hidden, 1]) if episodic else None
+
+    # ---- what a model adds ----------------------------------------------------------------------------
+
+    def value_input(self, z: Tensor, action: Tensor) -> Tensor:
+        """What the value heads see of `z` [..., D] and `action` [..., A]."""
+        raise NotImplementedError
+
+    def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
+        """Policy action [M, A] for standard-normal `noise` [M, A]; zero noise gives the mode."""
+        raise NotImplementedError
+
+    # ---- the waist: what planners and the agent see ---------------------------------------------------
+
+    def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """TensorDict [B] with zeros `z` [B, D]; these models keep no memory, so nothing reads it."""
+        z = torch.zeros(batch_size, self.latent_dim, device=device)
+        return TensorDict({"z": z}, [batch_size], device=device)
+
+    def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
+        """Encode `obs["observation"]` [B, O] into a latent TensorDict [B]; the rest is not needed."""
+        return self.latent(self.encoder(obs["observation"]))
+
+    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
+        """Latent dynamics d(z, a) (arXiv 2310.16828, eq. 1)."""
+        return self.latent(self.dynamics(torch.cat([latent["z"], action], -1)))
+
+    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
+        """Decoded reward R(z, a) and γ·(1 - c(z')), with c the termination probability: both [M]."""
+        reward = self.two_hot.decode(self.reward(torch.cat([latent["z"], action], -1)))
+        if self.termination is None:
+            return Outcome(reward, torch.full_like(reward, self.discount))
+        ends = self.termination(next_latent["z"]).squeeze(-1).float().sigmoid()
+        return Outcome(reward, self.discount * (1 - ends))
+
+    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
+        """Return-to-go per head: [M, K]."""
+        logits = self.value_heads(self.value_input(latent["z"], action))
+        return self.two_hot.decode(logits).transpose(0, 1)
+
+    # ---- what the update uses -------------------------------------------------------------------------
+
+    def policy_stats(self, z: Tensor, limits: tuple[float, float] | None = None) -> tuple[Tensor, Tensor]:
+        """What the actor says of `z` [M, D]: a mean as it comes, and a log-std within `limits`, both [M, A].
+
+        Args:
+            limits: of the log-std; `None` takes the model's own.
+        """
+        mean, log_std = self.actor(z).float().chunk(2, -1)
+        low, high = self.log_std_limits if limits is None else limits
+        return mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1)
+
+    @torch.no_grad()
+    def update_targets(self, rate: float) -> None:
+        """Move the target heads by `rate` towards the value heads (exponential moving average)."""
+        torch._foreach_lerp_(list(self.target_heads.parameters()), list(self.value_heads.parameters()), rate)
+
+    @staticmethod
+    def latent(z: Tensor) -> TensorDictBase:
+        """`z` [M, D] as the TensorDict [M] that planners hand around."""
+        return TensorDict({"z": z}, z.shape[:-1])

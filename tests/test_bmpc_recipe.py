@@ -1,0 +1,111 @@
+"""BMPC as a user trains it: a run, its resume, evaluation, and one line for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_recipes import TINY, launch, refused
+
+from dreammpc.assembly import load_agent
+from dreammpc.models import BMPCModel
+from dreammpc.training.checkpoint import load_checkpoint
+
+LAST = "run/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A short training with reanalyze, collected by one planner and evaluated by two."""
+    folder = tmp_path_factory.mktemp("bmpc")
+    more = [
+        "algorithm=bmpc",
+        "algorithm.reanalyze_interval=3",
+        "algorithm.reanalyze_slices=2",
+        "algorithm.utd=0.5",
+        "planner=dream_mpc",
+        "eval_planner=policy,dream_mpc",
+        "eval_planner.num_candidates=2",
+        "evaluation.video=false",
+        "tracking=none",
+    ]
+    result = launch("train", *TINY, *more, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def logged(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_policy_learns_only_after_the_seed_phase(run):
+    updates = [line for line in logged(run) if "loss/value" in line]
+    learned = [line["env_steps"] for line in updates if "loss/policy" in line]
+    assert updates[0]["env_steps"] == 300 and min(learned) > 300 and max(learned) == 600
+    assert any("reanalyze/moved" in line for line in updates)
+    content = load_checkpoint(run / LAST)
+    assert content["policy_updates"] == 75  # 150 of 300 agent steps, every second one
+    assert content["dreammpc"]["config"]["model"]["num_heads"] == 2
+
+
+def test_evaluation_during_training_is_by_its_own_planners(run):
+    lines = [line for line in logged(run) if "eval/return" in line]
+    assert lines and all(line["planner/evaluations"] == 0 for line in lines)  # the policy comes first
+    assert all(line["planner/dream_mpc/evaluations"] > 0 for line in lines)
+    assert all("eval/dream_mpc/return" in line for line in lines)
+
+
+def test_the_trained_agent_is_loaded_and_evaluated(run):
+    agent = load_agent(run / LAST, "mppi", num_samples=8, num_elites=4, num_policy=2)
+    assert isinstance(agent.model, BMPCModel) and not agent.record
+    result = launch("evaluate", f"checkpoint={LAST}", "planner=policy", "episodes=1", cwd=run)
+    assert result.returncode == 0, result.stderr
+    assert "| policy " in result.stdout
+
+
+def test_mistakes_are_one_line(run, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    small = ["trainer.compile=false", "folder=other"]
+    line = refused("train", [f"resume={LAST}", "algorithm=tdmpc2"], monkeypatch, capsys)
+    assert "algorithm bmpc, not tdmpc2" in line
+    line = refused("train", ["algorithm=bmpc", "planner=policy", *small], monkeypatch, capsys)
+    assert "Policy cannot be BMPC's expert" in line
+    line = refused("train", ["algorithm=bmcp"], monkeypatch, capsys)
+    assert "did you mean bmpc?" in line and "tdmpc2" in line
+    line = refused("train", ["algorithm.name=bmpc"], monkeypatch, capsys)
+    assert "use algorithm=bmpc" in line
+    line = refused("train", ["algorithm.reanalyze_interval=5"], monkeypatch, capsys)
+    assert "algorithm.reanalyze_interval" in line
+    line = refused("train", ["algorithm=bmpc", "algorithm.reanalyze_slices=0"], monkeypatch, capsys)
+    assert "reanalyze_slices must be at least 1" in line
+    line = refused("train", ["eval_planner=mpi", *small], monkeypatch, capsys)
+    assert "'mpi'" in line and "mppi" in line
+    line = refused(
+        "train", ["eval_planner=policy", "eval_planner.num_samples=3", *small], monkeypatch, capsys
+    )
+    assert "num_samples" in line
+    assert not Path("other").exists()
+
+    content = torch.load(LAST, weights_only=True)
+    content["dreammpc"]["config"]["algorithm"]["name"] = "tdmpc2"
+    torch.save(content, "mixed.ckpt")
+    line = refused("evaluate", ["checkpoint=mixed.ckpt"], monkeypatch, capsys)
+    assert "mixed.ckpt" in line and "not those of a TDMPC2Model" in line
+
+
+def test_resume_goes_on_with_the_renewed_plans(run):
+    before = load_checkpoint(run / LAST)
+    rows = sorted((run / "run/checkpoints/replay/rank0").glob("rows-*.pt"))
+    assert all("expert/mean" not in torch.load(path, weights_only=True) for path in rows)
+    (mutable,) = (run / "run/checkpoints/replay/rank0").glob("mutable-*.pt")
+    plans = torch.load(mutable, weights_only=True)
+    assert set(plans) == {"expert/mean", "expert/std", "expert/value"}
+    random = (plans["expert/mean"] == 0).all(1) & (plans["expert/std"] == 1).all(1)
+    assert 0 < int(random.sum()) < 150  # of the 150 random rows some have been planned anew
+    result = launch("train", f"resume={LAST}", "steps=700", "tracking=none", cwd=run)
+    assert result.returncode == 0, result.stderr
+    after = load_checkpoint(run / LAST)
+    assert after["dreammpc"]["env_steps"] == 700
+    assert after["policy_updates"] == before["policy_updates"] + 25
+    (mutable,) = (run / "run/checkpoints/replay/rank0").glob("mutable-*.pt")
+    assert len(torch.load(mutable, weights_only=True)["expert/mean"]) == 350
