@@ -51,7 +51,7 @@ def run(task: str, steps: int, tracking: str) -> float:
         loggers = make_loggers(Path(folder), {}, tracking, f"sqlite:///{folder}/mlflow.db")
         checkpoints = Checkpoints(Path(folder), feed, {}, every=10**9)
         monitor = Monitor(feed)
-        evaluation = Evaluation(feed, lambda: None, checkpoints, every=10**9)
+        evaluation = Evaluation(feed, lambda: {}, checkpoints, every=10**9)
         callbacks = [
             GracefulStop(feed),
             monitor,

@@ -41,9 +41,10 @@ def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def label(run: dict, group: list[dict]) -> str:
-    """The seed, and whatever learning setting differs within the group."""
+    """The seed, and whatever learning setting differs within the group, of those that all its runs know."""
+    known = set.intersection(*(set(r["settings"]) for r in group))
     names = [n for n in run["settings"] if n.startswith(("algorithm.", "model.", "planner.", "env."))]
-    differ = [n for n in names if any(r["settings"].get(n) != run["settings"][n] for r in group)]
+    differ = [n for n in names if n in known and len({str(r["settings"][n]) for r in group}) > 1]
     return ", ".join([f"seed {run['seed']}", *(f"{n.split('.')[-1]} {run['settings'][n]}" for n in differ)])
 
 

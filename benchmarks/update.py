@@ -1,4 +1,4 @@
-"""Time one TD-MPC2 update (batch 256, horizon 3), eager and compiled, fp32 and bf16.
+"""Time one TD-MPC2 update (horizon 3), eager and compiled, fp32 and bf16.
 
     python benchmarks/update.py --sizes nano 1M 5M --threads 2
     python benchmarks/update.py --sizes nano --settings compiled-fp32 --profile
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--obs-dim", type=int, default=24)
     parser.add_argument("--action-dim", type=int, default=6)
@@ -98,7 +99,7 @@ def main() -> None:
         base = None
         for setting in args.settings:
             torch.manual_seed(0)
-            batch = random_batch(args.obs_dim, args.action_dim, 256, 3, device)
+            batch = random_batch(args.obs_dim, args.action_dim, args.batch_size, 3, device)
             update = Update(size, "compiled" in setting, "bf16" in setting, batch, device)
             first, median, least = measure(update, args.runs)
             base = base or median

@@ -1,0 +1,102 @@
+"""Play trained agents with dream_mpc, its settings changed one at a time from the default.
+
+    python benchmarks/ablation.py runs/*/checkpoints/best.ckpt --episodes 10
+
+Prints a Markdown table per checkpoint: return over the episodes and its difference to the default on the
+same starts (mean ± standard error), gain in J over the policy's rollouts, gradient norm, ms per action and
+model steps. The time is that of the batch of all episodes divided by their number; run it alone.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+
+from dreammpc.agent import Agent
+from dreammpc.assembly import build_planner, load_model
+from dreammpc.evaluation import Evaluator
+from dreammpc.evaluation.episodes import Episodes
+
+ALONE = {
+    "step_rule": ["normalized", "backtracking"],
+    "step_size": [0.01, 0.03, 0.3, 1.0],
+    "iterations": [0, 2, 3, 5],
+    "reuse_strategy": ["none", "best", "matched"],
+    "reuse": [0.3, 0.6],
+    "value_reduction": ["min", "mean-std"],
+    "uncertainty_coef": [0.0, 0.1, 1.0],
+    "uncertainty": ["released"],
+    "clip_over": ["all"],
+    "num_candidates": [1, 2, 10, 20],
+    "include_mode": [False],
+    "keep_policy": [False],
+}
+TOGETHER: list[dict[str, object]] = [  # Adam's steps and the normalised ones have another length
+    *({"optimizer": "adam", "step_size": size} for size in (0.01, 0.03, 0.1)),
+    {"optimizer": "adam", "step_size": 0.03, "iterations": 5},
+    *({"step_rule": "normalized", "step_size": size} for size in (0.01, 0.03)),
+    {"step_rule": "backtracking", "step_size": 1.0},
+    {"step_rule": "backtracking", "optimizer": "adam", "step_size": 0.1},
+]
+
+
+def settings(only: list[str]) -> list[dict[str, object]]:
+    """The default first, then every change; with `only`, those that concern one of these settings."""
+    changes = [{name: value} for name, values in ALONE.items() for value in values] + TOGETHER
+    return [{}, *(change for change in changes if not only or set(change) & set(only))]
+
+
+def row(name: str, result: Episodes, base: Episodes) -> str:
+    """A line of the table."""
+    found, returns = result.diagnostics, np.array(result.returns)
+    difference = returns - np.array(base.returns)
+    count = len(returns)
+    error = difference.std(ddof=1) / count**0.5 if count > 1 else float("nan")
+    spread = returns.std(ddof=1) / count**0.5 if count > 1 else float("nan")
+    cells = [
+        name,
+        f"{returns.mean():.1f} ± {spread:.1f}",
+        "" if result is base else f"{difference.mean():+.1f} ± {error:.1f}",
+        *(f"{found[key]:.3g}" for key in ("gain", "gradient_norm")),
+        f"{result.ms_per_action:.2f}",
+        f"{found['evaluations']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def ablate(checkpoint: str, args: argparse.Namespace) -> None:
+    """Play and print the table of one checkpoint."""
+    model, facts = load_model(checkpoint)
+    task = facts["task"]
+    evaluator = Evaluator(task, args.episodes, args.seed, facts["config"]["env"]["action_repeat"])
+    print(f"\n{task}, trained for {facts['env_steps']} environment steps, {args.episodes} episodes\n")
+    print("| setting | return | against default | gain in J | gradient norm | ms/action | model steps |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    base: Episodes | None = None
+    for change in [*settings(args.only), None]:
+        planner = {"name": "policy"} if change is None else {"name": "dream_mpc", **change}
+        result = evaluator.play(Agent(model, build_planner(planner, model.action_dim)))
+        assert result is not None
+        base = result if base is None else base
+        name = "policy alone" if change is None else ", ".join(f"{k} {v}" for k, v in change.items())
+        print(row(name or "default", result, base), flush=True)
+    evaluator.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[], choices=[*ALONE, "optimizer"], metavar="SETTING")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for checkpoint in args.checkpoints:
+        ablate(checkpoint, args)
+
+
+if __name__ == "__main__":
+    main()
