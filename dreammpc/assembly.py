@@ -4,13 +4,17 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from dreammpc.agent import Agent
-from dreammpc.algorithms.tdmpc2 import TDMPC2, heuristic_discount
+from dreammpc import training
+from dreammpc.agent import EXPERT_KEYS, Agent
+from dreammpc.algorithms import ALGORITHMS, LatentAlgorithm
+from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
-from dreammpc.models import TDMPC2Model
-from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.models import LatentModel
+from dreammpc.planning import make_planner
+from dreammpc.planning.registry import planner_settings
+from dreammpc.registry import choices, unknown
 from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
 
 NO_TIME_LIMIT = 500
@@ -30,18 +34,22 @@ def build_env(task: str, seed: int, num_envs: int = 1, action_repeat: int | None
         raise UsageError(str(error)) from error
 
 
-def build_model(env: BatchedEnv, size: dict[str, Any], discount: float | None = None) -> TDMPC2Model:
-    """A world model for the spaces of `env`.
+def build_model(
+    env: BatchedEnv, size: dict[str, Any], discount: float | None = None, algorithm: str = "tdmpc2"
+) -> LatentModel:
+    """The world model that an algorithm trains, for the spaces of `env`.
 
     Args:
         size: widths as in `dreammpc.models.SIZES`; a `name` in it is ignored.
         discount: γ per agent step; `None` takes the heuristic for the episode length.
+        algorithm: its name.
 
     Raises:
-        UsageError: widths that do not fit together.
+        UsageError: widths that do not fit together, or an unknown algorithm.
     """
+    model_class = algorithm_class(algorithm).model_class
     try:
-        return TDMPC2Model(
+        return model_class(
             obs_dim=env.observation_spec["observation"].shape[-1],
             action_dim=env.action_spec.shape[-1],
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
@@ -51,16 +59,31 @@ def build_model(env: BatchedEnv, size: dict[str, Any], discount: float | None = 
         raise UsageError(f"model: {error}") from error
 
 
+def planner_name(settings: dict[str, Any]) -> str:
+    """What a planner's settings call it: its `name`, else its dotted path `_target_`."""
+    return str(settings.get("name") or settings.get("_target_"))
+
+
 def build_planner(settings: dict[str, Any], action_dim: int) -> Any:
-    """The planner called `settings["name"]`.
+    """The planner called `settings["name"]`, or the class at the dotted path `settings["_target_"]`.
 
     Raises:
-        UsageError: an unknown planner, an unknown setting or a bad value.
+        UsageError: an unknown planner, an unknown setting, a wrong type or a bad value.
     """
+    rest = dict(settings)
+    name, target = rest.pop("name", None), rest.pop("_target_", None)
+    if name and target and name != target:
+        raise UsageError(
+            f"planner: _target_ {target} over the settings of {name}; choose it with planner={target}, or in"
+            f" YAML with `defaults: - override /planner: {target}`"
+        )
+    name = planner_name(settings)
     try:
-        return make_planner(settings["name"], action_dim, **without_name(settings))
+        return make_planner(name, action_dim, **rest)
+    except UsageError:
+        raise
     except (ValueError, TypeError) as error:
-        raise UsageError(f"planner {settings['name']}: {error}") from error
+        raise UsageError(f"planner {name!r}: {error}") from error
 
 
 def build_planners(names: list[str], action_dim: int) -> dict[str, Any]:
@@ -68,27 +91,66 @@ def build_planners(names: list[str], action_dim: int) -> dict[str, Any]:
     return {name: build_planner({"name": name}, action_dim) for name in names}
 
 
+def eval_planners(settings: dict[str, Any], planner: Any) -> dict[str, Any]:
+    """The planners of `eval_planner`, with those of `eval_settings` that each has; by default `planner`."""
+    names, given = settings["eval_planner"], settings["eval_settings"]
+    if given and not names:
+        raise UsageError(f"eval_planner.{min(given)} is of no planner: choose with eval_planner=NAME")
+    if not names:
+        return {type(planner).__name__: planner}
+    return {
+        name: build_planner({"name": name, **settings_for(name, given, names)}, planner.action_dim)
+        for name in names
+    }
+
+
 def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str, Any]:
     """Those of the `given` settings that the planner called `name` has.
 
     Raises:
-        UsageError: a setting that none of the planners in `among` has.
+        UsageError: an unknown planner, or a setting that none of those in `among` has.
     """
+    own = {other: {setting.name for setting in planner_settings(other)} for other in among}
     for key in given:
-        if not any(key in planner_settings(other) for other in among):
-            raise UsageError(f"planner setting {key!r}: none of {', '.join(among)} has it")
-    return {key: value for key, value in given.items() if key in planner_settings(name)}
+        if not any(key in names for names in own.values()):
+            raise UsageError(
+                f"planner setting {key!r}: none of {', '.join(among)} has it;"
+                f" {choices(key, set().union(*own.values()))}"
+            )
+    return {key: value for key, value in given.items() if key in own[name]}
 
 
-def planner_settings(name: str) -> set[str]:
-    """Names of the settings of the planner called `name`; none for an unknown one."""
-    return set(getattr(PLANNERS.get(name), "__dataclass_fields__", ())) - {"action_dim"}
+def algorithm_class(name: str) -> type[LatentAlgorithm]:
+    """The LightningModule called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in ALGORITHMS:
+        raise UsageError(unknown(f"algorithm {name!r}", name, ALGORITHMS))
+    return ALGORITHMS[name]
 
 
-def update_settings(algorithm: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that the LightningModule takes; the others concern data and schedule."""
-    known = inspect.signature(TDMPC2).parameters
-    return {key: value for key, value in algorithm.items() if key in known}
+def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: bool = False) -> Agent:
+    """The agent that collects for the algorithm of `settings`."""
+    record = algorithm_class(settings["name"]).learns_from_plans
+    return Agent(model, planner, settings["noise_scale"], compile, record)
+
+
+def build_algorithm(
+    agent: Agent, feed: Feed, settings: dict[str, Any], compile: bool = False
+) -> LatentAlgorithm:
+    """The LightningModule called `settings["name"]`, with those of its settings that are not the feed's.
+
+    Raises:
+        UsageError: an algorithm that the agent's model or planner does not fit.
+    """
+    cls = algorithm_class(settings["name"])
+    known = {name for base in cls.__mro__[:2] for name in inspect.signature(base).parameters}
+    own = {key: value for key, value in settings.items() if key in known}
+    if cls.learns_from_plans:
+        own["write_back"] = feed.replay.update
+    return cls(agent, compile=compile, **own)
 
 
 def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorithm: dict[str, Any]) -> Feed:
@@ -106,7 +168,14 @@ def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorit
     return Feed(
         make_collector(env, agent),
         agent,
-        Replay(capacity, env.num_envs, algorithm["horizon"], algorithm["batch_size"], seed),
+        Replay(
+            capacity,
+            env.num_envs,
+            algorithm["horizon"],
+            algorithm["batch_size"],
+            seed,
+            mutable=EXPERT_KEYS if agent.record else (),
+        ),
         seed_steps=max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps,
         total_steps=total_steps,
         utd=algorithm["utd"],
@@ -115,7 +184,7 @@ def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorit
 
 
 def describe(
-    task: str, model: TDMPC2Model, settings: dict[str, Any], overrides: list[str], **more: Any
+    task: str, model: LatentModel, settings: dict[str, Any], overrides: list[str], **more: Any
 ) -> dict[str, Any]:
     """The plain facts that a checkpoint tells of itself: what `load_model` and resume need."""
     return {
@@ -130,19 +199,39 @@ def describe(
     }
 
 
-def load_model(checkpoint: str | Path) -> tuple[TDMPC2Model, dict[str, Any]]:
+def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The description of the checkpoint that a run with these settings goes on from.
+
+    Raises:
+        UsageError: no such file, a damaged one, or one of another task, model or algorithm.
+    """
+    facts = training.open_resume(checkpoint, task=settings["task"], model=settings["model"])
+    trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
+    if trained != asked:
+        raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
+    return facts
+
+
+def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
     """The world model of a checkpoint, on the CPU, and the checkpoint's description.
 
     Raises:
-        UsageError: no such file, or a damaged one.
+        UsageError: no such file, a damaged one, or weights that do not fit the algorithm it names.
     """
     content = load_checkpoint(checkpoint)
     facts = content[DESCRIPTION]
-    widths = without_name(facts["model"])
-    model = TDMPC2Model(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
+    algorithm = facts["config"]["algorithm"]["name"]
+    model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
+    model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     prefix = "agent.model."
     weights = content["state_dict"].items()
-    model.load_state_dict({key.removeprefix(prefix): w for key, w in weights if key.startswith(prefix)})
+    try:
+        model.load_state_dict({key.removeprefix(prefix): w for key, w in weights if key.startswith(prefix)})
+    except RuntimeError as error:
+        raise UsageError(
+            f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
+            f" {model_class.__name__} of size {facts['model'].get('name')}"
+        ) from error
     return model, facts
 
 

@@ -1,18 +1,30 @@
 """Configuration of the recipes: the schemas behind Hydra's groups.
 
 Only recipes read this. A schema is a dataclass; the groups `planner` and `model` are made from the planner
-registry and from the model sizes, so that what a planner accepts is written once, in the planner.
+registry and from the model sizes, so that what a planner accepts is written once, in the planner. Types and
+ranges of a planner's settings are checked where it is built, the same for a recipe, a file and Python.
 """
 
 import dataclasses
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planning import PLANNERS
+from dreammpc.planning.registry import planner_settings
+from dreammpc.settings import plain
 from dreammpc.tracking.loggers import KINDS
+
+COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
+"""What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
 
@@ -54,8 +66,35 @@ class AlgorithmConfig:
     rho: float = 0.5
 
     def __post_init__(self):
+        own = type(self).name
+        if self.name != own:
+            raise UsageError(
+                f"algorithm.name is {self.name!r} over {own}'s settings; use algorithm={self.name}"
+            )
         at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps")
         at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
+
+
+@dataclasses.dataclass
+class BMPCConfig(AlgorithmConfig):
+    """BMPC's update (OpenReview i7jAYFYDcM): that of TD-MPC2 but for the policy, and lazy reanalyze."""
+
+    name: str = "bmpc"
+    reanalyze_interval: int = 10
+    reanalyze_slices: int = 20
+    reanalyze_horizon: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, "algorithm", 1, "reanalyze_slices", "reanalyze_horizon")
+        at_least(self, "algorithm", 0, "reanalyze_interval")
+
+
+ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
+    "tdmpc2": {"algorithm": AlgorithmConfig},
+    "bmpc": {"algorithm": BMPCConfig, "model": {"num_heads": 2}},  # two value heads at every model size
+}
+"""What `algorithm=NAME` sets, before the command line."""
 
 
 @dataclasses.dataclass
@@ -73,12 +112,12 @@ class TrainerConfig:
 
 @dataclasses.dataclass
 class EvaluationConfig:
-    """Episodes during and after training; `planners` are compared at the end."""
+    """Episodes during and after training; `planners` are compared at the end, with the one trained with."""
 
     every: int = 10_000
     episodes: int = 10
     seed: int = 1000
-    planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
+    planners: list[str] = dataclasses.field(default_factory=lambda: list(COMPARED))
     video: bool = True
 
     def __post_init__(self):
@@ -103,7 +142,11 @@ class TrackingConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Everything that `train` takes. Steps are environment steps (simulator control steps)."""
+    """Everything that `train` takes. Steps are environment steps (simulator control steps).
+
+    `planner` collects; `eval_planner`, one or several, plays the evaluations during training (by default the
+    same one), the first of them decides which checkpoint is best.
+    """
 
     task: str = "cartpole-swingup"
     seed: int = 1
@@ -113,8 +156,10 @@ class TrainConfig:
     resume: str | None = None
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     model: Any = None
-    algorithm: AlgorithmConfig = dataclasses.field(default_factory=AlgorithmConfig)
+    algorithm: Any = None
     planner: Any = None
+    eval_planner: list[str] = dataclasses.field(default_factory=list)
+    eval_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
@@ -143,6 +188,22 @@ class EvaluateConfig:
         at_least(self, "", 0, "noise_scale")
 
 
+@dataclasses.dataclass
+class PendulumConfig:
+    """Everything that `pendulum` takes; `planner=a,b,c` on the command line sets `planners`."""
+
+    planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    episodes: int = 4
+    steps: int = 200
+    seed: int = 0
+    video: str | None = None
+
+    def __post_init__(self):
+        at_least(self, "", 1, "episodes")
+        at_least(self, "", 20, "steps")
+
+
 def at_least(section: Any, name: str, low: float, *keys: str) -> None:
     """Raise UsageError if one of the section's numbers is below `low`; `None` means unset and passes."""
     for key in keys:
@@ -151,12 +212,51 @@ def at_least(section: Any, name: str, low: float, *keys: str) -> None:
             raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
 
 
-def planner_schema(name: str) -> type:
-    """A dataclass with the settings of the planner registered as `name`, and its name."""
-    settings = [f for f in dataclasses.fields(PLANNERS[name]) if f.name != "action_dim"]
-    fields: list[Any] = [("name", str, dataclasses.field(default=name))]
-    fields += [(f.name, f.type, dataclasses.field(default=f.default)) for f in settings]
-    return dataclasses.make_dataclass(f"{name} planner", fields)
+class PlannerGroup(ConfigSource):
+    """Hydra's group `planner`, read from the registry: a planner is imported when it is chosen, not before.
+
+    Its options are the registered names, those of installed packages, and the dotted path of any class.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        return "dreammpc"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The name and the default settings of a planner; Hydra then refuses other keys."""
+        name = self._name(config_path)
+        content: dict[str, Any] = {"name": name}
+        for setting in planner_settings(name):
+            required = setting.default is dataclasses.MISSING
+            content[setting.name] = "???" if required else plain(setting.default)
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), {"package": None})
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.rstrip("/") in ("", "planner")
+
+    def is_config(self, config_path: str) -> bool:
+        name = self._name(config_path)
+        return name in PLANNERS or "." in name
+
+    def available(self) -> bool:
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> "list[str]":
+        if config_path.rstrip("/") == "planner":
+            return [] if results_filter == ObjectType.GROUP else list(PLANNERS)
+        return [] if results_filter == ObjectType.CONFIG else ["planner"]
+
+    def _name(self, config_path: str) -> str:
+        """The planner in `planner/NAME`, empty for what lies elsewhere."""
+        group, _, name = config_path.partition("/")
+        return name.removesuffix(".yaml") if group == "planner" else ""
+
+
+class PlannerGroupOnPath(SearchPathPlugin):
+    """Puts the group behind the folders of YAML files, so that a file of the same name wins."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("dreammpc", f"{PlannerGroup.scheme()}://")
 
 
 def model_schema(size: str) -> type:
@@ -172,7 +272,10 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("evaluate_schema", EvaluateConfig)
-    for name in PLANNERS:
-        store.store(name, planner_schema(name), group="planner")
+    store.store("pendulum_schema", PendulumConfig)
+    Plugins.instance().register(PlannerGroup)
+    Plugins.instance().register(PlannerGroupOnPath)
     for size in SIZES:
         store.store(size, model_schema(size), group="model")
+    for algorithm, content in ALGORITHM_GROUP.items():
+        store.store(algorithm, content, group="algorithm", package="_global_")

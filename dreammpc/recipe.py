@@ -1,6 +1,5 @@
 """The frame of a recipe: Hydra's composition, exit codes, and a user's mistake in one line."""
 
-import difflib
 import functools
 import os
 import sys
@@ -17,10 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc.config import register_schemas
 from dreammpc.interfaces import UsageError
-from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
+from dreammpc.registry import unknown
+from dreammpc.training import keep_memory, load_checkpoint
+from dreammpc.training.checkpoint import DESCRIPTION
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE = 2
+COMPARE = ("evaluate", "pendulum")
+"""Recipes that play several planners, with settings for all of them."""
 
 
 def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -45,10 +48,10 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
 
         def run() -> None:
             nonlocal code
-            sys.argv[1:] = [rewrite(argument, name) for argument in sys.argv[1:]]
+            keep_memory()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
-                sys.argv[1:] = with_resumed(sys.argv[1:])
+                sys.argv[1:] = with_resumed(rewrite(sys.argv[1:], name))
                 call()
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -70,15 +73,33 @@ def conf_folder() -> Path:
     return shipped if shipped.is_dir() else PACKAGE.parent / "conf"
 
 
-def rewrite(argument: str, recipe: str) -> str:
-    """Users' spellings in Hydra's: `tracking=none`, evaluate's `planner=a,b` and `planner.x=1`."""
+def rewrite(arguments: list[str], recipe: str) -> list[str]:
+    """Users' spellings in Hydra's: `tracking=none`, `planner._target_=PATH`, `eval_planner=a,b`; in `COMPARE`
+    `planner=a,b` too.
+
+    Raises:
+        UsageError: the planner is chosen twice.
+    """
+    chosen = [argument for argument in arguments if argument.startswith(("planner=", "planner._target_="))]
+    if len(chosen) > 1:
+        raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
+    return [_rewritten(argument, recipe) for argument in arguments]
+
+
+def _rewritten(argument: str, recipe: str) -> str:
     key, equals, value = argument.partition("=")
     if key == "tracking" and equals:
         return f"tracking.kind={value}"
-    if recipe == "evaluate" and key == "planner":
+    if key == "planner._target_" and equals:
+        key, argument = "planner", f"planner={value}"
+    if recipe in COMPARE and key == "planner":
         return f"planners=[{value.strip('[]')}]"
-    if recipe == "evaluate" and key.startswith("planner."):
-        return f"+settings.{key.removeprefix('planner.')}={value}"
+    if recipe in COMPARE and key.startswith("planner."):
+        return f"++settings.{key.removeprefix('planner.')}={value}"
+    if key == "eval_planner":
+        return f"eval_planner=[{value.strip('[]')}]"
+    if key.startswith("eval_planner."):
+        return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
     return argument
 
 
@@ -124,16 +145,11 @@ def describe(error: BaseException, recipe: str) -> str:
     return text or type(error).__name__
 
 
-def unknown(what: str, given: str, choices: list[str]) -> str:
-    """The line for a name that does not exist: the closest one and all that do."""
-    close = difflib.get_close_matches(given, choices, 1)
-    hint = f"did you mean {close[0]}? There are" if close else "there are"
-    return f"unknown {what}; {hint}: {', '.join(sorted(choices))}"
-
-
 def keys_beside(key: str, recipe: str) -> list[str]:
     """The keys of a recipe's configuration in the section where `key` was looked for."""
-    groups = [a for a in sys.argv[1:] if a.partition("=")[0] in ("planner", "model", "experiment")]
+    groups = [
+        a for a in sys.argv[1:] if a.partition("=")[0] in ("planner", "model", "algorithm", "experiment")
+    ]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = hydra.compose(recipe, groups if recipe == "train" else [])

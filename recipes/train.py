@@ -2,6 +2,7 @@
 
 lightning run train                                        # cartpole-swingup on a laptop's CPU
 lightning run train task=walker-walk planner=mppi seed=1   # see --help and --cfg job
+lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 """
 
 from dataclasses import asdict
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from dreammpc import assembly
 from dreammpc.agent import Agent
-from dreammpc.algorithms import TDMPC2
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.recipe import main, overrides
@@ -24,7 +24,6 @@ from dreammpc.training import (
     choose_speed,
     make_trainer,
     open_folder,
-    open_resume,
     seed_everything,
     set_threads,
 )
@@ -33,22 +32,24 @@ from dreammpc.training import (
 @main("train")
 def train(config: TrainConfig) -> int:
     settings = asdict(config)
-    resumed = open_resume(config.resume, task=config.task, model=settings["model"]) if config.resume else None
+    resumed = assembly.open_resume(config.resume, settings) if config.resume else None
     check_devices(config.trainer.accelerator, config.trainer.devices)
     set_threads(config.trainer.threads, config.model.mlp_dim)
     seed = seed_everything(config.seed)
     compile, precision = choose_speed(config.trainer.compile, config.trainer.precision, config.model.mlp_dim)
 
-    # Environment, world model, planner: the agent.
+    # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])
-    model = assembly.build_model(env, settings["model"], config.algorithm.discount)
+    model = assembly.build_model(env, settings["model"], config.algorithm.discount, config.algorithm.name)
     planner = assembly.build_planner(settings["planner"], model.action_dim)
     compared = assembly.build_planners(config.evaluation.planners, model.action_dim)
-    agent = Agent(model, planner, config.algorithm.noise_scale, compile)
-    algorithm = TDMPC2(agent, compile=compile, **assembly.update_settings(settings["algorithm"]))
+    compared[assembly.planner_name(settings["planner"])] = planner
+    evaluated = assembly.eval_planners(settings, planner)
+    agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
-    # Collector and replay: the feed of the Trainer. Its clock counts environment steps.
+    # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"])
+    algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     folder = open_folder(Path(config.resume).parent.parent if config.resume else config.folder)
@@ -65,7 +66,7 @@ def train(config: TrainConfig) -> int:
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(
-        feed, lambda: evaluator.play(Agent(model, planner)), checkpoints, config.evaluation.every
+        feed, lambda: evaluator.compare(model, evaluated), checkpoints, config.evaluation.every
     )
     trainer = make_trainer(
         folder,
@@ -87,13 +88,14 @@ def train(config: TrainConfig) -> int:
         return 0
 
     # The trained agent under several planners, side by side on the same starts, and a video.
-    results = {name: evaluator.play(Agent(model, other)) for name, other in compared.items()}
+    results = evaluator.compare(model, compared)
     print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     video = folder / f"{config.task}.mp4"
     if config.evaluation.video:
         evaluator.film(Agent(model, planner), video)
         print(f"video: {video}")
     print(f"checkpoint: {checkpoints.last}")
+    print(f"other planners: lightning run evaluate checkpoint={checkpoints.last} planner=mppi,dream_mpc")
     print(
         finish_run(
             loggers,

@@ -13,9 +13,11 @@ PACKAGE = ROOT / "dreammpc"
 # A room is a folder or a file of dreammpc/; a dotted entry allows that module alone.
 MAY_IMPORT = {
     "interfaces": set(),
+    "registry": {"interfaces"},
+    "settings": {"interfaces", "registry"},
     "nn": set(),
-    "envs": {"interfaces"},
-    "planning": {"interfaces"},
+    "envs": {"interfaces", "registry"},
+    "planning": {"interfaces", "registry", "settings"},
     "models": {"interfaces", "nn"},
     "data": {"interfaces"},
     "agent": {"interfaces", "planning.imagination"},

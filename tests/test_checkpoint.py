@@ -143,3 +143,44 @@ def test_random_state_round_trip(tmp_path):
     expected = random.random(), np.random.normal(), torch.rand(1).item()
     set_random_state(torch.load(path, weights_only=True))
     assert (random.random(), np.random.normal(), torch.rand(1).item()) == expected
+
+
+@pytest.mark.parametrize("rows", [10, 35, 50])
+def test_archive_keeps_what_was_overwritten_in_old_rows(tmp_path, rows):
+    """Rows are written once; their mutable entries are saved as they are at each save."""
+    key = ("plan", "mean")
+    replay, archive = Replay(20, 1, 3, 4, seed=1, mutable=(key,)), ReplayArchive(tmp_path)
+    for first in range(0, rows, 5):
+        batch = steps(5, first, init=first == 0)
+        batch["plan"] = TensorDict({"mean": batch["observation"].clone()}, batch.batch_size)
+        replay.extend(batch)
+        archive.save(replay)
+        sample = replay.sample().flatten()
+        changed = {"plan": {"mean": sample["observation"] + 1000}}
+        assert replay.update(sample["index"], sample["index_generation"], changed).all()
+    segments, state = archive.save(replay), replay.state_dict()
+    archive.sweep()
+    assert len(list(tmp_path.glob("mutable-*.pt"))) == 1
+    assert all("plan/mean" not in torch.load(path) for path in tmp_path.glob("rows-*.pt"))
+
+    restored = Replay(20, 1, 3, 4, seed=9, mutable=(key,))
+    ReplayArchive(tmp_path).load(restored, segments, state)
+    held = slice(replay.written - len(replay), replay.written)
+    ours, theirs = replay.rows(held.start, held.stop), restored.rows(held.start, held.stop)
+    assert torch.equal(ours[key], theirs[key]) and torch.equal(ours["observation"], theirs["observation"])
+    assert (ours[key] >= 1000).any() and torch.equal(replay.sample()[key], restored.sample()[key])
+    next(iter(tmp_path.glob("mutable-*.pt"))).unlink()
+    with pytest.raises(UsageError, match=r"mutable-.* is missing or damaged"):
+        ReplayArchive(tmp_path).load(restored, segments, state)
+
+
+def test_an_unreadable_checkpoint_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refuse)  # the superuser may read anything, so no chmod
+    with pytest.raises(UsageError, match=r"last\.ckpt cannot be read: no permission"):
+        load_checkpoint(path)

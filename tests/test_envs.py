@@ -187,7 +187,8 @@ def test_counts_below_one(wrong):
 def test_families_are_found_by_the_longest_prefix(monkeypatch):
     from dreammpc.envs import registry
 
-    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    monkeypatch.setattr(registry.FAMILIES, "_things", dict(registry.FAMILIES._things))
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
 
     @register_env("fake-")
     def fake(task, *, action_repeat, render):
@@ -201,5 +202,5 @@ def test_families_are_found_by_the_longest_prefix(monkeypatch):
     assert "fake-long-one" in list_tasks()
     with pytest.raises(ValueError, match=r"did you mean fake-long-one.* begins with 'fake-'"):
         make_env("fake-long-two")
-    with pytest.raises(ValueError, match="'fake-' is taken"):
-        register_env("fake-", fake)
+    with pytest.raises(ValueError, match="task prefix name 'fake-' is already taken by test_envs"):
+        register_env("fake-", Fake)

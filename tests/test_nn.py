@@ -113,6 +113,15 @@ def test_the_compiled_formula_of_mish_is_mish(dtype):
     torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-5)
 
 
+def test_mish_of_large_tensors_without_gradient_is_mish():
+    x = torch.linspace(-1e3, 1e3, 100_001)
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(mish(x), F.mish(x), atol=1e-6, rtol=1e-5)
+        assert mish(torch.full((10_000,), torch.nan)).isnan().all()
+    assert torch.equal(x, before)
+
+
 # --- MLP ------------------------------------------------------------------------------------------------
 
 

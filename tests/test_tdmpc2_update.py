@@ -7,15 +7,8 @@ import torch
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
-from dreammpc.algorithms.tdmpc2 import (
-    Coefficients,
-    Draws,
-    heuristic_discount,
-    model_loss,
-    percentile_range,
-    policy_loss,
-    td_target,
-)
+from dreammpc.algorithms.latent import Coefficients, heuristic_discount, percentile_range
+from dreammpc.algorithms.tdmpc2 import Draws, model_loss, policy_loss, td_target
 
 B, H, A, K = 4, 3, 2, 3
 COEF = Coefficients()

@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dreammpc.interfaces import UsageError
-from dreammpc.training import check_devices, choose_speed, make_trainer, set_threads, trainer
+from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer, set_threads, trainer
 
 TWO_RANKS = """
 import json, os
@@ -102,3 +103,20 @@ def test_threads_of_narrow_models(monkeypatch):
     set_threads(None, 128)
     set_threads(3, 512)
     assert chosen == [1, 3]
+
+
+def test_a_metric_is_averaged_over_the_updates_that_returned_it():
+    """Not every update returns every metric: the policy's are missing in a seed phase, say."""
+    logged, feed = [], SimpleNamespace(env_steps=0, updates=0, finished=[])
+    owner = SimpleNamespace(loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))])
+    monitor = Monitor(feed, every=4)
+    monitor.on_train_start(owner, None)
+    for step, (loss, policy) in enumerate([(1.0, None), (2.0, None), (3.0, 10.0), (6.0, 20.0)], 1):
+        feed.env_steps = feed.updates = step
+        values = {"loss": loss} if policy is None else {"loss": loss, "policy": policy}
+        monitor.on_train_batch_end(owner, None, {k: torch.tensor(v) for k, v in values.items()}, None, 0)
+    (metrics,) = logged
+    assert (metrics["loss"], metrics["policy"]) == (3.0, 15.0)
+    feed.env_steps = feed.updates = 8
+    monitor.on_train_batch_end(owner, None, {"loss": torch.tensor(7.0)}, None, 0)
+    assert logged[1]["loss"] == 7.0 and "policy" not in logged[1]

@@ -1,5 +1,6 @@
 """Whole episodes of an agent, all environments side by side with batched planning."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class Episodes:
     ms_per_action: float
     """Wall time of observing and planning, divided by all actions taken in the batch."""
     diagnostics: dict[str, float]
-    """The planner's diagnostics, averaged over all steps of all episodes."""
+    """The planner's diagnostics, averaged over all steps of all episodes; without what it does not know."""
     frames: list[np.ndarray] = field(default_factory=list)
     """Pictures of the first environment, uint8 [height, width, 3], if asked for."""
 
@@ -58,7 +59,8 @@ def run_episodes(
     sums: TensorDictBase | None = None
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
-    device = next(agent.model.parameters()).device
+    parameter = next(agent.model.parameters(), None) if isinstance(agent.model, torch.nn.Module) else None
+    device = torch.device("cpu") if parameter is None else parameter.device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         env.set_seed(seed, static_seed=True)
@@ -86,6 +88,7 @@ def run_episodes(
             obs = obs.exclude("reward")
     total = float(lengths.sum())
     means = {} if sums is None else {key: float(value.sum()) / total for key, value in sums.items()}
+    means = {key: mean for key, mean in means.items() if math.isfinite(mean)}
     return Episodes(
         returns.tolist(), lengths.tolist(), terminated.tolist(), 1e3 * seconds / actions, means, frames
     )

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.tracking.video import write_gif, write_video
@@ -48,6 +50,10 @@ class Evaluator:
     def play(self, agent) -> Episodes | None:
         """All episodes with `agent`; `None` if interrupted."""
         return run_episodes(self.env, agent, self.seed, should_stop=self.should_stop)
+
+    def compare(self, model, planners: Mapping[str, Any]) -> dict[str, Episodes | None]:
+        """All episodes with each of the planners in `model`, acting greedily."""
+        return {name: self.play(Agent(model, planner)) for name, planner in planners.items()}
 
     def film(self, agent, path: Path) -> Episodes | None:
         """Play the first episode alone and write its video, mp4 or gif by the ending of `path`.

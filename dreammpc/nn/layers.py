@@ -13,14 +13,23 @@ SIMNORM_GROUP = 8
 def mish(x: Tensor) -> Tensor:
     """Mish, x·tanh(softplus(x)).
 
-    Under `torch.compile` it is written with a single exponential, tanh(softplus(x)) = n / (n + 2) with
-    n = u(u + 2) and u = eˣ: a third of the time of a compiled update on CPU was log1p and tanh.
+    torch's own kernel takes 5 ns an element on CPU, for log1p and tanh. Compiled, and on large tensors that
+    need no gradient, it is written with a single exponential instead: tanh(softplus(x)) = n / (n + 2) with
+    n = u(u + 2) and u = eˣ.
     """
     if torch.compiler.is_compiling():
-        u = torch.exp(torch.clamp(x, max=20.0))  # tanh(softplus(20)) is 1 in float32
+        u = torch.exp(torch.clamp(x, max=LARGEST))
         n = u * (u + 2)
         return x * (n / (n + 2))
-    return F.mish(x)
+    if torch.is_grad_enabled() or x.numel() < 8192 or x.device.type != "cpu":
+        return F.mish(x)
+    u = x.clamp(max=LARGEST).exp_()
+    n = u.add(2).mul_(u)
+    return n.div_(torch.add(n, 2, out=u)).mul_(x)
+
+
+LARGEST = 20.0
+"""tanh(softplus(20)) is 1 in float32; beyond 44 the square of eˣ would overflow."""
 
 
 def simnorm(x: Tensor) -> Tensor:

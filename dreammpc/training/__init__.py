@@ -3,7 +3,14 @@
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints, load_checkpoint
 from dreammpc.training.resume import open_folder, open_resume
-from dreammpc.training.trainer import check_devices, choose_speed, make_trainer, seed_everything, set_threads
+from dreammpc.training.trainer import (
+    check_devices,
+    choose_speed,
+    keep_memory,
+    make_trainer,
+    seed_everything,
+    set_threads,
+)
 
 __all__ = [
     "Checkpoints",
@@ -13,6 +20,7 @@ __all__ = [
     "ProgressBar",
     "check_devices",
     "choose_speed",
+    "keep_memory",
     "load_checkpoint",
     "make_trainer",
     "open_folder",

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -28,8 +28,9 @@ class Monitor(Callback):
         self.feed, self.every = feed, every
         self.recent: dict[str, float] = {}
         """The last values logged, for the progress bar."""
-        self._next, self._count = 0, 0
-        self._sum: Tensor | None = None
+        self._next = 0
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+        """Sums of metrics, and of how many updates, by the names that an update returned."""
         self._began = (0.0, 0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,14 +40,14 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        values = torch.stack(list(outputs.values()))
-        self._sum = values if self._sum is None else self._sum + values
-        self._count += 1
+        names, values = tuple(outputs), torch.stack(list(outputs.values()))
+        total, count = self._sums.get(names, (0.0, 0))
+        self._sums[names] = total + values, count + 1
         if self.feed.env_steps < self._next:
             return
         now, updates, steps = time.perf_counter(), self.feed.updates, self.feed.env_steps
         seconds = now - self._began[0]
-        metrics = dict(zip(outputs, (self._sum / self._count).tolist(), strict=True))
+        metrics = self._averages()
         metrics["speed/updates_per_s"] = (updates - self._began[1]) / seconds
         metrics["speed/env_steps_per_s"] = (steps - self._began[2]) / seconds
         if self.feed.finished:
@@ -57,8 +58,17 @@ class Monitor(Callback):
         self.recent |= metrics
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=steps)
-        self._sum, self._count = None, 0
         self._next, self._began = steps + self.every, (now, updates, steps)
+
+    def _averages(self) -> dict[str, float]:
+        """Each metric's mean over the updates that returned it; the sums start anew."""
+        totals: dict[str, tuple[float, int]] = {}
+        for names, (values, count) in self._sums.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                total, number = totals.get(name, (0.0, 0))
+                totals[name] = total + value, number + count
+        self._sums.clear()
+        return {name: total / number for name, (total, number) in totals.items()}
 
 
 class Evaluation(Callback):
@@ -66,13 +76,18 @@ class Evaluation(Callback):
 
     Args:
         feed: the clock.
-        evaluate: plays the episodes; `None` means it was interrupted.
+        evaluate: plays the episodes, with one or several planners, by name; the first one's decide what is
+            best, those of the others are logged as `eval/NAME/…`. `None` means it was interrupted.
         checkpoints: who keeps `best`.
         every: environment steps between evaluations.
     """
 
     def __init__(
-        self, feed: Feed, evaluate: Callable[[], Episodes | None], checkpoints: Checkpoints, every: int
+        self,
+        feed: Feed,
+        evaluate: Callable[[], Mapping[str, Episodes | None]],
+        checkpoints: Checkpoints,
+        every: int,
     ):
         self.feed, self.evaluate, self.checkpoints, self.every = feed, evaluate, checkpoints, every
         self.recent: dict[str, float] = {}
@@ -90,20 +105,24 @@ class Evaluation(Callback):
         self._next = (self.feed.env_steps // self.every + 1) * self.every
         if not trainer.is_global_zero:
             return
-        episodes = self.evaluate()
-        if episodes is None:
-            return
-        metrics = {
-            "eval/return": episodes.mean,
-            "eval/return_std": episodes.std,
-            "eval/length": sum(episodes.lengths) / len(episodes.lengths),
-            "eval/ms_per_action": episodes.ms_per_action,
-            **{f"planner/{key}": value for key, value in episodes.diagnostics.items()},
-        }
+        metrics: dict[str, float] = {}
+        scores: list[float] = []
+        for name, episodes in self.evaluate().items():
+            if episodes is None:
+                return
+            place = f"/{name}" if scores else ""
+            metrics |= {
+                f"eval{place}/return": episodes.mean,
+                f"eval{place}/return_std": episodes.std,
+                f"eval{place}/length": sum(episodes.lengths) / len(episodes.lengths),
+                f"eval{place}/ms_per_action": episodes.ms_per_action,
+                **{f"planner{place}/{key}": value for key, value in episodes.diagnostics.items()},
+            }
+            scores.append(episodes.mean)
         self.recent = metrics
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.feed.env_steps)
-        self.checkpoints.offer(pl_module, episodes.mean)
+        self.checkpoints.offer(pl_module, scores[0])
 
 
 class ProgressBar(Callback):

@@ -3,9 +3,11 @@
     checkpoints/last.ckpt     everything that resume needs, and which replay segments belong to it
     checkpoints/best.ckpt     weights and description of the best evaluation so far
     checkpoints/replay/       rank0/rows-START-STOP.pt: rows in order of writing, each file written once
+                              rank0/mutable-STOP.pt: of all rows, the entries that are not written once
 
 A segment holds the rows that came since the previous checkpoint, so a save never rewrites the replay, and
-last.ckpt names its segments, so weights and replay always belong together.
+last.ckpt names its segments, so weights and replay always belong together. What the replay may overwrite in
+its rows (the planner's Gaussians, that BMPC plans anew) is small and is saved whole.
 """
 
 import os
@@ -18,7 +20,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 
 from dreammpc.data import Feed, Replay
 from dreammpc.interfaces import UsageError
@@ -54,6 +57,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint {path} does not exist{hint}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UsageError(f"checkpoint {path} cannot be read: no permission") from error
     except Exception as error:
         raise UsageError(
             f"checkpoint {path} is damaged or not one of ours ({type(error).__name__})"
@@ -91,26 +96,27 @@ class ReplayArchive:
     def __init__(self, folder: Path):
         self.folder = folder
         self.segments: list[tuple[int, int]] = []
+        self._mutable: Path | None = None
 
     def save(self, replay: Replay) -> list[list[int]]:
         """Write the rows that are new and return the segments that make up the replay, oldest first."""
         oldest = replay.written - len(replay)
         start = max(self.segments[-1][1] if self.segments else oldest, oldest)
         if replay.written > start:
-            rows = replay.rows(start, replay.written)
-            content = {
-                "/".join(key if isinstance(key, tuple) else (key,)): rows[key].contiguous()
-                for key in rows.keys(True, True)
-            }
-            save_atomically(content, self._path(start, replay.written))
+            rows = replay.rows(start, replay.written).exclude(*replay.mutable)
+            save_atomically(flat(rows), self._path(start, replay.written))
             self.segments.append((start, replay.written))
         self.segments = [s for s in self.segments if s[1] > oldest]
+        if replay.mutable:
+            self._mutable = self._mutable_path(replay.written)
+            rows = replay.rows(oldest, replay.written).select(*replay.mutable)
+            save_atomically(flat(rows), self._mutable)
         return [list(segment) for segment in self.segments]
 
     def sweep(self) -> None:
         """Delete segments that no checkpoint needs any more."""
-        keep = {self._path(*segment) for segment in self.segments}
-        for path in self.folder.glob("rows-*.pt"):
+        keep = {self._path(*segment) for segment in self.segments} | {self._mutable}
+        for path in (*self.folder.glob("rows-*.pt"), *self.folder.glob("mutable-*.pt")):
             if path not in keep:
                 path.unlink()
 
@@ -121,19 +127,41 @@ class ReplayArchive:
             UsageError: a segment is missing or damaged.
         """
         self.segments = [(start, stop) for start, stop in segments]
-        chunks = []
-        for start, stop in self.segments:
-            path = self._path(start, stop)
-            try:
-                content = torch.load(path, weights_only=True)
-            except Exception as error:
-                raise UsageError(f"replay segment {path} is missing or damaged") from error
-            flat = {tuple(key.split("/")): value for key, value in content.items()}
-            chunks.append(TensorDict(flat, [stop - start]))
+        chunks = [load_rows(self._path(*segment)) for segment in self.segments]
+        if replay.mutable and chunks:
+            self._mutable = self._mutable_path(state["written"])
+            mutable = load_rows(self._mutable)
+            rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
+            chunks = [rows.update(mutable)]
         replay.restore(chunks, state)
 
     def _path(self, start: int, stop: int) -> Path:
         return self.folder / f"rows-{start:010d}-{stop:010d}.pt"
+
+    def _mutable_path(self, stop: int) -> Path:
+        return self.folder / f"mutable-{stop:010d}.pt"
+
+
+def flat(rows: TensorDictBase) -> dict[str, Tensor]:
+    """Rows as a plain dictionary, a nested entry under `outer/inner`."""
+    return {
+        "/".join(key if isinstance(key, tuple) else (key,)): rows[key].contiguous()
+        for key in rows.keys(True, True)
+    }
+
+
+def load_rows(path: Path) -> TensorDictBase:
+    """What `flat` gave and was saved at `path`.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise UsageError(f"replay segment {path} is missing or damaged") from error
+    size = len(next(iter(content.values())))
+    return TensorDict({tuple(key.split("/")): value for key, value in content.items()}, [size])
 
 
 class Checkpoints(Callback):
@@ -174,7 +202,7 @@ class Checkpoints(Callback):
         archive = ReplayArchive(Path(state["folder"]) / "replay" / f"rank{trainer.global_rank}")
         archive.load(self.feed.replay, mine["segments"], mine["replay"])
         if archive.folder == self._archive.folder:
-            self._archive.segments = archive.segments
+            self._archive = archive
         self.feed.load_state_dict(mine["feed"])
         self.best_score = state["best_score"]
         self._next = self.feed.env_steps + self.every
