@@ -170,18 +170,23 @@ class TrainConfig:
 
 @dataclasses.dataclass
 class EvaluateConfig:
-    """Everything that `evaluate` takes; `planner=a,b,c` on the command line sets `planners`."""
+    """Everything that `evaluate` takes; `checkpoint`, `planner` and `seeds` take a,b,c on the command line.
 
-    checkpoint: str = "???"
+    `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
+    """
+
+    checkpoint: list[str] = "???"  # type: ignore[assignment]
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
     episodes: int = 10
     seed: int = 1000
+    seeds: list[int] | None = None
     noise_scale: float = 0.0
     compile: bool = False
     video: str | None = None
     output: str | None = None
+    tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
 
     def __post_init__(self):
         at_least(self, "", 1, "episodes")

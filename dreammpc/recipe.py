@@ -75,7 +75,7 @@ def conf_folder() -> Path:
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `planner._target_=PATH`, `eval_planner=a,b`; in `COMPARE`
-    `planner=a,b` too.
+    `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
 
     Raises:
         UsageError: the planner is chosen twice.
@@ -96,11 +96,20 @@ def _rewritten(argument: str, recipe: str) -> str:
         return f"planners=[{value.strip('[]')}]"
     if recipe in COMPARE and key.startswith("planner."):
         return f"++settings.{key.removeprefix('planner.')}={value}"
+    if recipe == "evaluate" and key == "checkpoint":
+        return f"checkpoint=[{','.join(map(_quoted, value.strip('[]').split(',')))}]"
+    if recipe == "evaluate" and key == "seeds":
+        return f"seeds=[{value.strip('[]')}]"
     if key == "eval_planner":
         return f"eval_planner=[{value.strip('[]')}]"
     if key.startswith("eval_planner."):
         return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
     return argument
+
+
+def _quoted(text: str) -> str:
+    """A word as Hydra's grammar takes it, whatever is in it; one that is quoted already stays."""
+    return text if text[:1] in ("'", '"') else "'" + text.replace("'", "\\'") + "'"
 
 
 def with_resumed(arguments: list[str]) -> list[str]:

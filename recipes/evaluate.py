@@ -1,61 +1,65 @@
-"""Play episodes of a trained agent under one or several planners, on the same starts.
+"""Play episodes of trained agents under one or several planners, on the same starts and in the same mode.
 
 lightning run evaluate checkpoint=runs/.../checkpoints/best.ckpt planner=policy,mppi,dream_mpc episodes=10
 lightning run evaluate checkpoint=... planner=mppi planner.num_samples=256 video=mppi.mp4
+lightning run evaluate checkpoint='runs/*/checkpoints/last.ckpt' planner=policy,mppi output=scores.csv
 """
 
-import json
-from dataclasses import asdict
+from collections import defaultdict
 from pathlib import Path
 
-from dreammpc import assembly
-from dreammpc.agent import Agent
+from dreammpc.compare import Played, compare, find_checkpoints
 from dreammpc.config import EvaluateConfig
-from dreammpc.evaluation import Evaluator, table
+from dreammpc.evaluation import table
+from dreammpc.evaluation.rows import Row, targets, write_rows
 from dreammpc.recipe import main
 from dreammpc.training import open_folder
 
 
 @main("evaluate")
 def evaluate(config: EvaluateConfig) -> None:
-    model, facts = assembly.load_model(config.checkpoint)
-    task = config.task or facts["task"]
-    agents = {}
-    for name in config.planners:
-        settings = assembly.settings_for(name, config.settings, config.planners)
-        planner = assembly.build_planner({"name": name, **settings}, model.action_dim)
-        agents[name] = Agent(model, planner, config.noise_scale, config.compile)
+    checkpoints = find_checkpoints(config.checkpoint)
+    seeds = config.seeds or range(config.seed, config.seed + config.episodes)
+    files = targets(config.output) if config.output else []
+    for path in [*files, *([Path(config.video)] if config.video else [])]:
+        open_folder(path.parent)
 
-    env = facts["config"]["env"]
-    assembly.check_spaces(config.checkpoint, facts, assembly.build_env(task, 0, 1, env["action_repeat"]))
-    evaluator = Evaluator(task, config.episodes, config.seed, env["action_repeat"])
-    results = {name: evaluator.play(agent) for name, agent in agents.items()}
-    mode = "greedy" if config.noise_scale == 0 else f"noise scale {config.noise_scale}"
-    print(
-        f"{task}, {config.checkpoint} at {facts['env_steps']} environment steps,"
-        f" {config.episodes} episodes from seed {config.seed}, {mode}:\n\n{table(results)}"
-    )
+    # Every planner on every agent; what is done is saved at once.
+    rows: list[Row] = []
+    results: dict[str, list[Played]] = defaultdict(list)
+    for played in compare(
+        checkpoints,
+        config.planners,
+        config.settings,
+        seeds=seeds,
+        task=config.task,
+        noise_scale=config.noise_scale,
+        compile=config.compile,
+    ):
+        rows += played.rows
+        results[played.checkpoint].append(played)
+        for path in files:
+            write_rows(rows, path)
+        if len(results[played.checkpoint]) == len(config.planners):
+            tell(results[played.checkpoint], rows[-1])
 
+    # The last two planners side by side, or the only one, on the last agent's first start.
     if config.video:
-        name = config.planners[-1]
-        open_folder(Path(config.video).parent)
-        if evaluator.film(agents[name], Path(config.video)):
-            print(f"\nvideo of {name}: {config.video}")
-    if config.output:
-        open_folder(Path(config.output).parent)
-        content = {
-            "task": task,
-            "checkpoint": str(config.checkpoint),
-            "env_steps": facts["env_steps"],
-            "seed": config.seed,
-            "noise_scale": config.noise_scale,
-            "planners": {
-                name: {key: value for key, value in asdict(result).items() if key != "frames"}
-                for name, result in results.items()
-            },
-        }
-        Path(config.output).write_text(json.dumps(content, indent=1))
-        print(f"\nscores: {config.output}")
+        last = results[checkpoints[-1]][-2:]
+        if last[0].evaluator.film_together({each.planner: each.agent for each in last}, Path(config.video)):
+            print(f"\nvideo of {' and '.join(each.planner for each in last)}: {config.video}")
+    if files:
+        print(f"\nscores: {' and '.join(map(str, files))}")
+
+
+def tell(results: list[Played], row: Row) -> None:
+    """Print one agent's table."""
+    print(
+        f"{row['task']}, {row['checkpoint']} at {row['env_steps']} environment steps,"
+        f" {row['batch']} episodes from seed {results[0].evaluator.seeds[0]}, {row['mode']}:\n\n"
+        f"{table({each.planner: each.episodes for each in results})}\n",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

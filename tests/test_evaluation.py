@@ -9,6 +9,7 @@ from gymnasium.spaces import Box
 from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation import Episodes, Evaluator, run_episodes, table
+from dreammpc.evaluation.film import side_by_side
 from dreammpc.models import TDMPC2Model
 from dreammpc.planning import make_planner
 
@@ -19,8 +20,9 @@ class Countdown(gymnasium.Env):
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
     action_space = Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, length: int, falls: bool):
+    def __init__(self, length: int, falls: bool, succeeds: bool | None = None):
         self.length, self.falls, self.taken = length, falls, 0
+        self.info = {} if succeeds is None else {"success": succeeds}
 
     def reset(self, *, seed=None, options=None):
         self.taken = 0
@@ -29,7 +31,7 @@ class Countdown(gymnasium.Env):
     def step(self, action):
         self.taken += 1
         over = self.taken >= self.length
-        return np.ones(2, np.float32), 1.0, over and self.falls, over and not self.falls, {}
+        return np.ones(2, np.float32), 1.0, over and self.falls, over and not self.falls, self.info
 
 
 def small_agent(planner: str = "dream_mpc", obs_dim: int = 2, action_dim: int = 1) -> Agent:
@@ -63,6 +65,33 @@ def test_same_seed_same_episodes_and_random_state_untouched():
     assert run_episodes(env, agent, seed=4).returns != first.returns
 
 
+def test_each_episode_has_its_own_success_and_diagnostics():
+    env = BatchedEnv(
+        [Countdown(3, True, True), Countdown(5, False, False), Countdown(4, True)], task="countdown"
+    )
+    agent = small_agent()
+    torch.nn.init.normal_(agent.model.value_heads.weights[-1])  # a fresh model values everything at 0
+    result = run_episodes(env, agent, seed=0)
+    assert result.successes == [1.0, 0.0, None]
+    weights = [length / 12 for length in result.lengths]
+    for key, mean in result.diagnostics.items():
+        rows = [row[key] for row in result.row_diagnostics]
+        assert mean == pytest.approx(
+            sum(w * x for w, x in zip(weights, rows, strict=True)), rel=1e-4, abs=1e-6
+        )
+    objectives = {round(row["objective"], 6) for row in result.row_diagnostics}
+    assert len(objectives) == 3
+
+
+def test_seeds_may_be_named_one_by_one():
+    env, agent = make_env("cartpole-swingup", 2, 0, action_repeat=20), small_agent("policy", 5, 1)
+    consecutive = run_episodes(env, agent, seed=3)
+    assert run_episodes(env, agent, seed=[3, 4]).returns == consecutive.returns
+    assert run_episodes(env, agent, seed=[4, 3]).returns == pytest.approx(consecutive.returns[::-1])
+    with pytest.raises(ValueError, match="expected 2 seeds"):
+        run_episodes(env, agent, seed=[3])
+
+
 def test_interrupted_gives_none():
     env = BatchedEnv([Countdown(5, True)], task="countdown")
     assert run_episodes(env, small_agent(), seed=0, should_stop=lambda: True) is None
@@ -77,6 +106,30 @@ def test_film_writes_a_moving_picture(tmp_path, name, monkeypatch):
     assert result is not None and result.lengths == [10]
     frames = iio.imread(tmp_path / name)
     assert len(frames) == (10 if name.endswith("mp4") else 3)
+
+
+def test_two_planners_side_by_side_on_the_same_start(tmp_path):
+    import imageio.v3 as iio
+
+    evaluator = Evaluator("cartpole-swingup", 1, seed=0, action_repeat=100)
+    agents = {"policy": small_agent("policy", 5, 1), "dream_mpc": small_agent("dream_mpc", 5, 1)}
+    results = evaluator.film_together(agents, tmp_path / "both.mp4")
+    assert list(results) == ["policy", "dream_mpc"]
+    assert (results["policy"].frames[0] == results["dream_mpc"].frames[0]).all()
+    frames = iio.imread(tmp_path / "both.mp4")
+    assert frames.shape == (10, 256 + 24, 512, 3)
+    assert frames[0, :24].max() > 200  # the captions
+
+
+def test_who_ends_first_stays_in_the_picture():
+    def film(count: int, value: int) -> list[np.ndarray]:
+        return [np.full((4, 30, 3), value, np.uint8)] * count
+
+    frames = side_by_side({"a": film(2, 100), "b": film(3, 200)})
+    assert len(frames) == 3 and frames[0].shape == (28, 60, 3)
+    assert (frames[1][24:, :30] == 100).all() and (frames[2][24:, :30] == 50).all()
+    assert (frames[2][24:, 30:] == 200).all()
+    assert len(side_by_side({"a": film(2, 100)})) == 2
 
 
 def test_table_lines_up_and_compares_with_the_policy():

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreammpc.evaluation.rows import read_rows
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "steps=600",
@@ -102,22 +104,25 @@ def test_evaluate_compares_planners(run):
         cwd=folder,
     )
     assert result.returncode == 0, result.stderr
-    scores = json.loads((folder / "scores.json").read_text())
-    assert list(scores["planners"]) == ["policy", "dream_mpc", "mppi"]
+    scores = {row["planner"]: row for row in read_rows([folder / "scores.json"])}
+    assert list(scores) == ["policy", "dream_mpc", "mppi"]
     # 16 samples, 1 iteration, horizon 3, and two steps for the four policy rollouts.
-    assert scores["planners"]["mppi"]["diagnostics"]["evaluations"] == 16 * 3 + 4 * 2
+    assert scores["mppi"]["diagnostics.evaluations"] == 16 * 3 + 4 * 2
+    assert scores["mppi"]["settings"]["num_samples"] == 16 and scores["mppi"]["train_seed"] == 1
+    assert {row["mode"] for row in scores.values()} == {"greedy"}
     again = launch(
         "evaluate",
         "checkpoint=run/checkpoints/last.ckpt",
         "planner=dream_mpc",
         "planner.iterations=1",
         "episodes=1",
-        "output=again.json",
+        "output=again",
         cwd=folder,
     )
     assert again.returncode == 0, again.stderr
-    repeated = json.loads((folder / "again.json").read_text())["planners"]["dream_mpc"]["returns"]
-    assert repeated == scores["planners"]["dream_mpc"]["returns"]
+    (repeated,) = read_rows([folder / "again.csv"])
+    assert repeated["return"] == scores["dream_mpc"]["return"] and repeated["episode_seed"] == 1000
+    assert [repeated] == read_rows([folder / "again.json"])
 
 
 def test_resume_takes_the_runs_own_settings(run):

@@ -37,6 +37,7 @@ class BatchedEnv(EnvBase):
         action_repeat: control steps per decision, 1 where the environments do not say.
         max_episode_steps: time limit in decisions, None where the environments do not say.
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
+        success: float64 [B], `info["success"]` of the last step; NaN before one and where it is not reported.
 
     Raises:
         ValueError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -77,6 +78,7 @@ class BatchedEnv(EnvBase):
         self._observation = np.zeros((self.num_envs, observation_dim), np.float32)
         self._reward = np.zeros(rows, np.float32)
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+        self.success = np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -85,11 +87,12 @@ class BatchedEnv(EnvBase):
             middle, half = self._rescale
             actions = middle + half * actions
         for i, env in enumerate(self.envs):
-            observation, reward, terminated, truncated, _ = env.step(actions[i])
+            observation, reward, terminated, truncated, info = env.step(actions[i])
             self._observation[i] = observation
             self._reward[i, 0] = reward
             self._terminated[i, 0] = terminated
             self._truncated[i, 0] = truncated
+            self.success[i] = info.get("success", np.nan)
         if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
             raise ValueError(self._what_is_not_finite())
         return self._state(reward=torch.from_numpy(self._reward.copy()))
@@ -99,7 +102,7 @@ class BatchedEnv(EnvBase):
         rows = range(self.num_envs) if mask is None else np.flatnonzero(mask.numpy(force=True))
         for i in rows:
             self._observation[i], _info = self.envs[i].reset(seed=self._seeds[i])
-            self._reward[i] = 0
+            self._reward[i], self.success[i] = 0, np.nan
             self._terminated[i] = self._truncated[i] = False
             self._seeds[i] = None  # from here on the environment's own stream goes on
         if not np.isfinite(self._observation).all():
@@ -120,6 +123,16 @@ class BatchedEnv(EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         self._seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+
+    def seed_rows(self, seeds: Sequence[int]) -> None:
+        """Let row i start its next episode from `seeds[i]`; `set_seed(s)` is `seed_rows([s, s + 1, …])`.
+
+        Raises:
+            ValueError: not one seed for each row.
+        """
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
+        self._seeds = list(seeds)
 
     def _what_is_not_finite(self) -> str:
         for i, (observation, reward) in enumerate(zip(self._observation, self._reward[:, 0], strict=True)):

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,10 @@ class Episodes:
     """The planner's diagnostics, averaged over all steps of all episodes; without what it does not know."""
     frames: list[np.ndarray] = field(default_factory=list)
     """Pictures of the first environment, uint8 [height, width, 3], if asked for."""
+    successes: list[float | None] = field(default_factory=list)
+    """1 or 0 at the last step; None where the environment does not report success."""
+    row_diagnostics: list[dict[str, float]] = field(default_factory=list)
+    """`diagnostics` of each episode by itself."""
 
     @property
     def mean(self) -> float:
@@ -37,33 +41,35 @@ class Episodes:
 def run_episodes(
     env,
     agent,
-    seed: int,
+    seed: int | Sequence[int],
     render_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Episodes | None:
     """Play one episode in each of the B environments of `env`.
 
     Environment i starts from seed + i and the planner's noise from `seed`, whatever was drawn before; the
-    global random state is left as it was.
+    global random state is left as it was. The noise of an episode depends on how many are played beside it.
 
     Args:
         env: a batched environment [B].
         agent: acts with its own `noise_scale`.
-        seed: of starts and noise.
+        seed: of starts and noise; or one of each environment's start, the first of which is the noise's, too.
         render_size: height and width of the pictures to take of environment 0; `None` takes none.
         should_stop: asked at every step; True gives up and returns `None`.
     """
     size = env.batch_size[0]
+    seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
     returns, lengths = torch.zeros(size), torch.zeros(size, dtype=torch.int64)
     terminated, alive = torch.zeros(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    successes: list[float | None] = [None] * size
     sums: TensorDictBase | None = None
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
     parameter = next(agent.model.parameters(), None) if isinstance(agent.model, torch.nn.Module) else None
     device = torch.device("cpu") if parameter is None else parameter.device
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        env.set_seed(seed, static_seed=True)
+        torch.manual_seed(seeds[0])
+        env.seed_rows(seeds)
         obs = env.reset()
         carry, is_init = agent.initial_carry(size, device), torch.ones(size, 1, dtype=torch.bool)
         while alive.any():
@@ -83,12 +89,26 @@ def run_episodes(
             returns += obs["reward"].squeeze(-1) * alive
             lengths += alive
             terminated |= obs["terminated"].squeeze(-1) & alive
+            for i in (alive & obs["done"].squeeze(-1)).nonzero().flatten().tolist():
+                successes[i] = None if math.isnan(env.success[i]) else float(env.success[i])
             alive &= ~obs["done"].squeeze(-1)
             is_init = torch.zeros(size, 1, dtype=torch.bool)
             obs = obs.exclude("reward")
+    each = {} if sums is None else {key: value / lengths for key, value in sums.items()}
     total = float(lengths.sum())
     means = {} if sums is None else {key: float(value.sum()) / total for key, value in sums.items()}
-    means = {key: mean for key, mean in means.items() if math.isfinite(mean)}
     return Episodes(
-        returns.tolist(), lengths.tolist(), terminated.tolist(), 1e3 * seconds / actions, means, frames
+        returns.tolist(),
+        lengths.tolist(),
+        terminated.tolist(),
+        1e3 * seconds / actions,
+        finite(means),
+        frames,
+        successes,
+        [finite({key: float(value[i]) for key, value in each.items()}) for i in range(size)],
     )
+
+
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """Without what is NaN or infinite."""
+    return {key: value for key, value in values.items() if math.isfinite(value)}

@@ -1,20 +1,13 @@
 """Agents played on one task and compared in a table."""
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
-from dreammpc.tracking.video import write_gif, write_video
-
-log = logging.getLogger(__name__)
-
-VIDEO_SIZE = 256
-MAX_FPS = 50
-GIF_EVERY, GIF_WIDTH = 4, 160
+from dreammpc.evaluation.film import film
 
 
 class Evaluator:
@@ -26,6 +19,7 @@ class Evaluator:
         seed: episode i starts from seed + i.
         action_repeat: as in training; `None` takes the task family's own.
         should_stop: asked at every step; True gives up.
+        seeds: the starts, one for each episode, in place of `seed`, `seed` + 1, …
     """
 
     def __init__(
@@ -35,8 +29,10 @@ class Evaluator:
         seed: int,
         action_repeat: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        seeds: Sequence[int] | None = None,
     ):
-        self.task, self.episodes, self.seed = task, episodes, seed
+        self.task, self.episodes = task, episodes
+        self.seeds = list(seeds or range(seed, seed + episodes))
         self.action_repeat, self.should_stop = action_repeat, should_stop
         self._env: BatchedEnv | None = None
 
@@ -44,12 +40,12 @@ class Evaluator:
     def env(self) -> BatchedEnv:
         """The environments, made on first use."""
         if self._env is None:
-            self._env = make_env(self.task, self.episodes, self.seed, self.action_repeat)
+            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat)
         return self._env
 
     def play(self, agent) -> Episodes | None:
         """All episodes with `agent`; `None` if interrupted."""
-        return run_episodes(self.env, agent, self.seed, should_stop=self.should_stop)
+        return run_episodes(self.env, agent, self.seeds, should_stop=self.should_stop)
 
     def compare(self, model, planners: Mapping[str, Any]) -> dict[str, Episodes | None]:
         """All episodes with each of the planners in `model`, acting greedily."""
@@ -60,19 +56,12 @@ class Evaluator:
 
         Where nothing can be drawn it says why and returns `None`.
         """
-        try:
-            env = make_env(self.task, 1, self.seed, self.action_repeat, render=True)
-            episodes = run_episodes(env, agent, self.seed, VIDEO_SIZE, self.should_stop)
-            env.close()
-        except Exception as error:  # whatever OpenGL says: a training must not end without its table
-            log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
-            return None
-        if episodes is not None:
-            if path.suffix == ".gif":
-                write_gif(path, episodes.frames[::GIF_EVERY], min(env.fps, MAX_FPS) / GIF_EVERY, GIF_WIDTH)
-            else:
-                write_video(path, episodes.frames, min(env.fps, MAX_FPS))
-        return episodes
+        episodes = self.film_together({"": agent}, path)
+        return None if episodes is None else episodes[""]
+
+    def film_together(self, agents: Mapping[str, Any], path: Path) -> dict[str, Episodes] | None:
+        """The same with several agents side by side, by name."""
+        return film(agents, self.task, self.seeds[0], path, self.action_repeat, self.should_stop)
 
     def close(self) -> None:
         """Close the environments."""

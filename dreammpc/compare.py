@@ -1,0 +1,150 @@
+"""Trained agents × planners → tidy rows: the evaluation protocol, as `lightning run evaluate` plays it.
+
+Every planner plays the same starts, in the same mode, all episodes side by side; the mode is in each row.
+"""
+
+import dataclasses
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreammpc import assembly
+from dreammpc.agent import Agent
+from dreammpc.evaluation import Episodes, Evaluator
+from dreammpc.evaluation.rows import Row, make_rows
+from dreammpc.interfaces import UsageError
+from dreammpc.tracking import provenance_tags
+
+
+@dataclasses.dataclass
+class Played:
+    """One planner's episodes with one agent."""
+
+    checkpoint: str
+    task: str
+    planner: str
+    agent: Agent
+    episodes: Episodes
+    rows: list[Row]
+    evaluator: Evaluator
+    """Which can film the agent on the same starts."""
+
+
+def find_checkpoints(patterns: Sequence[str]) -> list[str]:
+    """The files that `patterns` name, in their order; `*` and `?` match as in a shell.
+
+    Raises:
+        UsageError: a pattern that matches nothing, or a file that is named twice.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            raise UsageError(f"checkpoint {pattern}: no file matches")
+        found += matches
+    twice = next((path for path in found if found.count(path) > 1), None)
+    if twice:
+        raise UsageError(f"checkpoint {twice} is named twice")
+    return found
+
+
+def compare(
+    checkpoints: Sequence[str],
+    planners: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] = tuple(range(1000, 1010)),
+    task: str | None = None,
+    noise_scale: float = 0.0,
+    compile: bool = False,
+) -> Iterator[Played]:
+    """Play one episode from each of `seeds` with every planner on every checkpoint.
+
+    Args:
+        checkpoints: files; of any tasks and algorithms.
+        planners: names.
+        settings: each planner takes those that it has.
+        seeds: of the starts, the same for all.
+        task: plays another task than that of training, if its spaces are the same.
+        noise_scale: of exploration noise; 0 acts greedily.
+        compile: compile planning.
+
+    Yields:
+        What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
+
+    Raises:
+        UsageError: a checkpoint that cannot be used, an unknown planner or setting, no or equal seeds.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
+    mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
+    origin = {"mode": mode, **where_played()}
+    for path in checkpoints:  # a mistake must show before hours of episodes, not after
+        model, facts = assembly.load_model(path)
+        build(model, planners, settings or {})
+        repeat = action_repeat_of(facts)
+        assembly.check_spaces(path, facts, assembly.build_env(task or facts["task"], 0, 1, repeat))
+    for path in checkpoints:
+        model, facts = assembly.load_model(path)
+        name = task or facts["task"]
+        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds)
+        for planner_name, planner in build(model, planners, settings or {}).items():
+            agent = Agent(model, planner, noise_scale, compile)
+            episodes = evaluator.play(agent)
+            assert episodes is not None  # nothing interrupts it
+            own = dataclasses.asdict(planner)
+            rows = make_rows(
+                episodes,
+                evaluator.seeds,
+                **identity(path, facts, name),
+                **origin,
+                action_repeat=evaluator.env.action_repeat,
+                planner=planner_name,
+                settings={key: value for key, value in own.items() if key != "action_dim"},
+            )
+            yield Played(path, name, planner_name, agent, episodes, rows, evaluator)
+        evaluator.close()
+
+
+def build(model: Any, planners: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The planners by name, each with those of the settings that it has."""
+    names, given = list(planners), dict(settings)
+    return {
+        name: assembly.build_planner(
+            {"name": name, **assembly.settings_for(name, given, names)}, model.action_dim
+        )
+        for name in names
+    }
+
+
+def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The columns that say which agent it is, from a checkpoint's description."""
+    config = facts["config"]
+    return {
+        "task": task,
+        "checkpoint": str(path),
+        "train_seed": config.get("seed"),
+        "algorithm": config["algorithm"]["name"],
+        "model": facts["model"].get("name"),
+        "env_steps": facts.get("env_steps"),
+    }
+
+
+def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
+    """The one of training; None for the task family's own."""
+    return facts["config"].get("env", {}).get("action_repeat")
+
+
+def where_played() -> dict[str, Any]:
+    """The columns `versions` and `machine`."""
+    tags = provenance_tags()
+    versions = {
+        key.removeprefix("version."): value for key, value in tags.items() if key.startswith("version.")
+    }
+    if "git.revision" in tags:
+        versions["git"] = tags["git.revision"] + ("+changes" if tags["git.dirty"] == "true" else "")
+    parts = [tags["cpu"], f"{torch.get_num_threads()} threads", *([tags["gpu"]] if "gpu" in tags else [])]
+    return {"versions": versions, "machine": ", ".join(parts)}

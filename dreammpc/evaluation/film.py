@@ -1,0 +1,75 @@
+"""Videos of an episode: one agent, or several side by side from the same start."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dreammpc.envs import make_env
+from dreammpc.evaluation.episodes import Episodes, run_episodes
+from dreammpc.tracking.video import write_gif, write_video
+
+log = logging.getLogger(__name__)
+
+VIDEO_SIZE = 256
+MAX_FPS = 50
+GIF_EVERY, GIF_WIDTH = 4, 160
+CAPTION_HEIGHT = 24
+
+
+def film(
+    agents: Mapping[str, object],
+    task: str,
+    seed: int,
+    path: Path,
+    action_repeat: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Episodes] | None:
+    """Play an episode with each agent from the same start and write one video, mp4 or gif by `path`'s ending.
+
+    Several agents stand side by side under their names; who ends first stays as it ended, darkened.
+
+    Returns:
+        The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
+    """
+    episodes: dict[str, Episodes] = {}
+    try:
+        env = make_env(task, 1, seed, action_repeat, render=True)
+        for name, agent in agents.items():
+            played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop)
+            if played is None:
+                return None
+            episodes[name] = played
+        env.close()
+    except Exception as error:  # whatever OpenGL says: a training must not end without its table
+        log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
+        return None
+    frames = side_by_side({name: played.frames for name, played in episodes.items()})
+    fps = min(env.fps, MAX_FPS)
+    if path.suffix == ".gif":
+        write_gif(path, frames[::GIF_EVERY], fps / GIF_EVERY, GIF_WIDTH * len(agents))
+    else:
+        write_video(path, frames, fps)
+    return episodes
+
+
+def side_by_side(films: Mapping[str, list[np.ndarray]]) -> list[np.ndarray]:
+    """Frames [height, width, 3] of several films in a row, each under its name; a single one as it is."""
+    if len(films) == 1:
+        return next(iter(films.values()))
+    longest = max(map(len, films.values()))
+    columns = []
+    for name, frames in films.items():
+        top = caption(name, frames[0].shape[1])
+        ended = [frames[-1] // 2] * (longest - len(frames))
+        columns.append([np.concatenate([top, frame]) for frame in [*frames, *ended]])
+    return [np.concatenate(parts, axis=1) for parts in zip(*columns, strict=True)]
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """A bar with `text`, uint8 [CAPTION_HEIGHT, width, 3]."""
+    image = Image.new("RGB", (width, CAPTION_HEIGHT), "black")
+    ImageDraw.Draw(image).text((6, 5), text, fill="white", font_size=13)
+    return np.asarray(image)

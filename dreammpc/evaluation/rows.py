@@ -1,0 +1,215 @@
+"""Tidy rows: one for each episode, with all that is needed to know what was played; CSV and JSON.
+
+A row is a plain dict. Its columns are those of `COLUMNS`, in that order, and one `diagnostics.NAME` for each
+of the planner's diagnostics; docs/evaluation.md says the same to users.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreammpc.interfaces import UsageError
+
+FORMAT = 1
+COLUMNS: dict[str, type] = {
+    "task": str,
+    "checkpoint": str,  # path as it was given
+    "train_seed": int,  # empty where the checkpoint does not say
+    "algorithm": str,
+    "model": str,  # the size's name
+    "env_steps": int,  # of training
+    "planner": str,
+    "settings": dict,  # all of the planner's settings
+    "episode": int,  # from 0
+    "episode_seed": int,  # of the start
+    "return": float,
+    "success": float,  # at the last step, 0 or 1; empty where the environment does not report it
+    "length": int,  # agent steps
+    "terminated": bool,
+    "ms_per_action": float,  # of the whole batch's wall time, divided by its actions
+    "batch": int,  # episodes played side by side, which the time depends on
+    "mode": str,  # "greedy", or "noise_scale=X"
+    "action_repeat": int,
+    "versions": dict,  # of dreammpc, Python and the packages
+    "machine": str,
+}
+OPTIONAL = ("train_seed", "env_steps", "success", "model")
+"""Columns that may be empty (None)."""
+DIAGNOSTICS = "diagnostics."
+ENDINGS = (".csv", ".json")
+
+Row = dict[str, Any]
+
+
+def make_rows(episodes, seeds: Sequence[int], **common: Any) -> list[Row]:
+    """The rows of `Episodes` that started from `seeds`, with `common` columns for all of them."""
+    rows = []
+    for i, seed in enumerate(seeds):
+        own = {
+            "episode": i,
+            "episode_seed": seed,
+            "return": episodes.returns[i],
+            "success": episodes.successes[i],
+            "length": episodes.lengths[i],
+            "terminated": episodes.terminated[i],
+            "ms_per_action": episodes.ms_per_action,
+            "batch": len(seeds),
+        }
+        row = {**common, **own}
+        assert set(row) == set(COLUMNS), set(row) ^ set(COLUMNS)
+        diagnostics = {f"{DIAGNOSTICS}{key}": value for key, value in episodes.row_diagnostics[i].items()}
+        rows.append({**{name: row[name] for name in COLUMNS}, **diagnostics})
+    return rows
+
+
+def targets(output: str | Path) -> list[Path]:
+    """The files that `output` means: one that ends in .csv or .json, or both beside each other.
+
+    Raises:
+        UsageError: another ending.
+    """
+    path = Path(output)
+    if path.suffix in ENDINGS:
+        return [path]
+    if path.suffix:
+        raise UsageError(f"output {output}: expected a name that ends in .csv or .json, or without an ending")
+    return [path.with_suffix(ending) for ending in ENDINGS]
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write a CSV or JSON file, by the ending of `path`, in one atomic step."""
+    text = as_csv(rows) if path.suffix == ".csv" else as_json(rows)
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line for each row; dicts as JSON, nothing for None."""
+    names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(names)
+    for row in rows:
+        table.writerow([_cell(row.get(name)) for name in names])
+    return text.getvalue()
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """`{"format": 1, "rows": [...]}`; what is not finite is null, or inside `settings` its name, as "inf"."""
+    return json.dumps({"format": FORMAT, "rows": [_plain(row) for row in rows]}, indent=1, allow_nan=False)
+
+
+def read_rows(paths: Iterable[str | Path]) -> list[Row]:
+    """The rows of CSV and JSON files, checked.
+
+    Raises:
+        UsageError: a missing or damaged file, one without rows, without a column or with a value of a wrong
+            type, a return that is not finite, or the same episode twice.
+    """
+    rows: list[Row] = []
+    seen: dict[tuple, str | Path] = {}
+    for path in paths:
+        found = _read(Path(path))
+        if not found:
+            raise UsageError(f"{path} has no rows")
+        for number, raw in enumerate(found, 1):
+            row = _checked(raw, f"{path}, row {number}")
+            what = (row[name] for name in ("checkpoint", "task", "planner", "mode", "episode_seed"))
+            key = (*what, json.dumps(row["settings"], sort_keys=True))
+            if key in seen:
+                where = "" if seen[key] == path else f" and in {seen[key]}"
+                raise UsageError(
+                    f"{path}, row {number}{where}: episode seed {row['episode_seed']} of {row['planner']} on"
+                    f" {row['task']} ({row['checkpoint']}) is there twice"
+                )
+            seen[key] = path
+            rows.append(row)
+    return rows
+
+
+def _read(path: Path) -> list[Row]:
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{path}: expected rows in a file that ends in .csv or .json")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".csv":
+            return list(csv.DictReader(io.StringIO(text), strict=True))
+        content = json.loads(text)
+        rows = content["rows"]
+        if content["format"] > FORMAT:
+            raise UsageError(f"{path} has format {content['format']}, this version reads up to {FORMAT}")
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"{path} is damaged or not one of evaluate's files ({error!r})") from error
+    return rows
+
+
+def _checked(raw: Row, where: str) -> Row:
+    missing = [name for name in COLUMNS if name not in raw]
+    if missing:
+        raise UsageError(f"{where}: column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}")
+    row = {name: _value(raw[name], kind, name, where) for name, kind in COLUMNS.items()}
+    for name, value in raw.items():
+        if isinstance(name, str) and name.startswith(DIAGNOSTICS) and value not in (None, ""):
+            row[name] = _value(value, float, name, where)
+    who = f"{where}: {row['planner']} on {row['task']}, episode seed {row['episode_seed']}"
+    for name in ("return", "success"):
+        if row[name] is not None and not math.isfinite(row[name]):
+            raise UsageError(f"{who}: {name} is {row[name]}, expected a finite number")
+    return row
+
+
+def _value(value: Any, kind: type, name: str, where: str) -> Any:
+    """A cell of a file as a value of `kind`."""
+    if value is None or value == "":
+        if name in OPTIONAL:
+            return None
+        raise UsageError(f"{where}: {name} is empty")
+    try:
+        if kind is dict:
+            value = json.loads(value) if isinstance(value, str) else value
+            if not isinstance(value, dict):
+                raise TypeError
+            return value
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        return kind(value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{where}: {name} must be a {kind.__name__}, got {value!r}") from error
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return json.dumps(_named(value), sort_keys=True, allow_nan=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else value
+
+
+def _plain(row: Row) -> Row:
+    """What JSON can hold."""
+    return {
+        name: _named(value) if isinstance(value, dict) else _finite(value, None)
+        for name, value in row.items()
+    }
+
+
+def _named(settings: dict[str, Any]) -> dict[str, Any]:
+    """With the names of what is not finite, such as "inf"."""
+    return {key: _finite(value, str(value)) for key, value in settings.items()}
+
+
+def _finite(value: Any, otherwise: Any) -> Any:
+    return otherwise if isinstance(value, float) and not math.isfinite(value) else value

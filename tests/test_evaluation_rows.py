@@ -1,0 +1,111 @@
+"""Tidy rows: what a file says of an episode comes back as it was, and what is wrong is one clear line."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from dreammpc.evaluation import Episodes
+from dreammpc.evaluation.rows import COLUMNS, make_rows, read_rows, targets, write_rows
+from dreammpc.interfaces import UsageError
+
+COMMON = {
+    "task": "walker-walk",
+    "checkpoint": "runs/a, b/last.ckpt",
+    "train_seed": 3,
+    "algorithm": "tdmpc2",
+    "model": "nano",
+    "env_steps": 50_000,
+    "planner": "mppi",
+    "settings": {"horizon": 3, "max_ms": math.inf, "step_rule": "fixed"},
+    "mode": "greedy",
+    "action_repeat": 2,
+    "versions": {"torch": "2.13.0"},
+    "machine": 'a "fast" one, 2 cores',
+}
+EPISODES = Episodes(
+    returns=[1.25, 812.0625],
+    lengths=[500, 17],
+    terminated=[False, True],
+    ms_per_action=1.5,
+    diagnostics={},
+    successes=[None, 1.0],
+    row_diagnostics=[{"gain": 0.5}, {"gain": -1.0, "objective_policy": 2.0}],
+)
+
+
+@pytest.fixture
+def rows():
+    return make_rows(EPISODES, [1000, 7], **COMMON)
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_there_and_back(rows, tmp_path, ending):
+    write_rows(rows, tmp_path / f"scores.{ending}")
+    again = read_rows([tmp_path / f"scores.{ending}"])
+    expected = [{**row, "settings": {**row["settings"], "max_ms": "inf"}} for row in rows]
+    assert again == expected
+    assert [list(row)[: len(COLUMNS)] for row in again] == [list(COLUMNS)] * 2
+    assert again[1]["episode_seed"] == 7 and again[1]["diagnostics.objective_policy"] == 2.0
+    assert again[0]["success"] is None and "diagnostics.objective_policy" not in again[0]
+    assert not list(tmp_path.glob(".*")), "the draft is gone"
+
+
+def test_the_csv_is_a_plain_table(rows, tmp_path):
+    write_rows(rows, tmp_path / "scores.csv")
+    lines = list(csv.reader((tmp_path / "scores.csv").open()))
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
+    assert json.loads(lines[1][lines[0].index("settings")])["step_rule"] == "fixed"
+
+
+def test_an_output_without_an_ending_is_both_files():
+    assert [path.name for path in targets("a/scores")] == ["scores.csv", "scores.json"]
+    assert [path.name for path in targets("a/scores.csv")] == ["scores.csv"]
+    with pytest.raises(UsageError, match=r"scores\.txt.*\.csv or \.json"):
+        targets("scores.txt")
+
+
+def spoil(row, **changes):
+    return [{**row, **changes}]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"return": math.nan}, ["row 1", "mppi on walker-walk", "seed 1000", "return", "nan"]),
+        ({"success": math.inf}, ["success", "inf"]),
+        ({"length": "long"}, ["length", "int", "'long'"]),
+        ({"terminated": "perhaps"}, ["terminated", "bool", "'perhaps'"]),
+        ({"planner": ""}, ["planner", "empty"]),
+        ({"settings": "[1]"}, ["settings", "dict", "[1]"]),
+    ],
+)
+def test_a_bad_cell_is_named(rows, tmp_path, change, words):
+    write_rows(spoil(rows[0], **change), tmp_path / "scores.csv")
+    with pytest.raises(UsageError) as error:
+        read_rows([tmp_path / "scores.csv"])
+    for word in ["scores.csv", *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_used(rows, tmp_path):
+    def refusal(name: str, content: str | None = None) -> str:
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(UsageError) as error:
+            read_rows([tmp_path / name])
+        return str(error.value)
+
+    assert "lost.csv does not exist" in refusal("lost.csv")
+    assert ".csv or .json" in refusal("run.txt", "")
+    assert "damaged" in refusal("torn.json", '{"format": 1, "rows": [')
+    assert "damaged" in refusal("other.json", '{"planners": {}}')
+    assert "format 99" in refusal("newer.json", '{"format": 99, "rows": []}')
+    assert "no rows" in refusal("empty.csv", "task,planner\n")
+    assert "'checkpoint' is missing" in refusal("foreign.csv", "task,planner\nwalker-walk,mppi\n")
+    write_rows(rows, tmp_path / "a.csv")
+    write_rows(rows[:1], tmp_path / "b.json")
+    with pytest.raises(UsageError, match=r"b\.json, row 1 and in .*a\.csv: episode seed 1000 .* twice"):
+        read_rows([tmp_path / "a.csv", tmp_path / "b.json"])
