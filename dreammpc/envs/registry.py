@@ -1,5 +1,6 @@
 """Names of tasks, and the families of environments that they belong to."""
 
+import contextlib
 import difflib
 import warnings
 from collections.abc import Callable, Iterable
@@ -7,6 +8,7 @@ from typing import Protocol, TypeVar
 
 import gymnasium
 
+from dreammpc.envs.drawing import check_drawing, explained, observed
 from dreammpc.envs.wrapper import BatchedEnv
 from dreammpc.interfaces import UsageError
 from dreammpc.registry import Registry
@@ -78,6 +80,7 @@ def make_env(
     seed: int = 0,
     action_repeat: int | None = None,
     render: bool = False,
+    obs: str = "state",
 ) -> BatchedEnv:
     """Makes ``num_envs`` copies of a task as one batched environment.
 
@@ -88,26 +91,35 @@ def make_env(
         action_repeat: control steps per decision, rewards summed; None for the family's default (2 for
             the control suite).
         render: say so here if frames will be asked for: without it no graphics library is set up.
+        obs: what is observed: ``state``, ``pixels`` or ``both``; the latter two draw once per decision.
 
     Returns:
         An environment with ``batch_size=[num_envs]``; see :class:`BatchedEnv`.
 
     Raises:
         ValueError: an unknown task, ``num_envs`` or ``action_repeat`` below 1, or spaces that do not fit.
+        UsageError: pixels of a task that cannot be drawn, or on a machine that cannot draw.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     if action_repeat is not None and action_repeat < 1:
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
+    draws = "pixels" in observed(obs)
+    with explained(obs) if draws else contextlib.nullcontext():
+        envs = _make(task, num_envs, action_repeat, render or draws)
+        if draws:
+            check_drawing(envs[0], task, obs)
+    env = BatchedEnv(envs, task, obs)
+    env.set_seed(seed)
+    return env
+
+
+def _make(task: str, num_envs: int, action_repeat: int | None, render: bool) -> list[gymnasium.Env]:
     prefix = max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
     factory = FAMILIES[prefix]
     if prefix in _TASKS and task not in set(_TASKS[prefix]()):
         raise ValueError(_unknown(task))
-    env = BatchedEnv(
-        [factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)], task
-    )
-    env.set_seed(seed)
-    return env
+    return [factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)]
 
 
 def _unknown(task: str) -> str:

@@ -12,13 +12,16 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from dreammpc.envs.drawing import FRAME_SHAPE, draw, observed
+
 
 class BatchedEnv(EnvBase):
     """B Gymnasium environments with flat Box spaces, stepped one after the other.
 
     ``batch_size=[B]`` always, also for one environment. Keys:
 
-    - ``observation`` float32 [B, O]
+    - ``observation`` float32 [B, O]; not with ``obs="pixels"``
+    - ``pixels`` uint8 [B, 3, 64, 64], the present frame, drawn once per decision; not with ``obs="state"``
     - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
     - ``reward`` float32 [B, 1]
     - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
@@ -29,9 +32,11 @@ class BatchedEnv(EnvBase):
     Args:
         envs: B environments with equal spaces; what their observation space says of bounds is ignored.
         task: the task's name, for messages and logs.
+        obs: what is observed: ``state``, ``pixels`` or ``both``.
 
     Attributes:
         task: as given.
+        obs: as given.
         envs: as given.
         num_envs: B.
         action_repeat: control steps per decision, 1 where the environments do not say.
@@ -41,14 +46,15 @@ class BatchedEnv(EnvBase):
 
     Raises:
         ValueError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
-            are not finite. When stepping or resetting: an observation or a reward that is not finite.
+            are not finite; no such ``obs``. When stepping or resetting: an observation or a reward that is
+            not finite.
     """
 
-    def __init__(self, envs: Sequence[gymnasium.Env], task: str):
+    def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
         if not envs:
             raise ValueError(f"task {task!r}: needs at least one environment")
         super().__init__(batch_size=[len(envs)])
-        self.envs, self.task, self.num_envs = list(envs), task, len(envs)
+        self.envs, self.task, self.obs, self.num_envs = list(envs), task, obs, len(envs)
         self.action_repeat: int = _attribute(envs[0], "action_repeat", 1)
         spec = envs[0].spec
         self.max_episode_steps: int | None = _attribute(
@@ -65,9 +71,13 @@ class BatchedEnv(EnvBase):
 
         rows = (self.num_envs, 1)
         flag = Categorical(2, shape=rows, dtype=torch.bool)
-        self.observation_spec = Composite(
-            observation=Unbounded((self.num_envs, observation_dim)), shape=self.batch_size
-        )
+        pixels_shape = (self.num_envs, *FRAME_SHAPE)
+        self._observed = observed(obs)
+        specs: dict[str, Any] = {
+            "observation": Unbounded((self.num_envs, observation_dim)),
+            "pixels": Bounded(0, 255, pixels_shape, dtype=torch.uint8),
+        }
+        self.observation_spec = Composite({key: specs[key] for key in self._observed}, shape=self.batch_size)
         self.action_spec = Bounded(-1, 1, (self.num_envs, actions.shape[0]), dtype=torch.float32)
         self.reward_spec = Unbounded(rows)
         self.done_spec = Composite(
@@ -76,6 +86,7 @@ class BatchedEnv(EnvBase):
 
         # The present state of every row. A step overwrites it and hands out copies.
         self._observation = np.zeros((self.num_envs, observation_dim), np.float32)
+        self._pixels = np.zeros(pixels_shape if "pixels" in self._observed else 0, np.uint8)
         self._reward = np.zeros(rows, np.float32)
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success = np.full(self.num_envs, np.nan)
@@ -93,6 +104,7 @@ class BatchedEnv(EnvBase):
             self._terminated[i, 0] = terminated
             self._truncated[i, 0] = truncated
             self.success[i] = info.get("success", np.nan)
+            self._draw(i)
         if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
             raise ValueError(self._what_is_not_finite())
         return self._state(reward=torch.from_numpy(self._reward.copy()))
@@ -105,14 +117,20 @@ class BatchedEnv(EnvBase):
             self._reward[i], self.success[i] = 0, np.nan
             self._terminated[i] = self._truncated[i] = False
             self._seeds[i] = None  # from here on the environment's own stream goes on
+            self._draw(i)
         if not np.isfinite(self._observation).all():
             raise ValueError(self._what_is_not_finite())
         return self._state()
 
+    def _draw(self, row: int) -> None:
+        if self._pixels.size:
+            self._pixels[row] = draw(self.envs[row])
+
     def _state(self, **extra: torch.Tensor) -> TensorDict:
+        present = {"observation": self._observation, "pixels": self._pixels}
         return TensorDict(
             {
-                "observation": torch.from_numpy(self._observation.copy()),
+                **{key: torch.from_numpy(present[key].copy()) for key in self._observed},
                 "terminated": torch.from_numpy(self._terminated.copy()),
                 "truncated": torch.from_numpy(self._truncated.copy()),
                 "done": torch.from_numpy(self._terminated | self._truncated),
