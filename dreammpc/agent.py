@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
-from dreammpc.interfaces import Plan, Planner, UsageError, WorldModel
+from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
@@ -33,7 +33,6 @@ class Agent(TensorDictModuleBase):
         ValueError: the planner's action dimension differs from the model's; a model that cannot observe.
     """
 
-    in_keys = ("observation", "is_init", "_carry")
     out_keys: tuple = ("action", ("next", "_carry"))
 
     def __init__(
@@ -54,6 +53,9 @@ class Agent(TensorDictModuleBase):
         if planned != model.action_dim:
             raise ValueError(f"the planner has action_dim {planned}, the model {model.action_dim}")
         self.model, self.planner, self.noise_scale, self.record = model, planner, noise_scale, record
+        self.obs_keys: tuple[str, ...] = getattr(model, "obs_keys", ("observation",))
+        """Of an environment's TensorDict, what the model observes."""
+        self.in_keys = (*self.obs_keys, "is_init", "_carry")
         if record:
             self.out_keys = (*self.out_keys, *EXPERT_KEYS)
         self.random = False
@@ -112,7 +114,7 @@ class Agent(TensorDictModuleBase):
             carry["prev_action"] = action
             expert = no_expert(action) if self.record else None
         else:
-            plan, carry = self.step(rows.select("observation"), rows["_carry"], rows["is_init"])
+            plan, carry = self.step(rows.select(*self.obs_keys), rows["_carry"], rows["is_init"])
             action, expert = plan.action, expert_of(plan) if self.record else None
         td["action"] = action.reshape(*td.batch_size, -1)
         td["next", "_carry"] = carry.reshape(td.batch_size)
@@ -146,12 +148,13 @@ def act(
     check: bool = False,
 ) -> tuple[Plan, TensorDictBase]:
     """Observe and plan: a function of its arguments alone."""
-    latent = model.observe(obs, carry["prev_action"], carry["belief"])
+    belief = model.observe(obs, carry["prev_action"], carry["belief"])
+    latent = belief.exclude(MEMORY)
     before = carry["plan"].clone() if check else None
     plan = planner.plan(Imagination(model), latent, carry["plan"], noise_scale)
     if before is not None:
         check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
-    content = {"belief": latent, "prev_action": plan.action, "plan": plan.state}
+    content = {"belief": belief, "prev_action": plan.action, "plan": plan.state}
     return plan, TensorDict(content, carry.batch_size, device=carry.device)
 
 

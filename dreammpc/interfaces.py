@@ -20,6 +20,13 @@ class UsageError(ValueError):
     """A mistake of the user's, worded as one clear line; the command line prints it and exits with 2."""
 
 
+OBS_KEYS = {"state": ("observation",), "pixels": ("pixels",), "both": ("observation", "pixels")}
+"""What can be observed of a task, and under which keys: proprioception, frames, or both."""
+
+MEMORY = "memory"
+"""A belief's entry that only the next `observe` reads (recent frames): planning goes on without it."""
+
+
 class Outcome(NamedTuple):
     """What imagined transitions yield, for a flat batch."""
 
@@ -92,7 +99,10 @@ class WorldModel(PlanningModel, Protocol):
         ...
 
     def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
-        """The latent [B] after seeing `obs` [B], given the last action [B, A] and the last belief [B]."""
+        """The belief [B] after seeing `obs` [B], given the last action [B, A] and the last belief [B].
+
+        The belief is the latent from which planners imagine, and may have an entry `MEMORY` besides.
+        """
         ...
 
 

@@ -6,11 +6,8 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
-
-OBS = {"state": ("observation",), "pixels": ("pixels",), "both": ("observation", "pixels")}
-"""What can be observed, and under which keys."""
 
 FRAME_SHAPE = (3, 64, 64)
 """Of one frame: colour, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
@@ -22,9 +19,9 @@ def observed(obs: str) -> tuple[str, ...]:
     Raises:
         UsageError: no such choice.
     """
-    if obs not in OBS:
-        raise UsageError(unknown(f"obs {obs!r}", obs, OBS))
-    return OBS[obs]
+    if obs not in OBS_KEYS:
+        raise UsageError(unknown(f"obs {obs!r}", obs, OBS_KEYS))
+    return OBS_KEYS[obs]
 
 
 def draw(env: gymnasium.Env) -> np.ndarray:
@@ -44,7 +41,7 @@ def check_drawing(env: gymnasium.Env, task: str, obs: str) -> None:
         frame = draw(env)
     except (TypeError, AttributeError, NotImplementedError, ValueError) as error:
         raise UsageError(
-            f"obs={obs}: task {task!r} cannot be drawn: its environments lack render(height=, width=) ({error})"
+            f"obs={obs}: task {task!r} cannot be drawn: it lacks render(height=, width=): {error}"
         ) from error
     if frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
         got = f"{frame.dtype} {list(frame.shape)}"
@@ -64,5 +61,6 @@ def explained(obs: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"obs={obs}: nothing can be drawn here ({reason}); without a display install EGL (Debian and"
-            " Ubuntu: libegl1) or OSMesa (libosmesa6) and set the environment variable MUJOCO_GL to egl or osmesa"
+            " Ubuntu: libegl1) or OSMesa (libosmesa6) and set the environment variable MUJOCO_GL"
+            " to egl or osmesa"
         ) from error

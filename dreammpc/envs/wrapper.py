@@ -127,7 +127,7 @@ class BatchedEnv(EnvBase):
             self._pixels[row] = draw(self.envs[row])
 
     def _state(self, **extra: torch.Tensor) -> TensorDict:
-        present = {"observation": self._observation, "pixels": self._pixels}
+        present: dict[str, np.ndarray] = {"observation": self._observation, "pixels": self._pixels}
         return TensorDict(
             {
                 **{key: torch.from_numpy(present[key].copy()) for key in self._observed},

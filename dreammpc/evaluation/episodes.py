@@ -78,7 +78,7 @@ def run_episodes(
             if render_size is not None and alive[0]:
                 frames.append(env.render(0, height=render_size, width=render_size))
             began = time.perf_counter()
-            plan, carry = agent.step(obs.select("observation").to(device), carry, is_init.to(device))
+            plan, carry = agent.step(obs.select(*agent.obs_keys).to(device), carry, is_init.to(device))
             action = plan.action.cpu()  # waits for the device, so that the time is the plan's
             seconds += time.perf_counter() - began
             actions += size

@@ -12,7 +12,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import Outcome
+from dreammpc.interfaces import MEMORY, OBS_KEYS, Outcome
+from dreammpc.models.encoders import make_encoder, no_frames, with_frame
 from dreammpc.nn import MLP, StackedMLP, TwoHot, simnorm
 
 
@@ -41,15 +42,16 @@ class LatentModel(nn.Module):
     """Encoder, latent dynamics, reward, value heads with slow targets, policy and (if episodic) termination.
 
     Args:
-        obs_dim: O.
+        obs_dim: O; 0 where only pixels are observed.
         action_dim: A.
         discount: γ per agent step.
         enc_dim, mlp_dim, latent_dim, num_heads, num_enc_layers: widths and counts, see `SIZES`.
         num_bins, min_bin, max_bin: the two-hot code of rewards and values, in symlog units.
         episodic: learn a termination head; without it `outcome` returns a constant discount.
+        obs: what is observed: `state`, `pixels` or `both`.
 
     Raises:
-        ValueError: a width that SimNorm's groups of 8 do not divide, or fewer than one head.
+        ValueError: no such `obs`; a width that SimNorm's groups of 8 do not divide, or fewer than one head.
     """
 
     log_std_limits: tuple[float, float]
@@ -69,6 +71,7 @@ class LatentModel(nn.Module):
         min_bin: float = -10.0,
         max_bin: float = 10.0,
         episodic: bool = False,
+        obs: str = "state",
     ):
         super().__init__()
         if latent_dim % 8:
@@ -80,7 +83,8 @@ class LatentModel(nn.Module):
         self.discount, self.episodic = discount, episodic
         pair, hidden = latent_dim + action_dim, [mlp_dim, mlp_dim]
         self.two_hot = TwoHot(num_bins, min_bin, max_bin)
-        self.encoder = MLP([obs_dim, *[enc_dim] * max(num_enc_layers - 1, 1), latent_dim], output=simnorm)
+        self.encoder = make_encoder(obs, obs_dim, enc_dim, latent_dim, num_enc_layers)
+        self.obs, self.obs_keys = obs, OBS_KEYS[obs]
         self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
         self.reward = MLP([pair, *hidden, num_bins])
         nn.init.zeros_(self.reward.linears[-1].get_parameter("weight"))
@@ -105,13 +109,22 @@ class LatentModel(nn.Module):
     # ---- the waist: what planners and the agent see ---------------------------------------------------
 
     def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
-        """TensorDict [B] with zeros `z` [B, D]; these models keep no memory, so nothing reads it."""
-        z = torch.zeros(batch_size, self.latent_dim, device=device)
-        return TensorDict({"z": z}, [batch_size], device=device)
+        """TensorDict [B] with zeros `z` [B, D], which nothing reads; with pixels, a memory of no frames."""
+        belief = self.latent(torch.zeros(batch_size, self.latent_dim, device=device))
+        if self.obs != "state":
+            belief[MEMORY] = no_frames(batch_size, device)
+        return belief
 
     def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
-        """Encode `obs["observation"]` [B, O] into a latent TensorDict [B]; the rest is not needed."""
-        return self.latent(self.encoder(obs["observation"]))
+        """Encode `obs` [B] into a belief [B]: of the state alone, or of the frames that the belief remembers.
+
+        `obs` has `observation` [B, O] or `pixels`, bytes [B, 3, 64, 64], or both. The action is not needed.
+        """
+        if self.obs == "state":
+            return self.encode(obs)
+        memory = with_frame(belief[MEMORY], obs["pixels"])
+        after = self.encode(obs.select(*self.obs_keys).set("pixels", memory["frames"]))
+        return after.set(MEMORY, memory)
 
     def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
         """Latent dynamics d(z, a) (arXiv 2310.16828, eq. 1)."""
@@ -131,6 +144,14 @@ class LatentModel(nn.Module):
         return self.two_hot.decode(logits).transpose(0, 1)
 
     # ---- what the update uses -------------------------------------------------------------------------
+
+    def inputs(self, obs: TensorDictBase) -> Tensor | TensorDictBase:
+        """What the encoder reads of observations [...]: the tensor of states, or else a TensorDict."""
+        return obs["observation"] if self.obs == "state" else obs.select(*self.obs_keys)
+
+    def encode(self, obs: TensorDictBase) -> TensorDictBase:
+        """The latent [M] of `obs` [M], whose `pixels`, if any, are stacks of frames [M, 9, 64, 64]."""
+        return self.latent(self.encoder(self.inputs(obs)))
 
     def policy_stats(self, z: Tensor, limits: tuple[float, float] | None = None) -> tuple[Tensor, Tensor]:
         """What the actor says of `z` [M, D]: a mean as it comes, and a log-std within `limits`, both [M, A].

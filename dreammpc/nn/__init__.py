@@ -1,7 +1,19 @@
-"""Building blocks that know no algorithm: MLP layers, the stacked ensemble, SimNorm and two-hot returns."""
+"""Building blocks that know no algorithm: MLP, stacked ensemble, SimNorm, two-hot returns, convolutions."""
 
 from dreammpc.nn.ensemble import StackedMLP
 from dreammpc.nn.layers import MLP, mish, simnorm
+from dreammpc.nn.pixels import ConvFeatures, draw_shift, random_shift
 from dreammpc.nn.two_hot import TwoHot, symexp, symlog
 
-__all__ = ["MLP", "StackedMLP", "TwoHot", "mish", "simnorm", "symexp", "symlog"]
+__all__ = [
+    "MLP",
+    "ConvFeatures",
+    "StackedMLP",
+    "TwoHot",
+    "draw_shift",
+    "mish",
+    "random_shift",
+    "simnorm",
+    "symexp",
+    "symlog",
+]
