@@ -19,8 +19,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 def run(arguments: Sequence[str]) -> int:
     """Run a script in several processes until the last one ends.
 
-    SIGINT and SIGTERM go on to every worker, which has 30 s to end (`TORCH_ELASTIC_SHUTDOWN_TIMEOUT`). When
-    one worker fails the others get SIGTERM.
+    SIGINT, SIGTERM and SIGUSR1 go on to every worker, which has a minute to save and end
+    (`TORCH_ELASTIC_SHUTDOWN_TIMEOUT`). When one worker fails the others get SIGTERM.
 
     Args:
         arguments: torchrun's options, the script and its arguments.
@@ -29,6 +29,9 @@ def run(arguments: Sequence[str]) -> int:
         0, or the exit code of the worker that failed first (128 + n if signal n ended it or this process),
         or 1 where the processes did not find each other.
     """
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60")
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    os.environ["DREAMMPC_LAUNCHER"] = str(os.getpid())  # whose end the workers do not outlive
     if "LOGLEVEL" not in os.environ:  # torchrun's own switch; unset, its report of every stop is only noise
         logging.disable(logging.ERROR)
     try:

@@ -153,17 +153,31 @@ def build_algorithm(
     return cls(agent, compile=compile, **own)
 
 
-def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorithm: dict[str, Any]) -> Feed:
+def build_feed(
+    env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorithm: dict[str, Any], world_size: int = 1
+) -> Feed:
     """Collector and replay of `agent` in `env`, as the feed of a Trainer.
+
+    Several processes share the work of one: batch and replay are divided among them, and steps count all of
+    theirs, so that learning does not depend on how many there are.
 
     Args:
         env_steps: environment steps after which the feed ends.
         seed: of the replay's draws.
         algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`; `None` for the last is
             five episodes of random action, at least 1000 agent steps.
+        world_size: processes that train together.
+
+    Raises:
+        UsageError: a batch that cannot be divided among them.
     """
+    if algorithm["batch_size"] % world_size:
+        raise UsageError(
+            f"algorithm.batch_size must be a multiple of the {world_size} processes that share a batch,"
+            f" got {algorithm['batch_size']}"
+        )
     total_steps = env_steps // env.action_repeat
-    capacity = min(algorithm["capacity"], total_steps + env.num_envs)
+    capacity = min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
     seed_steps = algorithm["seed_steps"]
     return Feed(
         make_collector(env, agent),
@@ -172,7 +186,7 @@ def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorit
             capacity,
             env.num_envs,
             algorithm["horizon"],
-            algorithm["batch_size"],
+            algorithm["batch_size"] // world_size,
             seed,
             mutable=EXPERT_KEYS if agent.record else (),
         ),
@@ -180,6 +194,7 @@ def build_feed(env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorit
         total_steps=total_steps,
         utd=algorithm["utd"],
         action_repeat=env.action_repeat,
+        world_size=world_size,
     )
 
 

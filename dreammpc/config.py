@@ -99,7 +99,10 @@ ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass
 class TrainerConfig:
-    """Devices and precision, as Lightning's Trainer names them; None or auto takes what this machine has."""
+    """Devices and precision, as Lightning's Trainer names them; None or auto takes what this machine has.
+
+    `timeout_s` is how long one of several processes waits for the others.
+    """
 
     accelerator: str = "auto"
     devices: Any = 1
@@ -108,6 +111,10 @@ class TrainerConfig:
     num_nodes: int = 1
     compile: bool | None = None
     threads: int | None = None
+    timeout_s: float = 1800.0
+
+    def __post_init__(self):
+        at_least(self, "trainer", 1, "timeout_s")
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc.config import register_schemas
 from dreammpc.interfaces import UsageError
+from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
 from dreammpc.training import keep_memory, load_checkpoint
 from dreammpc.training.checkpoint import DESCRIPTION
@@ -49,6 +51,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         def run() -> None:
             nonlocal code
             keep_memory()
+            if "DREAMMPC_LAUNCHER" in os.environ:
+                end_with_parent(int(os.environ["DREAMMPC_LAUNCHER"]), signal.SIGTERM)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
                 sys.argv[1:] = with_resumed(rewrite(sys.argv[1:], name))

@@ -23,9 +23,11 @@ from dreammpc.training import (
     check_devices,
     choose_speed,
     make_trainer,
+    of_first,
     open_folder,
     seed_everything,
     set_threads,
+    world_size,
 )
 
 
@@ -48,11 +50,11 @@ def train(config: TrainConfig) -> int:
     agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
-    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"])
+    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], world_size())
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
-    folder = open_folder(Path(config.resume).parent.parent if config.resume else config.folder)
+    folder = open_folder(Path(config.resume).parent.parent if config.resume else of_first(config.folder))
     stop = GracefulStop(feed)
     evaluator = Evaluator(
         config.task, config.evaluation.episodes, config.evaluation.seed, env.action_repeat, stop.requested
@@ -77,12 +79,15 @@ def train(config: TrainConfig) -> int:
         strategy=config.trainer.strategy,
         precision=precision,
         num_nodes=config.trainer.num_nodes,
+        timeout_s=config.trainer.timeout_s,
     )
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
 
     if stop.requested():
-        finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-        print(f"stopped at {feed.env_steps} environment steps; go on with resume={checkpoints.last}")
+        if trainer.is_global_zero:
+            finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
+            print(f"stopped at {feed.env_steps} environment steps; go on with resume={checkpoints.last}")
+        trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
         return 0

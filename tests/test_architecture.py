@@ -13,6 +13,7 @@ PACKAGE = ROOT / "dreammpc"
 # A room is a folder or a file of dreammpc/; a dotted entry allows that module alone.
 MAY_IMPORT = {
     "interfaces": set(),
+    "processes": set(),
     "registry": {"interfaces"},
     "settings": {"interfaces", "registry"},
     "nn": set(),

@@ -19,6 +19,9 @@ class Feed:
     The first `seed_steps` agent steps are random; then as many updates follow at once as the update ratio
     owes for them, and from there acting and updating alternate. Stops after `total_steps` agent steps.
 
+    Of several processes each has a feed, and all of them keep the same time: everyone collects as much as
+    this one does, so that a step here counts `world_size` steps, and updates come due together.
+
     Args:
         collector: yields TensorDicts [B, T] (see `make_collector`).
         agent: the collector's policy, with the switch `random`.
@@ -27,6 +30,7 @@ class Feed:
         total_steps: agent steps after which the feed ends.
         utd: updates per agent step.
         action_repeat: environment steps per agent step.
+        world_size: processes that train together; all steps above are those of all of them.
     """
 
     def __init__(
@@ -38,10 +42,11 @@ class Feed:
         total_steps: int,
         utd: float,
         action_repeat: int,
+        world_size: int = 1,
     ):
         self.collector, self.agent, self.replay = collector, agent, replay
         self.seed_steps, self.total_steps = seed_steps, total_steps
-        self.utd, self.action_repeat = utd, action_repeat
+        self.utd, self.action_repeat, self.world_size = utd, action_repeat, world_size
         self.agent_steps, self.updates, self.owed = 0, 0, 0.0
         self.finished: list[tuple[float, int]] = []
         """Return and length (agent steps) of episodes that ended since somebody last emptied the list."""
@@ -84,10 +89,11 @@ class Feed:
             self._frames = iter(self.collector)
         batch = next(self._frames)
         self.replay.extend(batch)
-        self.agent_steps += batch.numel()
+        steps = batch.numel() * self.world_size
+        self.agent_steps += steps
         self._count_returns(batch)
         if self.agent_steps >= self.seed_steps:
-            new = self.agent_steps if self.updates == 0 and self.owed == 0 else batch.numel()
+            new = self.agent_steps if self.updates == 0 and self.owed == 0 else steps
             self.owed += new * self.utd
 
     def _count_returns(self, batch: TensorDictBase) -> None:

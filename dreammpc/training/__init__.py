@@ -2,6 +2,7 @@
 
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints, load_checkpoint
+from dreammpc.training.replicas import of_first, world_size
 from dreammpc.training.resume import open_folder, open_resume
 from dreammpc.training.trainer import (
     check_devices,
@@ -23,8 +24,10 @@ __all__ = [
     "keep_memory",
     "load_checkpoint",
     "make_trainer",
+    "of_first",
     "open_folder",
     "open_resume",
     "seed_everything",
     "set_threads",
+    "world_size",
 ]

@@ -1,5 +1,6 @@
 """What happens beside the updates: averages to the loggers, evaluation, a progress bar, a graceful stop."""
 
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from dreammpc.data import Feed
 from dreammpc.evaluation import Episodes
 from dreammpc.training.checkpoint import Checkpoints
+from dreammpc.training.replicas import gathered, largest
 
 
 class Monitor(Callback):
@@ -50,9 +52,10 @@ class Monitor(Callback):
         metrics = self._averages()
         metrics["speed/updates_per_s"] = (updates - self._began[1]) / seconds
         metrics["speed/env_steps_per_s"] = (steps - self._began[2]) / seconds
-        if self.feed.finished:
-            returns, lengths = zip(*self.feed.finished, strict=True)
-            self.feed.finished.clear()
+        finished = [episode for mine in gathered(trainer, self.feed.finished) for episode in mine]
+        self.feed.finished.clear()
+        if finished:
+            returns, lengths = zip(*finished, strict=True)
             metrics["train/return"] = sum(returns) / len(returns)
             metrics["train/length"] = sum(lengths) / len(lengths)
         self.recent |= metrics
@@ -163,15 +166,30 @@ class ProgressBar(Callback):
             self._bar = None
 
 
-class GracefulStop(Callback):
-    """Ends the training when the feed does, and on SIGINT or SIGTERM after the running update.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""SLURM gives notice with SIGUSR1 where a job's script asks for it, and with SIGTERM."""
 
-    After a signal `signal` holds its number, and a program exits with 128 + that; a second one kills at once.
+AGAIN_S = 1.0
+"""Signals closer together than this are one: launchers and dying parents send theirs several times over."""
+
+
+class GracefulStop(Callback):
+    """Ends the training when the feed does, and on SIGINT, SIGTERM or SIGUSR1 after the running update.
+
+    After a signal `signal` holds its number, and a program exits with 128 + that; one more, `AGAIN_S` later
+    or more, kills at once.
+    Of several processes any one may get the signal: they ask each other every so many updates and stop
+    after the same one, for a process that stopped alone would leave the others waiting for its gradients.
+
+    Args:
+        feed: whose end is the training's.
+        agree_every: updates between two questions among several processes.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
+    def __init__(self, feed: Feed, agree_every: int = 10) -> None:
+        self.feed, self.agree_every = feed, agree_every
         self.signal: int | None = None
+        self._came = 0.0
         self._trainer: Trainer | None = None
         self._before: dict[int, Any] = {}
 
@@ -181,11 +199,14 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer = trainer
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             self._before[number] = signal.signal(number, self._handle)
         trainer.should_stop = self.feed.exhausted
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1 and self.feed.updates % self.agree_every == 0:
+            self.signal = largest(trainer, self.signal or 0) or None
+            trainer.should_stop = self.signal is not None
         if self.feed.exhausted:
             trainer.should_stop = True
 
@@ -199,7 +220,11 @@ class GracefulStop(Callback):
         self._trainer = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self._came = time.monotonic()
+        elif time.monotonic() - self._came > AGAIN_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.signal = number
-        if self._trainer is not None:
+        if self._trainer is not None and self._trainer.world_size == 1:
             self._trainer.should_stop = True
-        signal.signal(number, signal.SIG_DFL)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dreammpc.data import Feed, Replay
 from dreammpc.interfaces import UsageError
+from dreammpc.training.replicas import gathered
 
 FORMAT = 1
 DESCRIPTION = "dreammpc"
@@ -198,7 +199,7 @@ class Checkpoints(Callback):
         state, self._resume_from = self._resume_from, None
         if state is None:
             return
-        mine = state["ranks"][min(trainer.global_rank, len(state["ranks"]) - 1)]
+        mine = state["ranks"][trainer.global_rank]
         archive = ReplayArchive(Path(state["folder"]) / "replay" / f"rank{trainer.global_rank}")
         archive.load(self.feed.replay, mine["segments"], mine["replay"])
         if archive.folder == self._archive.folder:
@@ -217,7 +218,8 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.feed.updates and not isinstance(exception, OSError):
+        # Of several processes the others may be gone, and the last good checkpoint holds everyone's replay.
+        if self.feed.updates and trainer.world_size == 1 and not isinstance(exception, OSError):
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
@@ -243,10 +245,7 @@ class Checkpoints(Callback):
             "feed": self.feed.state_dict(),
             "random": random_state(),
         }
-        everyone: list[Any] = [mine]
-        if trainer.world_size > 1:
-            everyone = [None] * trainer.world_size
-            torch.distributed.all_gather_object(everyone, mine)
+        everyone = gathered(trainer, mine)
         checkpoint[DESCRIPTION] = {
             **self._describe(),
             "resume": {"ranks": everyone, "best_score": self.best_score},

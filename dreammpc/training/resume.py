@@ -6,6 +6,7 @@ from typing import Any
 
 from dreammpc.interfaces import UsageError
 from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
+from dreammpc.training.replicas import world_size
 
 
 def open_folder(folder: str | Path) -> Path:
@@ -33,7 +34,8 @@ def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
         expected: facts that must agree with it, such as `task="walker-walk"`.
 
     Raises:
-        UsageError: the file is missing or damaged, holds weights only, or differs from `expected`.
+        UsageError: the file is missing or damaged, holds weights only, differs from `expected`, or belongs
+            to another number of processes (each has a replay of its own).
     """
     facts = load_checkpoint(checkpoint)[DESCRIPTION]
     if "resume" not in facts:
@@ -41,6 +43,12 @@ def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
     for name, value in expected.items():
         if facts[name] != value:
             raise UsageError(f"checkpoint {checkpoint} has {name} {_short(facts[name])}, not {_short(value)}")
+    saved_by, now = len(facts["resume"]["ranks"]), world_size()
+    if saved_by != now:
+        raise UsageError(
+            f"checkpoint {checkpoint} was saved by {saved_by} process{'es' * (saved_by > 1)}, and {now} would"
+            f" go on; as many must, each with its own replay: `--devices {saved_by}` on one machine"
+        )
     return facts
 
 

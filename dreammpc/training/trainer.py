@@ -8,41 +8,17 @@ import random
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from dreammpc.interfaces import UsageError
 from dreammpc.training.checkpoint import AtomicCheckpointIO
-
-
-class ReplicaStrategy(DDPStrategy):
-    """Equal replicas whose gradients are averaged in one flat message after every backward pass.
-
-    DistributedDataParallel's wrapper does not synchronise manual optimisation and refuses parameters that
-    a loss leaves out; here every parameter that has a gradient takes part.
-    """
-
-    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:  # type: ignore[override]
-        for tensor in (*model.parameters(), *model.buffers()):
-            torch.distributed.broadcast(tensor.data, src=0)
-        return model
-
-    def _register_ddp_hooks(self) -> None: ...
-
-    def pre_backward(self, closure_loss: torch.Tensor) -> None: ...
-
-    def post_backward(self, closure_loss: torch.Tensor) -> None:
-        assert self.model is not None
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = torch._utils._flatten_dense_tensors(gradients)
-        torch.distributed.all_reduce(flat)
-        flat /= self.world_size
-        averaged = torch._utils._unflatten_dense_tensors(flat, gradients)
-        torch._foreach_copy_(gradients, averaged)
+from dreammpc.training.replicas import ReplicaStrategy, world_size
 
 
 def make_trainer(
@@ -54,20 +30,30 @@ def make_trainer(
     strategy: str = "auto",
     precision: str | None = None,
     num_nodes: int = 1,
+    timeout_s: float = 1800.0,
 ) -> Trainer:
     """A Trainer without epochs, with our checkpoints, which feeds on a `Feed`.
 
     Args:
         folder: the run's folder.
         accelerator, devices, strategy, precision, num_nodes: as Lightning's Trainer takes them.
+        timeout_s: of several processes, see `ReplicaStrategy`.
 
     Raises:
-        UsageError: the accelerator or the number of devices is not there; or several processes were
-            started that would train as independent copies.
+        UsageError: the accelerator or the number of devices is not there; or the number of processes that
+            were started is not the number that would train together.
     """
-    several = num_nodes > 1 or devices not in (1, "1", "auto")
-    if strategy == "auto" and several:
-        strategy = ReplicaStrategy(find_unused_parameters=False)  # type: ignore[assignment]
+    started = world_size()
+    if started > 1 and num_nodes == 1 and devices in (1, "1", "auto"):
+        raise UsageError(
+            f"{started} processes were started but the Trainer has one device each: they would train as"
+            " independent copies; start with `lightning run RECIPE --devices N`"
+        )
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if started > 1:
+        plugins.append(TorchElasticEnvironment())  # else Lightning might take SLURM's ranks for ours
+        if strategy == "auto":
+            strategy = ReplicaStrategy(timeout_s)  # type: ignore[assignment]
     quiet()
     try:
         trainer = Trainer(
@@ -79,7 +65,7 @@ def make_trainer(
             default_root_dir=folder,
             callbacks=callbacks,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             max_epochs=-1,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -94,11 +80,10 @@ def make_trainer(
         if type(error).__name__ != "MisconfigurationException":
             raise
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1 and trainer.world_size == 1:
+    if started != trainer.world_size:
         raise UsageError(
-            f"{started} processes were started but the Trainer has one device each: they would train as"
-            " independent copies; start with `lightning run RECIPE --devices N`"
+            f"{started} processes were started, {trainer.world_size} would train: start with"
+            " `lightning run RECIPE --devices N`"
         )
     return trainer
 
@@ -116,7 +101,7 @@ def check_devices(accelerator: str, devices: int | str) -> None:
     """Refuse what this machine does not have, before anything is made.
 
     Raises:
-        UsageError: no such accelerator here, or fewer devices than asked for.
+        UsageError: no such accelerator here, fewer devices than asked for, or one process for several.
     """
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
         raise UsageError(f"unknown accelerator {accelerator!r}; there are: auto, cpu, cuda, gpu, mps, tpu")
@@ -124,6 +109,10 @@ def check_devices(accelerator: str, devices: int | str) -> None:
         raise UsageError(f"accelerator {accelerator!r}: this machine has no CUDA device that torch can use")
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
+    if devices == "auto":
+        devices = there if on_gpu else 1
+    if world_size() == 1 and str(devices).isdigit() and 1 < int(devices) <= there:
+        raise UsageError(f"{devices} devices need a process each: start with `--devices {devices}`")
     if str(devices).isdigit() and not 1 <= int(devices) <= there:
         raise UsageError(
             f"devices must be 1 to {there} ({'GPUs' if on_gpu else 'cores'} here), got {devices}"
