@@ -35,7 +35,11 @@ def build_env(task: str, seed: int, num_envs: int = 1, action_repeat: int | None
 
 
 def build_model(
-    env: BatchedEnv, size: dict[str, Any], discount: float | None = None, algorithm: str = "tdmpc2"
+    env: BatchedEnv,
+    size: dict[str, Any],
+    discount: float | None = None,
+    algorithm: str = "tdmpc2",
+    episodic: bool | None = None,
 ) -> LatentModel:
     """The world model that an algorithm trains, for the spaces of `env`.
 
@@ -43,6 +47,8 @@ def build_model(
         size: widths as in `dreammpc.models.SIZES`; a `name` in it is ignored.
         discount: γ per agent step; `None` takes the heuristic for the episode length.
         algorithm: its name.
+        episodic: learn where episodes terminate; `None` if they can in `env`, False takes every end for a
+            time limit.
 
     Raises:
         UsageError: widths that do not fit together, or an unknown algorithm.
@@ -53,6 +59,7 @@ def build_model(
             obs_dim=env.observation_spec["observation"].shape[-1],
             action_dim=env.action_spec.shape[-1],
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
+            episodic=env.episodic if episodic is None else episodic,
             **without_name(size),
         )
     except ValueError as error:
@@ -189,6 +196,7 @@ def build_feed(
             algorithm["batch_size"] // world_size,
             seed,
             mutable=EXPERT_KEYS if agent.record else (),
+            ragged=getattr(agent.model, "episodic", False),
         ),
         seed_steps=max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps,
         total_steps=total_steps,
@@ -208,6 +216,7 @@ def describe(
         "obs_dim": model.obs_dim,
         "action_dim": model.action_dim,
         "discount": model.discount,
+        "episodic": model.episodic,
         "config": settings,
         "overrides": overrides,
         **more,
@@ -224,6 +233,9 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
     if trained != asked:
         raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
+    episodic, wanted = facts.get("episodic", False), settings["algorithm"]["episodic"]
+    if wanted not in (None, episodic):
+        raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {wanted}")
     return facts
 
 
@@ -237,6 +249,7 @@ def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
     facts = content[DESCRIPTION]
     algorithm = facts["config"]["algorithm"]["name"]
     model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
+    widths["episodic"] = facts.get("episodic", False)
     model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     prefix = "agent.model."
     weights = content["state_dict"].items()

@@ -42,7 +42,10 @@ class EnvConfig:
 
 @dataclasses.dataclass
 class AlgorithmConfig:
-    """TD-MPC2's update (arXiv 2310.16828, Table 8) and how much of it happens."""
+    """TD-MPC2's update (arXiv 2310.16828, Table 8) and how much of it happens.
+
+    `episodic` says whether to learn where episodes terminate; by default if the environment can.
+    """
 
     name: str = "tdmpc2"
     batch_size: int = 256
@@ -50,6 +53,7 @@ class AlgorithmConfig:
     utd: float = 1.0
     seed_steps: int | None = None
     discount: float | None = None
+    episodic: bool | None = None
     capacity: int = 1_000_000
     noise_scale: float = 1.0
     lr: float = 3e-4

@@ -42,7 +42,9 @@ def train(config: TrainConfig) -> int:
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])
-    model = assembly.build_model(env, settings["model"], config.algorithm.discount, config.algorithm.name)
+    model = assembly.build_model(
+        env, settings["model"], config.algorithm.discount, config.algorithm.name, config.algorithm.episodic
+    )
     planner = assembly.build_planner(settings["planner"], model.action_dim)
     compared = assembly.build_planners(config.evaluation.planners, model.action_dim)
     compared[assembly.planner_name(settings["planner"])] = planner

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from dreammpc.envs import list_tasks, make_env
-from dreammpc.envs.dmcontrol import CONTROL_STEPS, DMControl
+from dreammpc.envs import make_env
+from dreammpc.envs.dmcontrol import CONTROL_STEPS, DMControl, list_tasks
 from dreammpc.envs.dmcontrol_extra import TASKS
 
 DIMS = {  # observation and action sizes that published agents have
@@ -80,6 +80,7 @@ def test_every_task_steps_and_repeats_by_seed(task, request):
     limit = env.envs[0]._env._step_limit
     assert limit == (float("inf") if task.startswith("lqr") else CONTROL_STEPS)
     assert env.max_episode_steps == 500 and env.action_repeat == 2 and env.task == task
+    assert env.episodic == task.startswith("lqr")
     env.close()
 
 

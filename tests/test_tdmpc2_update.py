@@ -58,7 +58,7 @@ def test_model_loss_equals_explicit_loops(episodic, dropout):
                 weight, row = 0.5**t / (B * H), t * B + b
                 action = batch["action"][b, t][None]
                 reward = batch["next", "reward"][b, t, 0]
-                ends = float(batch["next", "terminated"][b, t, 0])
+                ends = float(batch["next", "terminated"][b, t, 0]) if episodic else 0.0
                 real = model.encoder(batch["next", "observation"][b, t][None])
                 mean, log_std = model.policy_stats(real)
                 chosen = torch.tanh(mean + log_std.exp() * draws.target_noise[row])
@@ -117,12 +117,15 @@ def test_untrained_losses_by_hand():
     [((0, 1), math.e - 1), ((1, 0), math.e - 1), ((1, 2), 1 - math.e), ((1,), math.e**2 - 1)],
 )
 def test_td_target_by_hand(heads, bootstrap):
-    model = random_tdmpc2(discount=0.9)
-    heads_say(model.target_heads, [55, 60, 45])  # symlog 1, 2, -1
+    """The end of an episode that terminates has no value; a model without that takes it for a time limit."""
     draws = make_draws(target_heads=heads)._replace(target_noise=torch.zeros(3, A))
     reward, terminated = torch.tensor([0.5, -2.0, 3.0]), torch.tensor([0.0, 0.0, 1.0])
-    target = td_target(model, torch.rand(3, 16), reward, terminated, draws)
-    assert target.tolist() == pytest.approx([0.5 + 0.9 * bootstrap, -2 + 0.9 * bootstrap, 3.0], rel=1e-4)
+    for episodic, last in ((True, 3.0), (False, 3 + 0.9 * bootstrap)):
+        model = random_tdmpc2(discount=0.9, episodic=episodic)
+        heads_say(model.target_heads, [55, 60, 45])  # symlog 1, 2, -1
+        target = td_target(model, torch.rand(3, 16), reward, terminated, draws)
+        expected = [0.5 + 0.9 * bootstrap, -2 + 0.9 * bootstrap, last]
+        assert target.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_policy_loss_by_hand():

@@ -19,6 +19,7 @@ from dreammpc.agent import Agent, expert_of
 from dreammpc.algorithms.latent import (
     Coefficients,
     LatentAlgorithm,
+    masked_mean,
     rollout_loss,
     running_scale,
     time_first,
@@ -81,6 +82,7 @@ def policy_loss(
     scale: Tensor,
     coef: Coefficients,
     scale_rate: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """KL(π ‖ planner's Gaussian), averaged over action dimensions, over a running scale, minus entropy.
 
@@ -90,6 +92,7 @@ def policy_loss(
         zs: latents [H, B, D] without gradient.
         expert_mean, expert_std: of the planner's first action, [H, B, A].
         scale: running 5-95 percentile range of the divergence, scalar.
+        mask: [H, B], 0 for latents that count as zeros.
 
     Returns:
         The scalar loss, the new scale, and scalar metrics.
@@ -98,12 +101,14 @@ def policy_loss(
     divergence = gaussian_kl(mean, log_std.exp(), expert_mean, expert_std.clamp(min=LEAST_STD)).mean(-1)
     scale = running_scale(scale, divergence[0], scale_rate)
     entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
-    over_batch = (divergence / scale - coef.entropy * model.action_dim * entropy).mean(-1)
-    loss = (over_batch * time_weights(coef.rho, zs.shape[0], zs)).mean()
+    objective = divergence / scale - coef.entropy * model.action_dim * entropy
+    if mask is not None:
+        objective = objective * mask
+    loss = (objective.mean(-1) * time_weights(coef.rho, zs.shape[0], zs)).mean()
     metrics = {
         "loss/policy": loss.detach(),
-        "policy/entropy": entropy.detach().mean(),
-        "policy/divergence": divergence.detach().mean(),
+        "policy/entropy": masked_mean(entropy.detach(), mask),
+        "policy/divergence": masked_mean(divergence.detach(), mask),
         "policy/scale": scale,
     }
     return loss, scale, metrics
@@ -194,7 +199,7 @@ class BMPC(LatentAlgorithm):
         if self.agent.random:
             return {}
         self.policy_updates += 1
-        expert, more = batch["expert"], {}
+        expert, valid, more = batch["expert"], batch.get("valid", None), {}
         if self.interval > 0 and self.policy_updates % self.interval == 0:
             fresh = self.reanalyze(batch[: self.num_slices])
             stored = expert[: self.num_slices]
@@ -208,6 +213,7 @@ class BMPC(LatentAlgorithm):
             self.divergence_scale,
             self.coef,
             self.scale_rate,
+            None if valid is None else valid.squeeze(-1).t().float(),
         )
         self.divergence_scale.copy_(scale)
         metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
@@ -216,6 +222,8 @@ class BMPC(LatentAlgorithm):
     @torch.no_grad()
     def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
         """What the planner says now of the observations of slices [B, H]; written back to the replay.
+
+        Steps past the end of an episode are rows of another one, and as good as any to plan for.
 
         Returns:
             `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].

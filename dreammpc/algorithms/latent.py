@@ -40,17 +40,40 @@ class Slices(NamedTuple):
     next_observation: Tensor  # [H·B, O]
     reward: Tensor  # [H·B]
     terminated: Tensor  # [H·B], 1 where the episode terminated
+    valid: Tensor | None  # [H·B], 0 past the end of the slice's episode; None if every slice is whole
 
 
 def time_first(batch: TensorDictBase) -> Slices:
-    """A TensorDict [B, H] of `observation`, `action`, `next` → `observation`, `reward`, `terminated`."""
+    """A TensorDict [B, H] of `observation`, `action`, `next` → `observation`, `reward`, `terminated`.
+
+    An entry `valid` [B, H, 1], if there is one, says which steps belong to the episode of the slice's first.
+    """
+    valid = batch.get("valid", None)
     return Slices(
         first=batch["observation"][:, 0],
         action=batch["action"].transpose(0, 1),
         next_observation=batch["next", "observation"].transpose(0, 1).flatten(0, 1),
         reward=batch["next", "reward"].squeeze(-1).t().flatten(),
         terminated=batch["next", "terminated"].squeeze(-1).t().flatten().float(),
+        valid=None if valid is None else valid.squeeze(-1).t().flatten().float(),
     )
+
+
+def acting(batch: TensorDictBase) -> Tensor | None:
+    """In which states of slices [B, H] there is something to do, 1 or 0: [H+1, B]; None if in all.
+
+    Not past the end of an episode, and not where it terminated; a state that a time limit cut off counts.
+    """
+    valid = batch.get("valid", None)
+    if valid is None:
+        return None
+    after = valid & ~batch["next", "terminated"]
+    return torch.cat([valid[:, :1], after], 1).squeeze(-1).t().float()
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of `x` where `mask`, of the same shape, is 1: scalar."""
+    return x.mean() if mask is None else (x * mask).sum() / mask.sum()
 
 
 def rollout_loss(
@@ -62,6 +85,8 @@ def rollout_loss(
     coef: Coefficients,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Consistency, reward, value and termination losses along a latent rollout (arXiv 2310.16828, eq. 3).
+
+    Steps that are not valid count as zeros in the means, so that a valid one weighs the same in any batch.
 
     Args:
         next_z: latents [H·B, D] of the next observations, without gradient.
@@ -83,6 +108,8 @@ def rollout_loss(
 
     def over_time(loss: Tensor) -> Tensor:
         """[..., H·B] → scalar: mean over the batch (and heads), ρ^t weighted mean over time."""
+        if slices.valid is not None:
+            loss = loss * slices.valid
         return (loss.unflatten(-1, (horizon, size)).mean(-1) * weights).mean()
 
     pair = torch.cat([zs[:-1], slices.action], -1).flatten(0, 1)
@@ -100,7 +127,7 @@ def rollout_loss(
         )
     total = sum((getattr(coef, name) * term for name, term in terms.items()), zs.new_zeros(()))
     metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
-    metrics["value/target"] = target.mean()
+    metrics["value/target"] = masked_mean(target, slices.valid)
     return total, zs.detach(), metrics
 
 

@@ -14,6 +14,8 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms.latent import (
     Coefficients,
     LatentAlgorithm,
+    acting,
+    masked_mean,
     rollout_loss,
     running_scale,
     time_first,
@@ -37,13 +39,15 @@ class Draws(NamedTuple):
 def td_target(model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, draws: Draws) -> Tensor:
     """r + γ·(1 - terminated)·min of two random target heads at an action of the policy: [H·B].
 
+    A model without a termination head takes every end for a time limit: it bootstraps there as well.
     The heads are drawn before they are computed, which has the same distribution as computing all K.
     """
     mean, log_std = model.policy_stats(next_z)
     action = torch.tanh(mean + log_std.exp() * draws.target_noise)
     logits = model.target_heads(torch.cat([next_z, action], -1), heads=draws.target_heads)
     bootstrap = model.two_hot.decode(logits).amin(0)
-    return reward + model.discount * (1 - terminated) * bootstrap
+    goes_on = 1.0 if model.termination is None else 1 - terminated
+    return reward + model.discount * goes_on * bootstrap
 
 
 def model_loss(
@@ -58,7 +62,13 @@ def model_loss(
 
 
 def policy_loss(
-    model: TDMPC2Model, zs: Tensor, draws: Draws, scale: Tensor, coef: Coefficients, scale_rate: float
+    model: TDMPC2Model,
+    zs: Tensor,
+    draws: Draws,
+    scale: Tensor,
+    coef: Coefficients,
+    scale_rate: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Maximise the mean of two random heads, divided by a running scale, plus entropy (eq. 4).
 
@@ -67,6 +77,7 @@ def policy_loss(
     Args:
         zs: latents [H+1, B, D] without gradient.
         scale: running 5-95 percentile range of Q, scalar.
+        mask: [H+1, B], 0 for latents that count as zeros (see `acting`).
 
     Returns:
         The scalar loss, the new scale, and scalar metrics.
@@ -81,12 +92,15 @@ def policy_loss(
     scale = running_scale(scale, q[:size], scale_rate)
     log_prob = (-0.5 * draws.policy_noise.square() - log_std - LOG_SQRT_2PI).sum(-1)
     entropy = -log_prob * model.action_dim
-    objective = (q / scale + coef.entropy * entropy).unflatten(0, (steps, size)).mean(-1)
-    loss = -(objective * time_weights(coef.rho, steps, q)).mean()
+    objective = (q / scale + coef.entropy * entropy).unflatten(0, (steps, size))
+    counted = None if mask is None else mask.flatten()
+    if mask is not None:
+        objective = objective * mask
+    loss = -(objective.mean(-1) * time_weights(coef.rho, steps, q)).mean()
     metrics = {
         "loss/policy": loss.detach(),
-        "policy/entropy": -log_prob.detach().mean(),
-        "value/policy": q.detach().mean(),
+        "policy/entropy": masked_mean(-log_prob.detach(), counted),
+        "value/policy": masked_mean(q.detach(), counted),
         "value/scale": scale,
     }
     return loss, scale, metrics
@@ -115,7 +129,7 @@ class TDMPC2(LatentAlgorithm):
     def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Maximise the value of the policy's actions."""
         loss, scale, metrics = self._policy_loss(
-            self.model, zs, draws, self.value_scale, self.coef, self.scale_rate
+            self.model, zs, draws, self.value_scale, self.coef, self.scale_rate, acting(batch)
         )
         self.value_scale.copy_(scale)
         metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)

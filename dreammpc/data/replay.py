@@ -1,4 +1,4 @@
-"""Replay of transitions, sampled as windows that never cross an episode.
+"""Replay of transitions, sampled as windows within an episode, or cut short by its end.
 
 Rows lie in time order, the B environments interleaved: environment b's next row is B rows on. Each row has
 a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if their stamps are.
@@ -26,17 +26,25 @@ class WindowSampler(Sampler):
     """Draws windows of consecutive rows, uniformly over all windows that lie within one episode.
 
     Starts are drawn uniformly over all rows and rejected if the window's last stamp does not follow from
-    its first; the whole batch is then read with one gather.
+    its first; the whole batch is then read with one gather. With `ragged` nothing is rejected: a window may
+    run past the end of its episode, into rows that say nothing about it.
 
     Args:
         window: rows in a window.
         stride: rows between two steps of one environment, the number of environments.
         generator: the stream of random starts; `None` uses torch's global one.
+        ragged: see above.
     """
 
-    def __init__(self, window: int, stride: int = 1, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        window: int,
+        stride: int = 1,
+        generator: torch.Generator | None = None,
+        ragged: bool = False,
+    ):
         super().__init__()
-        self.window, self.stride, self.generator = window, stride, generator
+        self.window, self.stride, self.generator, self.ragged = window, stride, generator, ragged
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict]:
         """Row indices [batch_size, window] into `storage`.
@@ -44,9 +52,12 @@ class WindowSampler(Sampler):
         Raises:
             RuntimeError: hardly any row starts a whole window (episodes shorter than the window).
         """
-        rows, frames = len(storage), storage.get(slice(None))["frame"]
-        span = (self.window - 1) * self.stride
+        rows, span = len(storage), (self.window - 1) * self.stride
         offsets = torch.arange(0, span + 1, self.stride)
+        if self.ragged:
+            starts = torch.randint(rows, (batch_size, 1), generator=self.generator)
+            return (starts + offsets) % rows, {}
+        frames = storage.get(slice(None))["frame"]
         accepted: list[Tensor] = []
         missing = batch_size
         for _ in range(100):
@@ -85,6 +96,10 @@ class Replay:
         seed: of the sampler's own random stream.
         mutable: keys that are stored besides `KEYS` and that `update` may overwrite. Samples then hold
             `index` and `index_generation`, by which a row is found again, or found to be gone.
+        ragged: every row starts a window, also one that runs past the end of its episode (or of what has been
+            collected), so that ends appear at every position of a window and no episode is too short.
+            Samples then hold `valid`, bool [batch_size, window, 1]: which rows belong to the episode that the
+            window starts in. The others are rows of other episodes, to be left out of whatever is learned.
     """
 
     def __init__(
@@ -95,12 +110,14 @@ class Replay:
         batch_size: int,
         seed: int = 0,
         mutable: tuple = (),
+        ragged: bool = False,
     ):
+        self.ragged = ragged
         self.capacity, self.num_envs, self.mutable = capacity // num_envs * num_envs, num_envs, mutable
         self.generator = torch.Generator().manual_seed(seed)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyTensorStorage(self.capacity),
-            sampler=WindowSampler(window, num_envs, self.generator),
+            sampler=WindowSampler(window, num_envs, self.generator, ragged),
             writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
             batch_size=batch_size,
         )
@@ -141,7 +158,11 @@ class Replay:
 
     def sample(self) -> TensorDictBase:
         """A batch of windows, TensorDict [batch_size, window]."""
-        return self.buffer.sample()
+        batch = self.buffer.sample()
+        if self.ragged:
+            frames = batch["frame"]
+            batch["valid"] = (frames - frames[:, :1] == torch.arange(frames.shape[1])).unsqueeze(-1)
+        return batch
 
     def update(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> Tensor:
         """Overwrite rows that were sampled, but for those whose place another row has taken since.

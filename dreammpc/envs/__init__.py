@@ -4,17 +4,19 @@
 
 - ``registry``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
 - ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
+- ``gymnasium``: any environment that Gymnasium knows by an id, as ``gym-ID``;
 - ``wrapper``: the one wrapper to TorchRL. A family is written as plain Gymnasium environments with flat
   Box spaces and is wrapped once, here, last.
 
 Simulators are imported when a task of theirs is made, never by ``import dreammpc.envs``.
 """
 
-from dreammpc.envs import dmcontrol
+from dreammpc.envs import dmcontrol, gymnasium
 from dreammpc.envs.registry import list_tasks, make_env, register_env
 from dreammpc.envs.wrapper import BatchedEnv
 
 # The default family: its prefix is empty, so every longer registered prefix wins over it.
 register_env("", dmcontrol.make, tasks=dmcontrol.list_tasks)
+register_env(gymnasium.PREFIX, gymnasium.make, tasks=gymnasium.list_tasks, open=True)
 
 __all__ = ["BatchedEnv", "list_tasks", "make_env", "register_env"]

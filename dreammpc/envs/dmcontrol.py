@@ -22,6 +22,9 @@ _SHORT_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 # These draw their model itself at random when loaded, so a new seed needs a new model.
 _RANDOM_MODELS = {"lqr"}
 
+# These end where the state is at rest; all others run to their time limit.
+_TERMINATE = {"lqr"}
+
 # These upload a terrain to OpenGL at every reset, whether or not anyone looks.
 _NEED_GL = {("quadruped", "escape")}
 
@@ -45,6 +48,7 @@ class DMControl(gymnasium.Env):
     Attributes:
         action_repeat: as given.
         max_episode_steps: the time limit, in calls of :meth:`step`.
+        episodic: whether an episode can end before it.
 
     Raises:
         ValueError: no such domain or task, or ``action_repeat`` below 1.
@@ -58,10 +62,11 @@ class DMControl(gymnasium.Env):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if render_mode or (domain, task) in _NEED_GL:
-            _use_egl_if_headless()
+            use_egl_if_headless()
         self.domain, self.task = domain, task
         self.action_repeat = action_repeat
         self.max_episode_steps = -(-CONTROL_STEPS // action_repeat)
+        self.episodic = domain in _TERMINATE
         self.render_mode = render_mode
         self._random = np.random.RandomState()
         self._env = self._load()
@@ -160,7 +165,8 @@ def _flatten(observation: dict[str, Any]) -> np.ndarray:
     return np.concatenate(values, dtype=np.float32, casting="same_kind")
 
 
-def _use_egl_if_headless() -> None:
+def use_egl_if_headless() -> None:
+    """Chooses EGL for whatever renders with MuJoCo, on Linux without a display, unless the user chose."""
     if not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"):
         return
     imported = "dm_control._render" in sys.modules

@@ -23,6 +23,8 @@ class EnvFactory(Protocol):
 FAMILIES = Registry("task prefix", "dreammpc.envs")
 """Factories by the prefix of their tasks' names, as which an installed package names its entry point."""
 _TASKS: dict[str, Callable[[], Iterable[str]]] = {}
+_CLOSED: set[str] = set()
+"""Families whose lists name all that they have."""
 _Factory = TypeVar("_Factory", bound=EnvFactory)
 
 
@@ -31,6 +33,7 @@ def register_env(
     factory: _Factory | None = None,
     *,
     tasks: Callable[[], Iterable[str]] | None = None,
+    open: bool = False,
 ):
     """Adds a family of tasks: every task whose name begins with ``prefix``. Also a decorator.
 
@@ -41,9 +44,11 @@ def register_env(
         factory: ``factory(task, action_repeat=, render=) -> gymnasium.Env`` with flat Box spaces. ``task``
             is the whole name; ``action_repeat=None`` asks for the family's own default; ``render=True``
             says that frames will be asked for, through ``env.render(height=, width=)`` -> uint8 [H, W, 3].
-            The environment may carry ``action_repeat`` and ``max_episode_steps`` attributes.
-        tasks: lists the family's names. Without it the set is open, and the factory itself raises
-            ``ValueError`` for a name that it does not know.
+            The environment may carry the attributes ``action_repeat``, ``max_episode_steps`` and
+            ``episodic``; see :class:`BatchedEnv`.
+        tasks: lists the family's names. Without it the set is open.
+        open: the family has more names than it lists; the factory itself raises ``ValueError`` for a name
+            that it does not know.
 
     Raises:
         UsageError: the prefix is taken.
@@ -54,10 +59,12 @@ def register_env(
         def make_gym(task, *, action_repeat, render): ...
     """
     if factory is None:
-        return lambda function: register_env(prefix, function, tasks=tasks)
+        return lambda function: register_env(prefix, function, tasks=tasks, open=open)
     FAMILIES.add(prefix, factory)
     if tasks is not None:
         _TASKS[prefix] = tasks
+        if not open:
+            _CLOSED.add(prefix)
     return factory
 
 
@@ -117,7 +124,7 @@ def make_env(
 def _make(task: str, num_envs: int, action_repeat: int | None, render: bool) -> list[gymnasium.Env]:
     prefix = max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
     factory = FAMILIES[prefix]
-    if prefix in _TASKS and task not in set(_TASKS[prefix]()):
+    if prefix in _CLOSED and task not in set(_TASKS[prefix]()):
         raise ValueError(_unknown(task))
     return [factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)]
 
@@ -126,6 +133,6 @@ def _unknown(task: str) -> str:
     known = list_tasks()
     close = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    open_families = sorted(set(FAMILIES) - set(_TASKS))
+    open_families = sorted(set(FAMILIES) - _CLOSED)
     others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
     return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see list_tasks(){others}"

@@ -13,6 +13,7 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from dreammpc.envs.drawing import FRAME_SHAPE, draw, observed
+from dreammpc.interfaces import UsageError
 
 
 class BatchedEnv(EnvBase):
@@ -41,18 +42,19 @@ class BatchedEnv(EnvBase):
         num_envs: B.
         action_repeat: control steps per decision, 1 where the environments do not say.
         max_episode_steps: time limit in decisions, None where the environments do not say.
+        episodic: whether an episode can end before its time limit; True where the environments do not say.
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
         success: float64 [B], `info["success"]` of the last step; NaN before one and where it is not reported.
 
     Raises:
-        ValueError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
+        UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
             are not finite; no such ``obs``. When stepping or resetting: an observation or a reward that is
             not finite.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
         if not envs:
-            raise ValueError(f"task {task!r}: needs at least one environment")
+            raise UsageError(f"task {task!r}: needs at least one environment")
         super().__init__(batch_size=[len(envs)])
         self.envs, self.task, self.obs, self.num_envs = list(envs), task, obs, len(envs)
         self.action_repeat: int = _attribute(envs[0], "action_repeat", 1)
@@ -60,11 +62,12 @@ class BatchedEnv(EnvBase):
         self.max_episode_steps: int | None = _attribute(
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
+        self.episodic: bool = _attribute(envs[0], "episodic", True)
         self.fps: float = envs[0].metadata.get("render_fps", 30)
         observation_dim = _flat_box(envs, "observation", task).shape[0]
         actions = _flat_box(envs, "action", task)
         if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-            raise ValueError(f"task {task!r}: action bounds must be finite, got {actions}")
+            raise UsageError(f"task {task!r}: action bounds must be finite, got {_one_line(actions)}")
         # None: the bounds are [-1, 1] already, and the action passes through bit for bit.
         unit = (actions.low == -1).all() and (actions.high == 1).all()
         self._rescale = None if unit else ((actions.high + actions.low) / 2, (actions.high - actions.low) / 2)
@@ -106,7 +109,7 @@ class BatchedEnv(EnvBase):
             self.success[i] = info.get("success", np.nan)
             self._draw(i)
         if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
-            raise ValueError(self._what_is_not_finite())
+            raise UsageError(self._what_is_not_finite())
         return self._state(reward=torch.from_numpy(self._reward.copy()))
 
     def _reset(self, tensordict: TensorDictBase | None = None) -> TensorDict:  # type: ignore[override]
@@ -119,7 +122,7 @@ class BatchedEnv(EnvBase):
             self._seeds[i] = None  # from here on the environment's own stream goes on
             self._draw(i)
         if not np.isfinite(self._observation).all():
-            raise ValueError(self._what_is_not_finite())
+            raise UsageError(self._what_is_not_finite())
         return self._state()
 
     def _draw(self, row: int) -> None:
@@ -178,16 +181,22 @@ def _flat_box(envs: Sequence[gymnasium.Env], which: str, task: str) -> Box:
     spaces = [getattr(env, f"{which}_space") for env in envs]
     first = spaces[0]
     if not isinstance(first, Box) or len(first.shape) != 1:
-        raise ValueError(
-            f"task {task!r}: the {which} space must be a flat Box (continuous, 1-D), got {first}"
+        raise UsageError(
+            f"task {task!r}: the {which} space must be a flat Box (continuous, 1-D), got {_one_line(first)}"
         )
     if any(space.shape != first.shape for space in spaces) or (
         which == "action" and len(set(map(repr, spaces))) > 1
     ):
-        raise ValueError(f"task {task!r}: all environments must have the same {which} space, got {spaces}")
+        raise UsageError(
+            f"task {task!r}: all environments must have the same {which} space, got {_one_line(spaces)}"
+        )
     return first
 
 
 def _attribute(env: gymnasium.Env, name: str, default: Any) -> Any:
     """An attribute of the environment or of one that it wraps."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
+def _one_line(spaces: Any) -> str:
+    return " ".join(str(spaces).split())

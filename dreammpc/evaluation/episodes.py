@@ -89,11 +89,13 @@ def run_episodes(
             returns += obs["reward"].squeeze(-1) * alive
             lengths += alive
             terminated |= obs["terminated"].squeeze(-1) & alive
-            for i in (alive & obs["done"].squeeze(-1)).nonzero().flatten().tolist():
+            is_init = obs["done"].clone()
+            for i in (alive & is_init.squeeze(-1)).nonzero().flatten().tolist():
                 successes[i] = None if math.isnan(env.success[i]) else float(env.success[i])
-            alive &= ~obs["done"].squeeze(-1)
-            is_init = torch.zeros(size, 1, dtype=torch.bool)
+            alive &= ~is_init.squeeze(-1)
             obs = obs.exclude("reward")
+            if is_init.any() and alive.any():  # an environment that is over must not be stepped on
+                obs = env.reset(obs.set("_reset", is_init)).exclude("_reset")
     each = {} if sums is None else {key: value / lengths for key, value in sums.items()}
     total = float(lengths.sum())
     means = {} if sums is None else {key: float(value.sum()) / total for key, value in sums.items()}

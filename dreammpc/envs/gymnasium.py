@@ -1,0 +1,109 @@
+"""Gymnasium's environments as tasks: ``gym-Hopper-v5`` is the environment ``Hopper-v5``.
+
+Any registered id with flat Box spaces will do, also ``gym-package:Name-v0``, whose package Gymnasium then
+imports. Rewards and ends are the environment's own; one call of its ``step`` is one environment step.
+"""
+
+import difflib
+import math
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.wrappers import TimeLimit
+from torch.nn.functional import interpolate
+
+from dreammpc.envs.dmcontrol import use_egl_if_headless
+from dreammpc.interfaces import UsageError
+
+PREFIX = "gym-"
+TIME_LIMIT = 1000
+"""Steps after which an environment without a limit of its own is cut off."""
+_NEVER_END = {"HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher", "Swimmer"}
+
+
+class GymTask(gymnasium.Wrapper):
+    """A Gymnasium environment with a time limit, as the wrapper to TorchRL asks for it.
+
+    Args:
+        env: as `gymnasium.make` gives it, time limit included.
+        action_repeat: steps of `env` per call of :meth:`step`, rewards summed; fewer where it ends between.
+        time_limit: of `env`, in its own steps.
+        episodic: whether an episode can end before the time limit.
+
+    Attributes:
+        action_repeat, episodic: as given.
+        max_episode_steps: the time limit, in calls of :meth:`step`.
+    """
+
+    def __init__(self, env: gymnasium.Env, action_repeat: int, time_limit: int, episodic: bool):
+        super().__init__(env)
+        self.action_repeat, self.episodic = action_repeat, episodic
+        self.max_episode_steps = math.ceil(time_limit / action_repeat)
+        self.metadata = {**env.metadata, "render_fps": env.metadata.get("render_fps", 30) / action_repeat}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Applies ``action`` [A] up to ``action_repeat`` times."""
+        total = 0.0
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info
+
+    def render(self, height: int = 64, width: int = 64) -> np.ndarray:  # type: ignore[override]
+        """The environment's own picture, uint8 [height, width, 3], scaled by averaging."""
+        frame = np.asarray(self.env.render())
+        if frame.shape[:2] == (height, width):
+            return frame
+        pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1).unsqueeze(0).float()
+        scaled = interpolate(pixels, (height, width), mode="area")
+        return scaled[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
+    """Makes the environment of ``gym-ID``; action repeat 1 by default.
+
+    Raises:
+        UsageError: no such id, or an environment whose package is missing.
+    """
+    name = task.removeprefix(PREFIX)
+    if render:
+        use_egl_if_headless()
+    try:
+        env = gymnasium.make(name, render_mode="rgb_array" if render else None, disable_env_checker=True)
+    except gymnasium.error.UnregisteredEnv as error:
+        close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
+        raise UsageError(f"unknown task {task!r}: {_one_line(error)}{hint}") from error
+    except (gymnasium.error.Error, ImportError) as error:
+        raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
+    limit = env.spec.max_episode_steps if env.spec else None
+    if limit is None:
+        limit = TIME_LIMIT
+        env = TimeLimit(env, limit)
+        warnings.warn(
+            f"task {task!r} has no time limit: episodes are cut off after {limit} steps", stacklevel=2
+        )
+    return GymTask(env, action_repeat or 1, limit, _can_end(env))
+
+
+def list_tasks() -> list[str]:
+    """The MuJoCo tasks of version 5; any other id can be had as well."""
+    return [
+        PREFIX + name
+        for name, spec in gymnasium.registry.items()
+        if spec.version == 5 and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
+    ]
+
+
+def _can_end(env: gymnasium.Env) -> bool:
+    """Whether an episode may terminate: assumed of every environment that is not known never to."""
+    return env.spec is None or env.spec.name not in _NEVER_END
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
