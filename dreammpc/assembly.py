@@ -15,6 +15,7 @@ from dreammpc.models import LatentModel
 from dreammpc.planning import make_planner
 from dreammpc.planning.registry import planner_settings
 from dreammpc.registry import choices, unknown
+from dreammpc.trained import locate
 from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
 
 NO_TIME_LIMIT = 500
@@ -242,19 +243,27 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
 def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
     """The world model of a checkpoint, on the CPU, and the checkpoint's description.
 
+    Args:
+        checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
+
     Raises:
-        UsageError: no such file, a damaged one, or weights that do not fit the algorithm it names.
+        UsageError: no such file or agent, a damaged one, or weights that do not fit the algorithm it names.
     """
-    content = load_checkpoint(checkpoint)
+    content = load_checkpoint(locate(checkpoint))
     facts = content[DESCRIPTION]
     algorithm = facts["config"]["algorithm"]["name"]
     model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
     widths["episodic"] = facts.get("episodic", False)
     model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     prefix = "agent.model."
-    weights = content["state_dict"].items()
+    items = content["state_dict"].items()
+    weights = {key.removeprefix(prefix): weight for key, weight in items if key.startswith(prefix)}
+    if not any(key.startswith("target_heads.") for key in weights):  # an agent's file goes without them
+        weights |= {
+            key.replace("value_", "target_", 1): w for key, w in weights.items() if "value_heads" in key
+        }
     try:
-        model.load_state_dict({key.removeprefix(prefix): w for key, w in weights if key.startswith(prefix)})
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(
             f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
@@ -280,6 +289,7 @@ def load_agent(checkpoint: str | Path, planner: str = "dream_mpc", **settings: A
     Example::
 
         agent = load_agent("runs/cartpole-swingup/…/checkpoints/best.ckpt", "mppi", num_samples=256)
+        agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
     """
     model, facts = load_model(checkpoint)
     return Agent(model, build_planner({"name": planner, **settings}, facts["action_dim"]))

@@ -6,7 +6,8 @@
 import argparse
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dreammpc import __version__
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     planners.set_defaults(command=print_planners)
     tasks = commands.add_parser("tasks", help="list the tasks")
     tasks.set_defaults(command=print_tasks)
+    add_agent_commands(commands)
     options = vars(parser.parse_args(words))
     command = options.pop("command", parser.print_help)
     try:
@@ -43,6 +45,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:  # a UsageError; its module imports torch
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands around trained agents; `dreammpc.commands` is imported when one is called."""
+    agents = commands.add_parser("agents", help="list the trained agents, or all that is known of one")
+    agents.add_argument("name", nargs="?", help="an agent's name, or that of its task")
+    agents.set_defaults(command=later("print_agents"))
+
+    demo = commands.add_parser("demo", help="play one episode of a trained agent")
+    demo.add_argument("agent", help="an agent's name, that of its task, or a checkpoint")
+    demo.add_argument("choices", nargs="*", metavar="planner=NAME", help="and planner.KEY=VALUE")
+    demo.add_argument("--seed", type=int, default=0, help="of the start (0)")
+    demo.add_argument("--video", metavar="FILE", help="mp4 or gif; by default TASK-PLANNER.mp4 here")
+    demo.add_argument("--no-video", dest="show", action="store_false", help="draw nothing")
+    demo.set_defaults(command=later("demo"))
+
+    export = commands.add_parser("export-agent", help="make a small agent of a run's checkpoint")
+    export.add_argument("checkpoint", help="last.ckpt or best.ckpt in a run's folder")
+    export.add_argument("-o", "--output", default="agents", metavar="DIR", help="where to put it (agents)")
+    export.add_argument("--dtype", default="float16", help="float16, bfloat16 or float32")
+    export.add_argument("--name", help="TASK/WORD; by default TASK/ALGORITHM-seedN")
+    export.add_argument("--hardware", help="what it was trained on, where the run does not say it")
+    export.add_argument("--here", action="store_true", help="it was trained here, with what is installed")
+    export.add_argument("--planners", default="policy,dream_mpc", help="played and noted on its card")
+    export.add_argument("--episodes", type=int, default=10, help="with each planner (10)")
+    export.add_argument("--seed", type=int, default=1000, help="of the first episode's start (1000)")
+    export.set_defaults(command=later("export"))
+
+
+def later(name: str) -> Callable[..., None]:
+    """The function `name` of `dreammpc.commands`, imported when it is called."""
+
+    def call(**options: Any) -> None:
+        from dreammpc import commands
+
+        getattr(commands, name)(**options)
+
+    return call
 
 
 def print_planners(name: str | None = None) -> None:

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "tracking": {"interfaces"},
     "training": {"interfaces", "data", "agent", "envs", "evaluation", "tracking"},
     "evaluation": {"interfaces", "agent", "envs", "data", "tracking"},
+    "trained": {"interfaces", "registry", "models", "tracking", "training"},
 }
 # Other files of dreammpc/ (config, assembly, the command line) stand above the rooms: they import what they
 # like, and no room imports them.

@@ -81,6 +81,12 @@ class JSONLLogger(Logger):
         text = json.dumps(values, indent=2, default=str) + "\n"
         _write_atomically(self._path.with_name("params.json"), text)
 
+    @rank_zero_only
+    def log_tags(self, tags: Mapping[str, Any]) -> None:
+        """Write `origin.json`: which code, versions and machine the run came from."""
+        text = json.dumps(dict(tags), indent=2, default=str) + "\n"
+        _write_atomically(self._path.with_name("origin.json"), text)
+
 
 def _rewind(path: Path, last_step: float) -> float:
     """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept."""

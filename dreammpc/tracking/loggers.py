@@ -32,13 +32,16 @@ def make_loggers(
         resumed: the description of the checkpoint that the run goes on from, with `env_steps` and
             `tracking_run`; later lines of the local log are dropped and the same MLflow run goes on.
     """
-    loggers: list[Logger] = [JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)]
+    local = JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)
+    origin = provenance_tags()
+    local.log_tags(origin)
+    loggers: list[Logger] = [local]
     if kind == "mlflow":
         from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
 
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
         run_id = resumed["tracking_run"] if resumed else None
-        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, provenance_tags(), folder))
+        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, origin, folder))
     for logger in loggers:
         logger.log_hyperparams(params)
     return loggers

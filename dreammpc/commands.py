@@ -1,0 +1,150 @@
+"""What `dreammpc agents`, `export-agent` and `demo` do. Imported when one of them is called."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dreammpc import assembly, trained
+from dreammpc.compare import action_repeat_of, compare
+from dreammpc.evaluation import Evaluator
+from dreammpc.evaluation.rows import Row, write_rows
+from dreammpc.interfaces import UsageError
+from dreammpc.trained.export import write_card
+from dreammpc.trained.library import PREFIX, find_agent
+from dreammpc.training import open_folder
+
+PACKAGED_BYTES = 3_000_000
+"""An agent that comes with the package is no larger."""
+
+
+def print_agents(name: str | None = None) -> None:
+    """Print a line for every trained agent; or of one, all that its card says, then its curve."""
+    if name is None:
+        names = trained.agent_names()
+        width = max(map(len, names), default=0)
+        for each in names:
+            card = trained.read_card(find_agent(each))
+            rows = ", ".join(f"{row['planner']} {row['return']:.0f}" for row in card["evaluations"])
+            size = f"{card['model']}, {card['env_steps']:,} env steps, {card['bytes'] / 1e6:.1f} MB"
+            print(f"{each:<{width}}  {size}: {rows or 'not evaluated'}")
+        print("\nOf one: dreammpc agents NAME. Play it: dreammpc demo NAME" if names else "no agents")
+        return
+    path = find_agent(name)
+    card = trained.read_card(path)
+    for key, value in card.items():
+        if key not in ("curve", "evaluations", "versions"):
+            print(f"{key}: {'not recorded' if value is None else value}")
+    for row in card["evaluations"]:
+        print(f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}")
+    print("curve: " + ", ".join(f"{steps:,}: {value:.0f}" for steps, value in card["curve"]))
+    print(f"file: {path}")
+
+
+def export(
+    checkpoint: str,
+    output: str,
+    dtype: str,
+    name: str | None,
+    hardware: str | None,
+    here: bool,
+    planners: str,
+    episodes: int,
+    seed: int,
+) -> None:
+    """Make an agent of a run's checkpoint, play it with `planners` and say how large it is.
+
+    The episodes are noted on its card, and one by one in a CSV file beside (see `dreammpc.evaluation.rows`).
+
+    Raises:
+        UsageError: see `export_agent`; or an unknown planner, before anything is written.
+    """
+    if episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, got {episodes}")
+    model, _ = assembly.load_model(checkpoint)
+    chosen = assembly.build_planners([word for word in planners.split(",") if word], model.action_dim)
+    path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
+    card = trained.read_card(path)
+    rows: list[Row] = []
+    for played in compare([str(path)], list(chosen), seeds=range(seed, seed + episodes)):
+        rows += [{**row, "checkpoint": f"{PREFIX}{card['name']}"} for row in played.rows]
+        write_rows(rows, path.with_suffix(".csv"))
+        others = [row for row in card["evaluations"] if row["planner"] != played.planner]
+        card["evaluations"] = [*others, scores(played.rows, dtype)]
+        write_card(path, card)
+    print(f"{card['name']}: {card['bytes']:,} bytes, {path} and {path.with_suffix('.json').name}")
+    for row in card["evaluations"]:
+        print(f"  {row['planner']}: {row['return']:.1f} ({row['dtype']})")
+    if card["bytes"] > PACKAGED_BYTES:
+        print(f"  too large for the package, whose agents have {PACKAGED_BYTES:,} bytes at most")
+
+
+def scores(rows: Sequence[Row], dtype: str) -> dict[str, Any]:
+    """What a card says of a planner's episodes."""
+    first, returns = rows[0], [row["return"] for row in rows]
+    return {
+        "planner": first["planner"],
+        "return": sum(returns) / len(returns),
+        "episodes": len(rows),
+        "seed": first["episode_seed"],
+        "ms_per_action": round(first["ms_per_action"], 3),
+        "batch": first["batch"],
+        "mode": first["mode"],
+        "dtype": dtype,
+    }
+
+
+def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show: bool) -> None:
+    """Play one episode of an agent and write its video.
+
+    Args:
+        agent: name, task or path of a checkpoint.
+        choices: `planner=NAME` and `planner.KEY=VALUE`.
+        seed: of the start and of the planner's noise.
+        video: where to write it, mp4 or gif; by default `TASK-PLANNER.mp4` in the working folder.
+        show: whether to write a video at all.
+
+    Raises:
+        UsageError: no such agent, planner, setting or folder.
+    """
+    settings = {"name": "dream_mpc", **planner_choices(choices)}
+    path = trained.locate(agent)
+    model, facts = assembly.load_model(path)
+    player = assembly.Agent(model, assembly.build_planner(settings, model.action_dim))
+    task, planner = facts["task"], assembly.planner_name(settings)
+    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts))
+    target = Path(video or f"{task}-{planner}.mp4")
+    if show:
+        open_folder(target.parent)
+    filmed = evaluator.film(player, target) if show else None
+    result = filmed or evaluator.play(player)
+    assert result is not None
+    print(
+        f"{task}, {path.stem}, planned by {planner}: return {result.mean:.1f} in {result.lengths[0]} actions,"
+        f" {result.ms_per_action:.2f} ms each"
+    )
+    if filmed:
+        print(f"video: {target}")
+
+
+def planner_choices(words: Sequence[str]) -> dict[str, Any]:
+    """`planner=NAME planner.KEY=VALUE …` as settings.
+
+    Raises:
+        UsageError: any other word.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or (key != "planner" and not key.startswith("planner.")):
+            raise UsageError(f"{word!r}: expected planner=NAME or planner.KEY=VALUE")
+        if key == "planner":
+            settings["_target_" if "." in value else "name"] = value
+            continue
+        try:
+            settings[key.removeprefix("planner.")] = OmegaConf.from_dotlist([f"x={value}"])["x"]
+        except (OmegaConfBaseException, ValueError) as error:
+            raise UsageError(f"{word!r}: {value!r} cannot be read") from error
+    return settings

@@ -1,0 +1,197 @@
+"""A run's checkpoint → a small agent: weights rounded to 16 bits, and a card that says where they come from.
+
+The card is JSON: `name`, `task`, `algorithm`, `model` (size), `parameters`, `dtype`, `bytes`, `seed`,
+`env_steps`, `planner` (it was trained with), `command`, `seconds`, `hardware`, `versions`, `revision`,
+`curve` (environment steps and mean return of the evaluations on the way) and `evaluations`, one entry for
+each planner. What a run did not record is null.
+"""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dreammpc.interfaces import UsageError
+from dreammpc.tracking.provenance import provenance_tags
+from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint, save_atomically
+
+FORMAT = 1
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+MODEL = "agent.model."
+TARGETS = MODEL + "target_heads."
+PRIVATE = ("folder", "resume", "tracking", "trainer", "hydra")
+"""Settings that say where and on what a run ran, not what it learned: they stay at home."""
+
+
+def export_agent(
+    checkpoint: str | Path,
+    folder: str | Path,
+    dtype: str = "float16",
+    name: str | None = None,
+    hardware: str | None = None,
+    here: bool = False,
+) -> Path:
+    """Write `folder/NAME.ckpt` and its card `folder/NAME.json`.
+
+    Args:
+        checkpoint: `last.ckpt` or `best.ckpt` in a run's folder; the card's curve, time, hardware and
+            versions come from the files beside.
+        folder: made if missing.
+        dtype: one of `DTYPES`, to which the weights are rounded; they are computed with in float32.
+        name: `TASK/…`; by default `TASK/ALGORITHM-seedN`.
+        hardware: what the run ran on, where its folder does not say it.
+        here: it ran on this machine, with what is installed; for runs that did not record it.
+
+    Returns:
+        The file of the weights.
+
+    Raises:
+        UsageError: a checkpoint that cannot be read, an unknown dtype, a name that is not `TASK/…`, weights
+            that are not finite or that `dtype` cannot hold.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
+    checkpoint = Path(checkpoint)
+    content = load_checkpoint(checkpoint)
+    facts = content[DESCRIPTION]
+    settings, task = facts["config"], facts["task"]
+    name = name or f"{task}/{settings['algorithm']['name']}-seed{settings.get('seed')}"
+    if name.count("/") != 1 or not name.startswith(f"{task}/"):
+        raise UsageError(f"name {name!r}: expected {task}/ and a word, such as {task}/tdmpc2-seed1")
+    weights = rounded(content["state_dict"], DTYPES[dtype], checkpoint)
+    path = Path(folder) / f"{name}.ckpt"
+    save_atomically({"state_dict": weights, DESCRIPTION: without_traces(facts)}, path)
+
+    run = checkpoint.resolve().parent.parent
+    origin = provenance_tags() if here else read_json(run / "origin.json", {})
+    card = {
+        "format": FORMAT,
+        "name": name,
+        "task": task,
+        "algorithm": settings["algorithm"]["name"],
+        "model": facts["model"].get("name"),
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        "dtype": dtype,
+        "bytes": path.stat().st_size,
+        "seed": settings.get("seed"),
+        "env_steps": facts["env_steps"],
+        "planner": trained_with(settings),
+        "command": command(facts["overrides"]),
+        **history(run / "metrics.jsonl", facts),
+        "hardware": hardware or ", ".join(origin[key] for key in ("gpu", "cpu") if key in origin) or None,
+        "versions": versions(origin) or None,
+        "revision": None if here else origin.get("git.revision"),  # of this folder: not that of the run
+    }
+    write_card(path, card)
+    return path
+
+
+def rounded(weights: dict[str, Tensor], dtype: torch.dtype, source: Path) -> dict[str, Tensor]:
+    """The model's weights in `dtype`, without the target heads, which only training needs.
+
+    Raises:
+        UsageError: a weight of `source` is not finite, or beyond what `dtype` holds.
+    """
+    kept = {}
+    for key, weight in weights.items():
+        if not key.startswith(MODEL) or key.startswith(TARGETS):
+            continue
+        kept[key] = weight.to(dtype).contiguous().clone() if weight.is_floating_point() else weight.clone()
+        if not torch.isfinite(kept[key]).all():
+            what = "is too large for " + str(dtype) if torch.isfinite(weight).all() else "is not finite"
+            raise UsageError(f"checkpoint {source}: {key.removeprefix(MODEL)} {what}")
+    return kept
+
+
+def without_traces(facts: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's description without the state of a training, and without folders and addresses."""
+    kept = {key: value for key, value in facts.items() if key not in ("resume", "tracking_run", "score")}
+    kept["config"] = {key: value for key, value in facts["config"].items() if key not in PRIVATE}
+    kept["overrides"] = public(facts["overrides"])
+    return kept
+
+
+def public(overrides: list[str]) -> list[str]:
+    """Overrides that change what is learned."""
+    return [
+        text for text in overrides if text.partition("=")[0].lstrip("+~").partition(".")[0] not in PRIVATE
+    ]
+
+
+def command(overrides: list[str]) -> str:
+    """What to type to train the like again."""
+    return shlex.join(["lightning", "run", "train", *public(overrides)])
+
+
+def trained_with(settings: dict[str, Any]) -> str | None:
+    """The planner that collected, by name or dotted path."""
+    planner = settings.get("planner") or {}
+    return planner.get("name") or planner.get("_target_")
+
+
+def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """`seconds`, `curve` and `evaluations` of a run up to its checkpoint, from its `metrics.jsonl`."""
+    steps, settings = facts["env_steps"], facts["config"]
+    try:
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return {"seconds": None, "curve": [], "evaluations": []}
+    lines = [line for line in lines if line["env_steps"] <= steps]
+    # After the last update come the planners' comparisons, which are no part of the training time.
+    times = [line["wall_s"] for line in lines if not any(key.startswith("final/") for key in line)]
+    curve = [
+        [line["env_steps"], round(line["eval/return"], 1)]
+        for line in lines
+        if line.get("eval/return") is not None
+    ]
+    finals = {
+        key.removeprefix("final/"): value
+        for line in lines
+        for key, value in line.items()
+        if key.startswith("final/") and line["env_steps"] == steps and value is not None
+    }
+    planner = trained_with(settings)
+    if planner in finals and (not curve or curve[-1][0] < steps):
+        curve.append([steps, round(finals[planner], 1)])
+    asked = settings.get("evaluation", {})
+    evaluations = [
+        {
+            "planner": name,
+            "return": value,
+            "episodes": asked.get("episodes"),
+            "seed": asked.get("seed"),
+            "mode": "greedy",
+            "dtype": "float32",
+        }
+        for name, value in finals.items()
+    ]
+    return {"seconds": max(times, default=None), "curve": curve, "evaluations": evaluations}
+
+
+def versions(origin: dict[str, str]) -> dict[str, str]:
+    """Python's and the packages' versions among the tags of a run."""
+    return {
+        key.removeprefix("version."): value for key, value in origin.items() if key.startswith("version.")
+    }
+
+
+def write_card(weights: Path, card: dict[str, Any]) -> None:
+    """Write the card of `weights` beside them, in one atomic step."""
+    path = weights.with_suffix(".json")
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return otherwise

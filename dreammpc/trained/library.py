@@ -1,0 +1,86 @@
+"""Names of trained agents → their files.
+
+An agent is two files, `TASK/ALGORITHM-seedN.ckpt` with its weights and the same name with `.json`, its card;
+a third, `.csv`, holds the episodes that it was evaluated on.
+The weights are one of our checkpoints without what training needs, so that whatever takes a checkpoint takes
+an agent; the card tells where they come from and what they reach (see `dreammpc.trained.export`).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dreammpc.interfaces import UsageError
+from dreammpc.registry import unknown
+
+PREFIX = "agent:"
+PACKAGED = Path(__file__).resolve().parent / "agents"
+
+
+def folders() -> list[Path]:
+    """Where agents lie: in each folder of the variable DREAMMPC_AGENTS, then in the package."""
+    own = [Path(folder) for folder in os.environ.get("DREAMMPC_AGENTS", "").split(os.pathsep) if folder]
+    return [*own, PACKAGED]
+
+
+def agent_files() -> dict[str, Path]:
+    """Weights by name, sorted; of two agents with one name the first folder's."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in folder.glob("*/*.ckpt"):
+            found.setdefault(f"{path.parent.name}/{path.stem}", path)
+    return dict(sorted(found.items()))
+
+
+def agent_names() -> list[str]:
+    """Names of all agents, such as `walker-walk/bmpc-seed1`."""
+    return list(agent_files())
+
+
+def find_agent(name: str) -> Path:
+    """The weights of an agent; a task's name alone means the agent of that task that scores best.
+
+    Raises:
+        UsageError: there is none.
+    """
+    files = agent_files()
+    of_task = [path for key, path in files.items() if key.startswith(f"{name}/")]
+    if of_task:
+        return max(of_task, key=score)
+    if name not in files:
+        raise UsageError(unknown(f"agent {name!r}", name, files))
+    return files[name]
+
+
+def locate(checkpoint: str | Path) -> Path:
+    """The file that a user means: a path, `agent:NAME`, or NAME where no file is called so.
+
+    Raises:
+        UsageError: `agent:` before a name that no agent has.
+    """
+    text = str(checkpoint)
+    if text.startswith(PREFIX):
+        return find_agent(text.removeprefix(PREFIX))
+    names = agent_names()
+    if not Path(text).exists() and (text in names or any(name.startswith(f"{text}/") for name in names)):
+        return find_agent(text)
+    return Path(text)
+
+
+def read_card(weights: Path) -> dict[str, Any]:
+    """The card beside an agent's weights.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    path = weights.with_suffix(".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"card {path} is missing or damaged") from error
+
+
+def score(weights: Path) -> float:
+    """The best mean return among an agent's evaluations; -inf where its card has none."""
+    return max((row["return"] for row in read_card(weights)["evaluations"]), default=float("-inf"))

@@ -1,0 +1,240 @@
+"""Trained agents: a run's checkpoint to weights and card, by name from Python and the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from dreammpc import assembly, cli, trained
+from dreammpc.agent import Agent
+from dreammpc.evaluation.rows import read_rows
+from dreammpc.interfaces import UsageError
+from dreammpc.models import BMPCModel, TDMPC2Model
+from dreammpc.planning import make_planner
+from dreammpc.trained import library
+from dreammpc.training.checkpoint import DESCRIPTION, save_atomically
+
+WIDTHS = {"enc_dim": 32, "mlp_dim": 32, "latent_dim": 16, "num_heads": 2, "num_enc_layers": 2}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """The folder of a training that ended after 3000 steps, as the recipe leaves it."""
+    monkeypatch.setenv("DREAMMPC_AGENTS", str(tmp_path / "agents"))
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path / "secret" / "run")
+
+
+def write_run(folder: Path, algorithm: str = "tdmpc2", seed: int = 7, spread: float = 0.05) -> Path:
+    torch.manual_seed(0)
+    model = (BMPCModel if algorithm == "bmpc" else TDMPC2Model)(5, 1, 0.99, **WIDTHS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    settings = {
+        "task": "cartpole-swingup",
+        "seed": seed,
+        "folder": str(folder),
+        "resume": None,
+        "env": {"num_envs": 1, "action_repeat": 100},
+        "model": {"name": "nano", **WIDTHS},
+        "algorithm": {"name": algorithm},
+        "planner": {"name": "dream_mpc", "horizon": 3},
+        "trainer": {"threads": 1},
+        "evaluation": {"episodes": 10, "seed": 1000},
+        "tracking": {"kind": "mlflow", "uri": "http://user:word@secret"},
+    }
+    overrides = [f"folder={folder}", "tracking.uri=http://secret", f"seed={seed}", "planner.horizon=3"]
+    facts = assembly.describe(
+        "cartpole-swingup", model, settings, overrides, tracking_run="abc", format=1, env_steps=3000
+    )
+    weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
+    content = {
+        "state_dict": {**weights, "value_scale": torch.ones(())},
+        "optimizer_states": [{"momentum": torch.zeros(1000)}],
+        DESCRIPTION: {**facts, "resume": {"ranks": []}, "score": 5.0},
+    }
+    save_atomically(content, folder / "checkpoints/last.ckpt")
+    lines = [
+        {"env_steps": 1000, "wall_s": 10.0, "eval/return": 100.0},
+        {"env_steps": 2000, "wall_s": 20.0, "loss/value": 1.0},
+        {"env_steps": 2000, "wall_s": 25.0, "eval/return": None, "nonfinite": {"eval/return": "nan"}},
+        {"env_steps": 3000, "wall_s": 40.0, "eval/return": 300.0},
+        {"env_steps": 3000, "wall_s": 99.0, "final/policy": 250.0, "final/dream_mpc": 300.0},
+        {"env_steps": 4000, "wall_s": 120.0, "eval/return": 1.0},  # after the checkpoint
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    origin = {
+        "cpu": "Slow, 2 cores",
+        "version.torch": "2.13.0",
+        "git.revision": "abc",
+        "platform": "secret-4",
+    }
+    (folder / "origin.json").write_text(json.dumps(origin))
+    return folder
+
+
+def test_the_card_says_where_an_agent_comes_from(run, tmp_path):
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
+    assert path == tmp_path / "agents/cartpole-swingup/tdmpc2-seed7.ckpt"
+    card = trained.read_card(path)
+    assert card["name"] == "cartpole-swingup/tdmpc2-seed7" and card["model"] == "nano"
+    assert card["command"] == "lightning run train seed=7 planner.horizon=3"
+    assert card["curve"] == [[1000, 100.0], [3000, 300.0]]
+    assert card["seconds"] == 40.0  # without the comparison of planners afterwards
+    assert {row["planner"]: row["return"] for row in card["evaluations"]} == {"policy": 250, "dream_mpc": 300}
+    assert {row["dtype"] for row in card["evaluations"]} == {"float32"}
+    assert card["hardware"] == "Slow, 2 cores" and card["versions"] == {"torch": "2.13.0"}
+    assert card["revision"] == "abc" and card["env_steps"] == 3000 and card["planner"] == "dream_mpc"
+    assert card["bytes"] == path.stat().st_size < (run / "checkpoints/last.ckpt").stat().st_size / 2
+    for file in (path, path.with_suffix(".json")):
+        assert b"secret" not in file.read_bytes(), "folders, addresses and machines stay at home"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["tdmpc2-seed7.ckpt", "tdmpc2-seed7.json"]
+
+
+def test_a_run_that_recorded_nothing_is_exported_and_its_card_says_so(run, tmp_path):
+    (run / "metrics.jsonl").unlink()
+    (run / "origin.json").unlink()
+    card = trained.read_card(trained.export_agent(run / "checkpoints/last.ckpt", tmp_path, name=NAME))
+    assert card["name"] == NAME and (card["curve"], card["evaluations"]) == ([], [])
+    assert card["hardware"] is card["versions"] is card["seconds"] is None
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path, hardware="one H100", here=True)
+    card = trained.read_card(path)
+    assert card["hardware"] == "one H100" and card["versions"]["torch"] == torch.__version__
+
+
+NAME = "cartpole-swingup/mine"
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+@pytest.mark.parametrize(("planner", "most"), [("policy", 0.001), ("dream_mpc", 0.001), ("mppi", 0.15)])
+def test_rounding_leaves_what_is_planned(planner, most, algorithm, tmp_path):
+    """MPPI draws its action among 64 elites, so a small change of scores may choose its neighbour."""
+    run = write_run(tmp_path / "run", algorithm)
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path)
+    before, _ = assembly.load_model(run / "checkpoints/last.ckpt")
+    after, facts = assembly.load_model(path)
+    assert type(after) is type(before) and facts["env_steps"] == 3000
+    assert all(weight.dtype == torch.float32 for weight in after.parameters())
+    for target, value in zip(after.target_heads.parameters(), after.value_heads.parameters(), strict=True):
+        assert torch.equal(target, value)
+    torch.manual_seed(1)
+    obs, plans = TensorDict({"observation": torch.randn(32, 5)}, [32]), []
+    for model in (before, after):
+        agent = Agent(model, make_planner(planner, 1))
+        torch.manual_seed(3)
+        plans.append(agent.step(obs, agent.initial_carry(32), torch.ones(32, 1, dtype=torch.bool))[0])
+    actions, values = [plan.action for plan in plans], [plan.value for plan in plans]
+    assert actions[0].std() > 0.03 and not torch.equal(*actions)
+    assert (actions[0] - actions[1]).abs().max() < most
+    assert (values[0] - values[1]).abs().max() <= 0.005 * values[0].abs().max()
+
+
+def test_what_sixteen_bits_cannot_hold_is_refused(run, tmp_path):
+    path = run / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    weight = content["state_dict"]["agent.model.reward.linears.0.weight"]
+    weight[0, 0] = 1e6
+    save_atomically(content, path)
+    with pytest.raises(UsageError, match=r"reward\.linears\.0\.weight is too large for torch.float16"):
+        trained.export_agent(path, tmp_path / "agents")
+    assert not (tmp_path / "agents").exists()
+    wide = trained.export_agent(path, tmp_path / "agents", "bfloat16")
+    assert assembly.load_model(wide)[0].reward.linears[0].weight[0, 0].item() == pytest.approx(1e6, rel=0.01)
+    weight[0, 0] = torch.nan
+    save_atomically(content, path)
+    with pytest.raises(UsageError, match=r"reward\.linears\.0\.weight is not finite"):
+        trained.export_agent(path, tmp_path / "agents", "bfloat16")
+
+
+def test_agents_by_name(run, tmp_path, monkeypatch):
+    weak = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
+    other = write_run(tmp_path / "other", "bmpc", seed=2)
+    log = (other / "metrics.jsonl").read_text().replace("300.0}", "310.0}")
+    (other / "metrics.jsonl").write_text(log)
+    strong = trained.export_agent(other / "checkpoints/last.ckpt", tmp_path / "agents")
+    assert {"cartpole-swingup/tdmpc2-seed7", "cartpole-swingup/bmpc-seed2"} <= set(trained.agent_names())
+    assert trained.find_agent("cartpole-swingup/tdmpc2-seed7") == weak
+    assert trained.locate("agent:cartpole-swingup/bmpc-seed2") == strong
+    monkeypatch.setattr(library, "PACKAGED", tmp_path / "none")
+    assert trained.locate("cartpole-swingup") == strong  # the better of the two
+    assert assembly.load_agent("cartpole-swingup", "policy").model.value_heads.sizes[0] == 16  # no action
+    (tmp_path / "cartpole-swingup").mkdir()
+    assert trained.locate("cartpole-swingup") == Path("cartpole-swingup")  # a file or folder comes first
+    assert trained.locate("agent:cartpole-swingup") == strong
+    with pytest.raises(UsageError, match=r"did you mean cartpole-swingup/bmpc-seed2\?"):
+        trained.locate("agent:cartpole-swingup/bmpc-seed3")
+    with pytest.raises(UsageError, match=r"walker\.ckpt does not exist"):
+        assembly.load_agent("walker.ckpt")
+
+
+def test_the_commands(run, tmp_path, capsys):
+    cli.main(["export-agent", "secret/run/checkpoints/last.ckpt", "-o", "agents", "--episodes", "2"])
+    out = capsys.readouterr().out
+    assert "cartpole-swingup/tdmpc2-seed7: " in out and "(float16)" in out and "too large" not in out
+    card = trained.read_card(Path("agents/cartpole-swingup/tdmpc2-seed7.ckpt"))
+    assert [row["planner"] for row in card["evaluations"]] == ["policy", "dream_mpc"]
+    assert all(row["episodes"] == 2 and row["dtype"] == "float16" for row in card["evaluations"])
+    rows = read_rows(["agents/cartpole-swingup/tdmpc2-seed7.csv"])
+    assert {row["checkpoint"] for row in rows} == {"agent:cartpole-swingup/tdmpc2-seed7"}
+    assert sum(row["return"] for row in rows if row["planner"] == "policy") / 2 == pytest.approx(
+        card["evaluations"][0]["return"]
+    )
+    cli.main(["agents"])
+    assert "cartpole-swingup/tdmpc2-seed7 " in capsys.readouterr().out
+    cli.main(["agents", "cartpole-swingup/tdmpc2-seed7"])
+    assert "command: lightning run train seed=7" in capsys.readouterr().out
+
+    play = ["demo", "cartpole-swingup/tdmpc2-seed7", "planner=mppi", "planner.num_samples=16"]
+    play += ["planner.num_elites=4", "planner.num_policy=2", "--seed", "1000"]
+    cli.main([*play, "--no-video"])
+    told = capsys.readouterr().out
+    assert "planned by mppi: return " in told and "10 actions" in told and not list(Path().glob("*.mp4"))
+    cli.main(
+        ["demo", "cartpole-swingup/tdmpc2-seed7", "planner=policy", "--seed", "1000", "--video", "a/b.gif"]
+    )
+    told = capsys.readouterr().out
+    first = next(row for row in rows if row["planner"] == "policy")
+    assert f"return {first['return']:.1f} in {first['length']} actions" in told
+    assert "video: a/b.gif" in told and Path("a/b.gif").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo", "walker-wok"], "walker-wok does not exist"),
+        (["demo", "agent:nothing"], "unknown agent 'nothing'"),
+        (["demo", "{run}", "planner=mpi"], "unknown planner 'mpi'"),
+        (["demo", "{run}", "planner.horizon=far"], "horizon"),
+        (["demo", "{run}", "horizon=2"], "expected planner=NAME or planner.KEY=VALUE"),
+        (["demo", "{run}", "--video", "/proc/no/a.mp4"], "cannot be written"),
+        (["agents", "nothing"], "unknown agent 'nothing'"),
+        (["export-agent", "lost.ckpt"], "lost.ckpt does not exist"),
+        (["export-agent", "{run}", "--dtype", "int8"], "unknown dtype 'int8'; there are: float16, bfloat16"),
+        (["export-agent", "{run}", "--name", "walker-walk/x"], "expected cartpole-swingup/ and a word"),
+        (["export-agent", "{run}", "--planners", "policy,mpi"], "unknown planner 'mpi'"),
+        (["export-agent", "{run}", "--episodes", "0"], "--episodes must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([word.replace("{run}", str(run / "checkpoints/last.ckpt")) for word in words])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not list(tmp_path.rglob("*.json.tmp")) and not list((tmp_path / "agents").glob("*/*.ckpt"))
+
+
+def test_what_comes_with_the_package_can_be_played():
+    packaged = [path for path in library.PACKAGED.glob("*/*.ckpt")]
+    for path in packaged:
+        card = trained.read_card(path)
+        assert card["name"] == f"{path.parent.name}/{path.stem}"
+        assert card["bytes"] == path.stat().st_size <= 3_000_000
+        assert card["curve"] and card["command"] and card["hardware"] and card["seconds"]
+        model, facts = assembly.load_model(path)
+        assert facts["task"] == card["task"] == path.parent.name
+        action = model.policy(model.initial_belief(3), torch.zeros(3, model.action_dim))
+        assert torch.isfinite(action).all()
