@@ -40,8 +40,8 @@ def make_loggers(
         from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
 
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
-        run_id = resumed["tracking_run"] if resumed else None
-        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, origin, folder))
+        run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
+        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, origin, folder, step))
     for logger in loggers:
         logger.log_hyperparams(params)
     return loggers

@@ -1,6 +1,7 @@
 """An MLflow run as a Lightning logger that training never waits for."""
 
 import logging
+import math
 import re
 import time
 from argparse import Namespace
@@ -11,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from dreammpc.tracking.mlflow_run import SQLITE, MlflowRun
+from dreammpc.tracking.mlflow_run import SQLITE, MlflowRun, noted_run
 from dreammpc.tracking.outbox import Outbox, hide_password
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class MLflowTracker(Logger):
         tags: of the run; a tag that exists is replaced.
         folder: the run folder. What could not be delivered waits there in `mlflow_spool.jsonl`, and goes to
             the run of the next tracker with this folder.
+        resume_step: environment steps of the checkpoint that a run goes on from. Without `run_id` the run
+            that was last written to from `folder` goes on; metrics of later steps that wait there are dropped.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class MLflowTracker(Logger):
         run_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
         folder: str | Path = ".",
+        resume_step: int | None = None,
     ) -> None:
         super().__init__()
         self._uri = hide_password(tracking_uri)  # for messages
@@ -73,9 +77,17 @@ class MLflowTracker(Logger):
         self._run: MlflowRun | None = None
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-        self._run = MlflowRun(tracking_uri, experiment, run_name, run_id)
-        spool = self._folder / "mlflow_spool.jsonl"
-        self._outbox = Outbox(self._run.deliver, spool, f"MLflow at {self._uri}")
+        note = self._folder / "mlflow_run.json"
+        if run_id is None and resume_step is not None:
+            run_id = noted_run(note, self._uri)
+        self._run = MlflowRun(tracking_uri, experiment, run_name, run_id, note)
+        last_step = math.inf if resume_step is None else resume_step
+        self._outbox = Outbox(
+            self._run.deliver,
+            self._folder / "mlflow_spool.jsonl",
+            f"MLflow at {self._uri}",
+            keep=lambda item: item.get("step", 0) <= last_step,
+        )
         self._outbox.put({"kind": "status", "status": "RUNNING"})
         self.log_tags(tags or {})
         self._outbox.flush(CREATE_WAIT_S if tracking_uri.startswith(SQLITE) else CONNECT_WAIT_S)

@@ -1,14 +1,16 @@
 """The calls to MLflow behind `MLflowTracker`, made from its background thread."""
 
+import json
 import logging
 import os
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreammpc.tracking.outbox import Item, Rejected
+from dreammpc.tracking.outbox import Item, Rejected, hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +37,18 @@ ENVIRONMENT = {
 FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 
 
+TOKEN = "dreammpc.made_by"
+
+
+def noted_run(note: Path, uri: str) -> str | None:
+    """The id of the run that was last written to at `uri` (without password), from the file `note`."""
+    try:
+        content = json.loads(note.read_text())
+        return content["run"] if content["uri"] == uri else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 class MlflowRun:
     """One run, found or made at the first delivery that reaches the server.
 
@@ -43,29 +57,48 @@ class MlflowRun:
         experiment: found by name, restored if deleted, made if missing.
         run_name: name of a run that is made.
         run_id: the run to go on with; if it is gone, one is made.
+        note: a file to which the run's id is written once it is known (see `noted_run`).
 
     Attributes:
         run_id: id of the run; of a run to be made, None until it is.
         experiment_id: None until the first delivery.
     """
 
-    def __init__(self, uri: str, experiment: str, run_name: str | None, run_id: str | None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        run_name: str | None,
+        run_id: str | None,
+        note: Path | None = None,
+    ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import mlflow  # noqa: F401  here, in the caller's thread: two threads importing at once can deadlock
 
-        for chatty in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        # A locked database comes with a traceback, and is tried again: the outbox says so in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.run_id = run_id
         self.experiment_id: str | None = None
         self._uri = uri
         self._experiment = experiment
         self._run_name = run_name
+        self._note = note
+        self._token: str | None = None
+        """Marks the run that is made here, to find it where a server made it and its answer was lost."""
         self._params: dict[str, str] = {}
+        self._doubt = run_id is not None
+        """Whether MLflow may have some of the metrics that are to be written."""
+        self._steps: dict[str, set[int]] = {}
+        """The steps that MLflow has of each metric, as far as they were asked for."""
         self._connection: tuple[MlflowClient, str] | None = None  # and the run's id
 
     def deliver(self, items: list[Item]) -> None:
         """Write items of one kind: `metrics`, `params`, `tags`, `artifact` or `status`.
+
+        A metric that MLflow already has of the same step is not written again: a resumed run repeats the
+        steps since its checkpoint, and a call that failed may have arrived all the same.
 
         Raises:
             Rejected: if MLflow refuses the items themselves.
@@ -77,9 +110,10 @@ class MlflowRun:
             self._connection = self._connect()
         try:
             getattr(self, f"_write_{items[0]['kind']}")(*self._connection, items)
-        except MlflowException as error:
-            if error.error_code in FINAL_ERRORS:
+        except Exception as error:
+            if isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS:
                 raise Rejected(error.message) from error
+            self._doubt, self._steps = True, {}
             raise
 
     def _write_metrics(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
@@ -89,9 +123,15 @@ class MlflowRun:
             Metric(key=name, value=value, timestamp=item["time_ms"], step=item["step"])
             for item in items
             for name, value in item["values"].items()
+            if not (self._doubt and item["step"] in self._steps_of(client, run_id, name))
         ]
         for part in _parts(metrics, METRICS_PER_CALL):
             client.log_batch(run_id, metrics=part)
+
+    def _steps_of(self, client: "MlflowClient", run_id: str, metric: str) -> set[int]:
+        if metric not in self._steps:
+            self._steps[metric] = {entry.step for entry in client.get_metric_history(run_id, metric)}
+        return self._steps[metric]
 
     def _write_params(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
         """MLflow's params never change: what a resumed run changes is kept as a tag `changed.<param>`."""
@@ -136,11 +176,19 @@ class MlflowRun:
             client = MlflowClient(self._uri)
             experiment_id = self._find_experiment(client)
         run = self._find_run(client, self.run_id) if self.run_id else None
+        if run is None and self._token is not None:
+            made = client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{self._token}'")
+            run = made[0] if made else None
         if run is None:
+            self._token = self._token or uuid.uuid4().hex
             # resolve_tags: user and script, which MLflow's table of runs shows
-            run = client.create_run(experiment_id, tags=resolve_tags(), run_name=self._run_name)
+            tags = {**resolve_tags(), TOKEN: self._token}
+            run = client.create_run(experiment_id, tags=tags, run_name=self._run_name)
         self._params = dict(run.data.params)
         self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
+        if self._note is not None:
+            with suppress(OSError):
+                self._note.write_text(json.dumps({"uri": hide_password(self._uri), "run": self.run_id}))
         return client, run.info.run_id
 
     def _creation_lock(self) -> AbstractContextManager[Any]:

@@ -1,0 +1,88 @@
+"""The newest weights of an agent, for its copies in other processes."""
+
+import multiprocessing
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+
+import torch
+from torch import Tensor, nn
+
+HEADER = 16
+"""Bytes before the weights: a version and the agent's switch `random`, as int64."""
+LOCK_S = 10.0
+
+
+class Mailbox:
+    """Shared memory that holds one set of weights, written and read as a whole.
+
+    A lock stands between writer and readers, so that no reader ever sees half of one set and half of
+    another. Pickles into processes that are being spawned, and there only.
+
+    Args:
+        agent: a module, with the switch `random`, whose parameters and buffers are sent.
+    """
+
+    def __init__(self, agent: nn.Module):
+        size = sum(_room(tensor) for tensor in _tensors(agent))
+        self.memory = SharedMemory(create=True, size=HEADER + size)
+        self.lock = multiprocessing.get_context("spawn").Lock()
+        self.post(agent)
+
+    def post(self, agent: nn.Module) -> None:
+        """Send the weights of `agent` and its switch.
+
+        Raises:
+            TimeoutError: a reader has died while it read.
+        """
+        if not self.lock.acquire(timeout=LOCK_S):
+            raise TimeoutError(f"the weights were not free for writing within {LOCK_S:.0f} s")
+        try:
+            header = self._header()
+            header[0] += 1
+            header[1] = int(agent.random)  # type: ignore[arg-type]
+            for tensor, place in self._places(agent):
+                place.copy_(tensor)
+        finally:
+            self.lock.release()
+
+    def fetch(self, agent: nn.Module, seen: int) -> int:
+        """Give `agent` the newest weights and the switch, unless they are version `seen`.
+
+        Returns:
+            The version that the agent has now.
+        """
+        if int(self._header()[0]) == seen:
+            return seen
+        with self.lock:
+            header = self._header()
+            agent.random = bool(header[1])  # type: ignore[assignment]
+            with torch.no_grad():
+                for tensor, place in self._places(agent):
+                    tensor.copy_(place)
+            return int(header[0])
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.memory.close()
+        self.memory.unlink()
+
+    def _header(self) -> Tensor:
+        return torch.frombuffer(self.memory.buf, dtype=torch.int64, count=2)
+
+    def _places(self, agent: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every tensor of `agent` with its place in the memory."""
+        offset = HEADER
+        for tensor in _tensors(agent):
+            place = torch.frombuffer(self.memory.buf, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+            yield tensor, place.view(tensor.shape)
+            offset += _room(tensor)
+
+
+def _tensors(agent: nn.Module) -> list[Tensor]:
+    tensors = [*agent.parameters(), *agent.buffers()]
+    return [tensor.detach() for tensor in tensors if tensor.numel()]
+
+
+def _room(tensor: Tensor) -> int:
+    """Bytes of a tensor, rounded up to whole words."""
+    return -(-tensor.numel() * tensor.element_size() // 8) * 8

@@ -1,0 +1,235 @@
+"""Collection in worker processes: TorchRL's multi-process collector, with copies of the agent that keep up.
+
+Workers are spawned, live in sessions of their own (a Ctrl-C or a signal to the training's process group is the
+training's business) and end with the process that started them, however it ends.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.collectors import MultiSyncCollector
+from torchrl.envs import EnvBase
+from torchrl.envs.transforms import Transform
+
+from dreammpc.data.collector import with_carry
+from dreammpc.data.mailbox import Mailbox
+from dreammpc.processes import end_with_parent
+
+log = logging.getLogger(__name__)
+
+SEEDS = 1_000_000
+"""Between the seeds of two workers, far more than ranks and environments add."""
+
+DEATHS = (RuntimeError, ValueError, OSError, EOFError, TimeoutError)
+"""What TorchRL raises when a worker has gone, depending on where it was."""
+
+
+class WorkersDied(RuntimeError):
+    """Workers died more often than they are started again."""
+
+
+class WorkerCollector:
+    """Collects forever with copies of an agent, in `workers` processes at once.
+
+    Every item is a TensorDict [workers · B, steps], worker after worker, B being the batch size of one worker's
+    environment. Before the workers begin a batch they are sent the agent's weights. With `ahead` they begin
+    the next batch when one is handed out, so that collecting and learning overlap and a batch is as old
+    as one turn of both; without, they rest meanwhile.
+
+    If a worker dies all of them are started again, with other seeds, and begin new episodes.
+
+    Args:
+        make_env: a seed → environments; runs in the workers, as a picklable function.
+        agent: a policy with `make_tensordict_primer()` and the switch `random`.
+        workers: how many processes.
+        num_envs: B.
+        steps: agent steps of each environment in a batch.
+        seed: of the first worker; the others' are far from it, and so are those of other ranks.
+        ahead: see above.
+        restarts: how often workers are started again.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[int], EnvBase],
+        agent: Any,
+        workers: int,
+        num_envs: int,
+        steps: int,
+        seed: int,
+        ahead: bool = False,
+        restarts: int = 3,
+    ):
+        self.make_env, self.agent = make_env, agent
+        self.workers, self.num_envs, self.steps = workers, num_envs, steps
+        self.seed, self.ahead, self.restarts = seed, ahead, restarts
+        self._starts = 0
+        self._collector: MultiSyncCollector | None = None
+        self._mailbox: Mailbox | None = None
+        self._batches: Any = None
+
+    def __iter__(self) -> "WorkerCollector":
+        return self
+
+    def __next__(self) -> TensorDictBase:
+        """The next batch.
+
+        Raises:
+            WorkersDied: once more than `restarts` times.
+        """
+        while True:
+            try:
+                if self._collector is None:
+                    self._start()
+                return self._batch()
+            except DEATHS as error:
+                started, dead = self._collector is not None, self._dead()
+                self.shutdown()
+                if not started:
+                    raise
+                reason = dead or " ".join(str(error).split()) or type(error).__name__
+                if self._starts > self.restarts:
+                    raise WorkersDied(f"collection: workers died {self._starts} times: {reason}") from error
+                log.warning("collection: %s; all start again (%d of %d)", reason, self._starts, self.restarts)
+
+    def _batch(self) -> TensorDictBase:
+        assert self._mailbox is not None
+        if not self.ahead:
+            self._mailbox.post(self.agent)
+            return next(self._batches)
+        batch = self._batches.take()
+        self._mailbox.post(self.agent)
+        self._batches.begin()
+        return batch
+
+    def _dead(self) -> str:
+        """Which workers ended by themselves; empty if none is known to."""
+        dead = []
+        for index, process in enumerate(self._collector.procs if self._collector else []):
+            with contextlib.suppress(ValueError):  # one that TorchRL ended
+                if process.exitcode not in (None, -signal.SIGTERM):
+                    dead.append(f"worker {index} died (exit code {process.exitcode})")
+        return ", ".join(dead)
+
+    def shutdown(self) -> None:
+        """End the workers."""
+        collector, self._collector, self._batches = self._collector, None, None
+        if collector is not None:
+            processes = list(collector.procs)
+            with contextlib.suppress(Exception):
+                collector.shutdown(timeout=5)
+            for process in processes:
+                with contextlib.suppress(ValueError):  # closed, so it has ended
+                    process.kill()
+                    process.join(5)
+        if self._mailbox is not None:
+            self._mailbox.close()
+            self._mailbox = None
+
+    def _start(self) -> None:
+        self._mailbox = Mailbox(self.agent)
+        primer, first = self.agent.make_tensordict_primer(), 1 + self._starts * self.workers
+        self._starts += 1
+        seeds = [self.seed + SEEDS * (first + index) for index in range(self.workers)]
+        self._collector = MultiSyncCollector(
+            [WorkerEnv(self.make_env, primer, seed) for seed in seeds],
+            policy_factory=WorkerPolicy(self.agent, self._mailbox),
+            frames_per_batch=self.workers * self.num_envs * self.steps,
+            total_frames=-1,
+            trust_policy=True,
+            cat_results=0,
+            use_buffers=True,
+            num_threads=torch.get_num_threads(),
+            init_fn=Begin(os.getpid()),
+        )
+        self._batches = iter(self._collector)
+        if self.ahead:
+            self._batches = Ahead(self._batches)
+            self._batches.begin()
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Runs first in a worker."""
+
+    parent: int
+
+    def __call__(self) -> None:
+        os.setsid()
+        end_with_parent(self.parent)
+
+
+@dataclass(frozen=True)
+class WorkerEnv:
+    """Makes a worker's environments, in the worker."""
+
+    make_env: Callable[[int], EnvBase]
+    primer: Transform
+    seed: int
+
+    def __call__(self) -> EnvBase:
+        torch.manual_seed(self.seed)
+        return with_carry(self.make_env(self.seed), self.primer)
+
+
+@dataclass(frozen=True)
+class WorkerPolicy:
+    """Makes a worker's copy of the agent, in the worker."""
+
+    agent: Any
+    mailbox: Mailbox
+
+    def __call__(self) -> "Copy":
+        return Copy(self.agent, self.mailbox)
+
+
+class Copy(TensorDictModuleBase):
+    """An agent that takes the newest weights before it acts."""
+
+    def __init__(self, agent: Any, mailbox: Mailbox):
+        super().__init__()
+        self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
+        self.agent, self.mailbox, self.seen = agent, mailbox, 0
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
+        self.seen = self.mailbox.fetch(self.agent, self.seen)
+        return self.agent(td)
+
+
+class Ahead:
+    """Takes the items of an iterator in a thread, while the caller does something else."""
+
+    def __init__(self, items: Any):
+        self._wanted: queue.SimpleQueue = queue.SimpleQueue()
+        self._found: queue.SimpleQueue = queue.SimpleQueue()
+
+        def work() -> None:
+            while self._wanted.get():
+                try:
+                    self._found.put(next(items))
+                except Exception as error:
+                    self._found.put(error)
+                    return
+
+        threading.Thread(target=work, name="collection", daemon=True).start()
+
+    def begin(self) -> None:
+        """Have the thread take one item."""
+        self._wanted.put(True)
+
+    def take(self) -> Any:
+        """Wait for that item; an error that came instead of it is raised."""
+        found = self._found.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
