@@ -1,4 +1,4 @@
-"""MLflow absent, dying, frozen, coming back, locked: training does not wait, and no number is lost or doubled.
+"""MLflow absent, dying, frozen, coming back, locked: training does not wait, no number is lost or doubled.
 
 The server is a stand-in on the loopback that keeps what the real one keeps of the few calls that a run makes.
 """

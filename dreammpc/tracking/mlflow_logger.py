@@ -56,7 +56,7 @@ class MLflowTracker(Logger):
         folder: the run folder. What could not be delivered waits there in `mlflow_spool.jsonl`, and goes to
             the run of the next tracker with this folder.
         resume_step: environment steps of the checkpoint that a run goes on from. Without `run_id` the run
-            that was last written to from `folder` goes on; metrics of later steps that wait there are dropped.
+            that was last written to from `folder` goes on; later metrics that wait there are dropped.
     """
 
     def __init__(

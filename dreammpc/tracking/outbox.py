@@ -30,9 +30,9 @@ class Outbox:
     """Deliver items in order from one daemon thread, and never raise into the thread that puts them.
 
     An item lies in a spool file from `put` until it is delivered, so that a process killed at any moment
-    takes none along; what can't be delivered is tried again after pauses that double from 1 s to 60 s. An item may
-    be delivered twice, so `deliver` should be idempotent. Items that a former process left in the spool are
-    sent before new ones.
+    takes none along; what can't be delivered is tried again after pauses that double from 1 s to 60 s. An
+    item may be delivered twice, so `deliver` should be idempotent. Items that a former process left in the
+    spool are sent before new ones.
 
     Args:
         deliver: called with 1 to 50 consecutive items of one kind. Raises `Rejected` to have them dropped (of
