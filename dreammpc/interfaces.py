@@ -27,6 +27,21 @@ MEMORY = "memory"
 """A belief's entry that only the next `observe` reads (recent frames): planning goes on without it."""
 
 
+class RunError(RuntimeError):
+    """What ends a run and is no mistake of the user's (a full disk, NaN in a simulator), in one clear line.
+
+    The command line prints it and exits with 1.
+
+    Args:
+        message: the line.
+        saveable: whether the state of the training is still one to save.
+    """
+
+    def __init__(self, message: str, saveable: bool = True):
+        super().__init__(message)
+        self.saveable = saveable
+
+
 class Outcome(NamedTuple):
     """What imagined transitions yield, for a flat batch."""
 

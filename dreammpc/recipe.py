@@ -1,5 +1,6 @@
 """The frame of a recipe: Hydra's composition, exit codes, and a user's mistake in one line."""
 
+import errno
 import functools
 import os
 import signal
@@ -15,15 +16,16 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc.config import register_schemas
-from dreammpc.interfaces import UsageError
+from dreammpc.config import RUNS, register_schemas
+from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
-from dreammpc.training import keep_memory, load_checkpoint
-from dreammpc.training.checkpoint import DESCRIPTION
+from dreammpc.training import DESCRIPTION, find_resumable, keep_memory, load_checkpoint
 
 PACKAGE = Path(__file__).resolve().parent
-EXIT_USAGE = 2
+EXIT_USAGE, EXIT_FAULT = 2, 1
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What the system says of a disk that is full, read-only or failing."""
 COMPARE = ("evaluate", "pendulum")
 """Recipes that play several planners, with settings for all of them."""
 
@@ -47,6 +49,12 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 code = function(OmegaConf.to_object(config)) or 0
             except (UsageError, OmegaConfBaseException) as error:
                 fail(describe(error, name))
+            except RunError as error:
+                fail(str(error), EXIT_FAULT)
+            except OSError as error:
+                if error.errno not in STORAGE:
+                    raise
+                fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}", EXIT_FAULT)
 
         def run() -> None:
             nonlocal code
@@ -55,7 +63,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 end_with_parent(int(os.environ["DREAMMPC_LAUNCHER"]), signal.SIGTERM)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
-                sys.argv[1:] = with_resumed(rewrite(sys.argv[1:], name))
+                sys.argv[1:] = with_resumed(rewrite(sys.argv[1:], name), name)
                 call()
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -116,12 +124,22 @@ def _quoted(text: str) -> str:
     return text if text[:1] in ("'", '"') else "'" + text.replace("'", "\\'") + "'"
 
 
-def with_resumed(arguments: list[str]) -> list[str]:
-    """With `resume=PATH`, the overrides of the run that goes on, before those given now, which win."""
+def with_resumed(arguments: list[str], recipe: str) -> list[str]:
+    """With `resume=PATH`, the overrides of the run that goes on, before those given now, which win.
+
+    `resume=auto` is first replaced by what it finds, or left out.
+    """
     given = {argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}
     if "resume" not in given:
         return arguments
     path = given["resume"].partition("=")[2]
+    if path == "auto":
+        arguments = [argument for argument in arguments if argument != given["resume"]]
+        found = newest_checkpoint(arguments, recipe)
+        if found is None:
+            return arguments
+        path = str(found)
+        arguments.append(f"resume={_quoted(path)}")
     saved = load_checkpoint(path)[DESCRIPTION].get("overrides", [])
 
     def replaced(override: str) -> bool:
@@ -131,16 +149,44 @@ def with_resumed(arguments: list[str]) -> list[str]:
     return [override for override in saved if not replaced(override)] + arguments
 
 
+def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
+    """What `resume=auto` means: see `TrainConfig`.
+
+    Raises:
+        UsageError: several runs are asked for, or all checkpoints are damaged.
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        raise UsageError("resume=auto goes on with one run and does not go with -m")
+    settings = [a for a in arguments if "=" in a and not a.startswith("-")]
+    given = dict(a.split("=", 1) for a in settings)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = hydra.compose(recipe, settings)
+    GlobalHydra.instance().clear()
+    folders, expected = [Path(given.get("folder", ""))], {}
+    if "folder" not in given:
+        folders = sorted((Path(RUNS) / config.task).glob("*/"))
+        expected = {"task": config.task} | ({"seed": config.seed} if "seed" in given else {})
+    path, said = find_resumable(folders, **expected)
+    tell("\n".join([*said, f"resume=auto: {path or 'nothing to go on with, a new run begins'}"]))
+    return path
+
+
 def overrides() -> list[str]:
     """The command line of the running recipe, as Hydra understood it, without `resume`."""
     return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
 
 
-def fail(message: str) -> NoReturn:
-    """Say what went wrong in one line and exit with 2; of several processes only rank 0 speaks."""
+def tell(text: str) -> None:
+    """Print to stderr; of several processes only rank 0 speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+        print(text, file=sys.stderr)
+
+
+def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
+    """Say what went wrong in one line and exit."""
+    tell(f"error: {message}")
+    sys.exit(code)
 
 
 def describe(error: BaseException, recipe: str) -> str:

@@ -6,7 +6,6 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 """
 
 from dataclasses import asdict
-from pathlib import Path
 
 from dreammpc import assembly
 from dreammpc.agent import Agent
@@ -24,7 +23,7 @@ from dreammpc.training import (
     choose_speed,
     make_trainer,
     of_first,
-    open_folder,
+    open_run,
     seed_everything,
     set_threads,
     world_size,
@@ -42,6 +41,8 @@ def train(config: TrainConfig) -> int:
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])
+    if resumed:
+        assembly.check_spaces(config.resume, resumed, env)
     model = assembly.build_model(
         env, settings["model"], config.algorithm.discount, config.algorithm.name, config.algorithm.episodic
     )
@@ -56,7 +57,7 @@ def train(config: TrainConfig) -> int:
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
-    folder = open_folder(Path(config.resume).parent.parent if config.resume else of_first(config.folder))
+    folder = open_run(of_first(config.folder), config.resume)
     stop = GracefulStop(feed)
     evaluator = Evaluator(
         config.task, config.evaluation.episodes, config.evaluation.seed, env.action_repeat, stop.requested

@@ -9,7 +9,7 @@ from test_recipes import TINY, launch, refused
 
 from dreammpc.assembly import load_agent
 from dreammpc.models import BMPCModel
-from dreammpc.training.checkpoint import load_checkpoint
+from dreammpc.training import load_checkpoint
 
 LAST = "run/checkpoints/last.ckpt"
 

@@ -29,7 +29,8 @@ def provenance_tags() -> dict[str, str]:
         `platform`, `cpu`, and `gpu` (names, with commas between) if there is any. Never raises, and imports
         no package to ask for its version.
     """
-    tags = {**_git(), **_versions(), "platform": platform.platform(), "cpu": _cpu()}
+    numbers = {f"version.{name}": number for name, number in versions().items()}
+    tags = {**_git(), **numbers, "platform": platform.platform(), "cpu": _cpu()}
     if gpus := _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"):
         tags["gpu"] = ", ".join(gpus.splitlines())
     return tags
@@ -43,14 +44,15 @@ def _git() -> dict[str, str]:
     return {"git.revision": revision, "git.dirty": "true" if status else "false"}
 
 
-def _versions() -> dict[str, str]:
-    versions = {"version.dreammpc": __version__, "version.python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of this package, Python and every one of `PACKAGES` that is installed."""
+    found = {"dreammpc": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[f"version.{package}"] = metadata.version(package)
+            found[package] = metadata.version(package)
         except Exception:  # broken metadata of somebody else's package is no reason to stop a training
             continue
-    return versions
+    return found
 
 
 def _cpu() -> str:

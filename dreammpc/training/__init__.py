@@ -1,9 +1,10 @@
 """Trainer assembly, checkpoints over environment steps, monitoring and distributed strategy."""
 
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
-from dreammpc.training.checkpoint import Checkpoints, load_checkpoint
+from dreammpc.training.checkpoint import Checkpoints
+from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.replicas import of_first, world_size
-from dreammpc.training.resume import open_folder, open_resume
+from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run
 from dreammpc.training.trainer import (
     check_devices,
     choose_speed,
@@ -14,6 +15,7 @@ from dreammpc.training.trainer import (
 )
 
 __all__ = [
+    "DESCRIPTION",
     "Checkpoints",
     "Evaluation",
     "GracefulStop",
@@ -21,12 +23,14 @@ __all__ = [
     "ProgressBar",
     "check_devices",
     "choose_speed",
+    "find_resumable",
     "keep_memory",
     "load_checkpoint",
     "make_trainer",
     "of_first",
     "open_folder",
     "open_resume",
+    "open_run",
     "seed_everything",
     "set_threads",
     "world_size",

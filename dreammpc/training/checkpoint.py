@@ -1,82 +1,41 @@
-"""Checkpoints that are plain data, written atomically, with the replay beside them.
+"""Checkpoints over environment steps: plain data, written atomically, with the replay beside them.
 
-    checkpoints/last.ckpt     everything that resume needs, and which replay segments belong to it
-    checkpoints/best.ckpt     weights and description of the best evaluation so far
-    checkpoints/replay/       rank0/rows-START-STOP.pt: rows in order of writing, each file written once
-                              rank0/mutable-STOP.pt: of all rows, the entries that are not written once
+    checkpoints/last.ckpt       everything that resume needs, and which replay files belong to it
+    checkpoints/previous.ckpt   what last.ckpt was before, with its replay files
+    checkpoints/best.ckpt       weights and description of the best evaluation so far
+    checkpoints/replay/         see `archive`
 
-A segment holds the rows that came since the previous checkpoint, so a save never rewrites the replay, and
-last.ckpt names its segments, so weights and replay always belong together. What the replay may overwrite in
-its rows (the planner's Gaussians, that BMPC plans anew) is small and is saved whole.
+A save never rewrites the replay, and a checkpoint names its replay files, so weights and replay always belong
+together. The order of a save: new replay files; `previous` takes the place of `last`, of which there are then
+two names; the new `last`, by one rename; files that neither needs are deleted.
 """
 
-import os
-import random
+import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
-from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
-from dreammpc.data import Feed, Replay
-from dreammpc.interfaces import UsageError
+from dreammpc.data import Feed
+from dreammpc.interfaces import RunError, UsageError
+from dreammpc.training.archive import ReplayArchive
+from dreammpc.training.files import intact, save_atomically, sweep_drafts
+from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
 from dreammpc.training.replicas import gathered
+from dreammpc.training.streams import random_state, set_random_state
 
-FORMAT = 1
-DESCRIPTION = "dreammpc"
-
-
-def save_atomically(content: Mapping[str, Any], path: Path) -> None:
-    """`torch.save` to a temporary file beside `path`, synced, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read one of our checkpoints; nothing in the file is run.
-
-    Raises:
-        UsageError: the file is missing, damaged, not a checkpoint of ours or of a newer format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        hint = f"; in {path.parent}: {', '.join(beside)}" if beside else ""
-        raise UsageError(f"checkpoint {path} does not exist{hint}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UsageError(f"checkpoint {path} cannot be read: no permission") from error
-    except Exception as error:
-        raise UsageError(
-            f"checkpoint {path} is damaged or not one of ours ({type(error).__name__})"
-        ) from error
-    if not isinstance(content, dict) or DESCRIPTION not in content:
-        raise UsageError(f"checkpoint {path} was not written by dreammpc")
-    if content[DESCRIPTION]["format"] > FORMAT:
-        newer = content[DESCRIPTION]["format"]
-        raise UsageError(f"checkpoint {path} has format {newer}, this version reads up to {FORMAT}")
-    return content
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """What Lightning writes and reads checkpoints with."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_atomically(checkpoint, Path(path))
+        """`storage_options`: what `save_atomically` takes as `keep`."""
+        save_atomically(checkpoint, Path(path), storage_options)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -87,84 +46,6 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class ReplayArchive:
-    """The replay on disk, as segments that are written once.
-
-    Args:
-        folder: of this rank's segments.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.segments: list[tuple[int, int]] = []
-        self._mutable: Path | None = None
-
-    def save(self, replay: Replay) -> list[list[int]]:
-        """Write the rows that are new and return the segments that make up the replay, oldest first."""
-        oldest = replay.written - len(replay)
-        start = max(self.segments[-1][1] if self.segments else oldest, oldest)
-        if replay.written > start:
-            rows = replay.rows(start, replay.written).exclude(*replay.mutable)
-            save_atomically(flat(rows), self._path(start, replay.written))
-            self.segments.append((start, replay.written))
-        self.segments = [s for s in self.segments if s[1] > oldest]
-        if replay.mutable:
-            self._mutable = self._mutable_path(replay.written)
-            rows = replay.rows(oldest, replay.written).select(*replay.mutable)
-            save_atomically(flat(rows), self._mutable)
-        return [list(segment) for segment in self.segments]
-
-    def sweep(self) -> None:
-        """Delete segments that no checkpoint needs any more."""
-        keep = {self._path(*segment) for segment in self.segments} | {self._mutable}
-        for path in (*self.folder.glob("rows-*.pt"), *self.folder.glob("mutable-*.pt")):
-            if path not in keep:
-                path.unlink()
-
-    def load(self, replay: Replay, segments: list[list[int]], state: dict[str, Any]) -> None:
-        """Refill `replay` from `segments`.
-
-        Raises:
-            UsageError: a segment is missing or damaged.
-        """
-        self.segments = [(start, stop) for start, stop in segments]
-        chunks = [load_rows(self._path(*segment)) for segment in self.segments]
-        if replay.mutable and chunks:
-            self._mutable = self._mutable_path(state["written"])
-            mutable = load_rows(self._mutable)
-            rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
-            chunks = [rows.update(mutable)]
-        replay.restore(chunks, state)
-
-    def _path(self, start: int, stop: int) -> Path:
-        return self.folder / f"rows-{start:010d}-{stop:010d}.pt"
-
-    def _mutable_path(self, stop: int) -> Path:
-        return self.folder / f"mutable-{stop:010d}.pt"
-
-
-def flat(rows: TensorDictBase) -> dict[str, Tensor]:
-    """Rows as a plain dictionary, a nested entry under `outer/inner`."""
-    return {
-        "/".join(key if isinstance(key, tuple) else (key,)): rows[key].contiguous()
-        for key in rows.keys(True, True)
-    }
-
-
-def load_rows(path: Path) -> TensorDictBase:
-    """What `flat` gave and was saved at `path`.
-
-    Raises:
-        UsageError: the file is missing or damaged.
-    """
-    try:
-        content = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise UsageError(f"replay segment {path} is missing or damaged") from error
-    size = len(next(iter(content.values())))
-    return TensorDict({tuple(key.split("/")): value for key, value in content.items()}, [size])
-
-
 class Checkpoints(Callback):
     """Saves `last` every so many environment steps, at the end and before an exception leaves the Trainer.
 
@@ -172,20 +53,26 @@ class Checkpoints(Callback):
         folder: where the files go.
         feed: whose clock and replay are saved.
         description: plain facts that loading needs (configuration, task, sizes).
-        every: environment steps between saves.
+        every: environment steps between saves, counted from 0.
     """
 
-    def __init__(self, folder: str | Path, feed: Feed, description: dict[str, Any], every: int = 10_000):
+    def __init__(self, folder: str | Path, feed: Feed, description: Mapping[str, Any], every: int = 10_000):
         self.folder, self.feed, self.every = Path(folder).resolve(), feed, every
         self.description = {**description, "format": FORMAT}
         self.best_score = -float("inf")
         self._next = every
+        self._good: tuple[Path, int] | None = None
+        """The newest checkpoint that is known to be whole, and its environment steps."""
         self._resume_from: dict[str, Any] | None = None
         self._archive = ReplayArchive(self.folder / "replay" / "rank0")
 
     @property
     def last(self) -> Path:
         return self.folder / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        return self.folder / "previous.ckpt"
 
     @property
     def best(self) -> Path:
@@ -195,52 +82,111 @@ class Checkpoints(Callback):
         self._archive = ReplayArchive(self.folder / "replay" / f"rank{trainer.global_rank}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore what a Trainer does not: clock, replay and random streams."""
-        state, self._resume_from = self._resume_from, None
-        if state is None:
+        """Restore what a Trainer does not: clock and replay."""
+        if self._resume_from is None:
             return
-        mine = state["ranks"][trainer.global_rank]
-        archive = ReplayArchive(Path(state["folder"]) / "replay" / f"rank{trainer.global_rank}")
-        archive.load(self.feed.replay, mine["segments"], mine["replay"])
+        state = self._resume_from
+        mine = self._my_share(trainer)
+        source = Path(state["file"])
+        archive = ReplayArchive(source.parent / "replay" / f"rank{trainer.global_rank}")
+        archive.load(self.feed.replay, mine)
         if archive.folder == self._archive.folder:
-            self._archive = archive
+            self._archive, self._good = archive, (source, state["env_steps"])
+            self._sweep_rest(trainer)
         self.feed.load_state_dict(mine["feed"])
         self.best_score = state["best_score"]
-        self._next = self.feed.env_steps + self.every
-        set_random_state(mine["random"])
+
+    def _sweep_rest(self, trainer: Trainer) -> None:
+        """Delete what a killed process left behind."""
+        if self.previous.is_file():
+            with contextlib.suppress(UsageError):
+                ranks = load_checkpoint(self.previous)[DESCRIPTION]["resume"]["ranks"]
+                if trainer.global_rank < len(ranks):
+                    self._archive.keep(ranks[trainer.global_rank])
+        self._archive.sweep()
+        if trainer.is_global_zero:
+            sweep_drafts(self.folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The random streams last, so that nothing has drawn from them since."""
+        self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if self._resume_from is not None:
+            set_random_state(self._my_share(trainer)["random"])
+            self._resume_from = None
+
+    def _my_share(self, trainer: Trainer) -> dict[str, Any]:
+        assert self._resume_from is not None
+        return self._resume_from["ranks"][trainer.global_rank]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.feed.env_steps >= self._next:
-            self._next += self.every
+            self._next = (self.feed.env_steps // self.every + 1) * self.every
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        saveable = (
+            exception.saveable if isinstance(exception, RunError) else not isinstance(exception, OSError)
+        )
         # Of several processes the others may be gone, and the last good checkpoint holds everyone's replay.
-        if self.feed.updates and trainer.world_size == 1 and not isinstance(exception, OSError):
-            self.save(trainer)
+        if self.feed.updates and trainer.world_size == 1 and saveable:
+            try:
+                self.save(trainer)
+            except RunError as error:
+                log.warning("%s", error)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last`."""
-        trainer.save_checkpoint(self.last)
-        self._archive.sweep()
+        """Write `last`; what it was becomes `previous`.
+
+        Raises:
+            RunError: it cannot be written. `last` and `previous` are then what they were.
+        """
+        try:
+            trainer.save_checkpoint(self.last, storage_options=self._to_keep())
+            self._archive.sweep()
+            if trainer.is_global_zero:
+                sweep_drafts(self.folder)
+        except OSError as error:
+            raise RunError(self._unwritten(error), saveable=False) from error
+        self._good = self.last, self.feed.env_steps
+
+    def _to_keep(self) -> tuple[Path, Path] | None:
+        """`previous` is to be the newest checkpoint that is whole."""
+        if self._good is None or self._good[0] == self.previous or not intact(self._good[0]):
+            return None
+        return self._good[0], self.previous
+
+    def _unwritten(self, error: OSError) -> str:
+        what = f"checkpoint {self.last} of {self.feed.env_steps} environment steps cannot be written:"
+        if self._good is None:
+            return f"{what} {error.strerror}; there is no earlier one"
+        good, steps = self._good
+        return f"{what} {error.strerror}; go on from the last one, of {steps} steps, with resume={good}"
 
     def offer(self, module: LightningModule, score: float) -> bool:
-        """Write `best` if `score` beats every earlier one; returns whether it did."""
+        """Write `best` if `score` beats every earlier one; returns whether it did.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         if score <= self.best_score:
             return False
-        self.best_score = score
+        before, self.best_score = self.best_score, score
         content = {"state_dict": module.state_dict(), DESCRIPTION: self._describe()}
-        save_atomically(content, self.best)
+        try:
+            save_atomically(content, self.best)
+        except OSError as error:
+            self.best_score = before
+            raise RunError(f"checkpoint {self.best} cannot be written: {error.strerror}", False) from error
         return True
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         mine = {
-            "segments": self._archive.save(self.feed.replay),
+            **self._archive.save(self.feed.replay),
             "replay": self.feed.replay.state_dict(),
             "feed": self.feed.state_dict(),
             "random": random_state(),
@@ -254,33 +200,9 @@ class Checkpoints(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        folder = Path(str(trainer.ckpt_path)).resolve().parent
-        self._resume_from = {**checkpoint[DESCRIPTION]["resume"], "folder": str(folder)}
+        facts = checkpoint[DESCRIPTION]
+        file = str(Path(str(trainer.ckpt_path)).resolve())
+        self._resume_from = {**facts["resume"], "env_steps": facts["env_steps"], "file": file}
 
     def _describe(self) -> dict[str, Any]:
         return {**self.description, "env_steps": self.feed.env_steps, "score": self.best_score}
-
-
-def random_state() -> dict[str, Any]:
-    """The global random streams of Python, NumPy and torch as plain containers."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, internal, gauss_next = random.getstate()
-    state = {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
-        "python": [version, list(internal), gauss_next],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,16 +1,20 @@
-"""Opening the folder of a new run, or of one that goes on."""
+"""Opening the folder of a new run, or of one that goes on; finding the checkpoint that it goes on from."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import UsageError
-from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint
+from dreammpc.training.archive import damaged
+from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.replicas import world_size
+
+NAMES = ("last.ckpt", "previous.ckpt")
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Make the folder of a run and prove that it can be written.
+    """Make a folder and prove that it can be written.
 
     Raises:
         UsageError: no permission, no space, or a file in the way.
@@ -24,6 +28,23 @@ def open_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
     return path
+
+
+def open_run(folder: str | Path, resume: str | None) -> Path:
+    """The folder of a run: that of the checkpoint `resume`, else `folder`, which must hold no run yet.
+
+    Raises:
+        UsageError: it cannot be written, or a new run would go over another one.
+    """
+    if resume is not None:
+        return open_folder(Path(resume).parent.parent)
+    taken = [path for name in NAMES if (path := Path(folder) / "checkpoints" / name).exists()]
+    if taken:
+        raise UsageError(
+            f"run folder {folder} holds a run already ({taken[0].name}): go on with it by resume=auto,"
+            " or choose another folder"
+        )
+    return open_folder(folder)
 
 
 def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
@@ -50,6 +71,50 @@ def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
             f" go on; as many must, each with its own replay: `--devices {saved_by}` on one machine"
         )
     return facts
+
+
+def find_resumable(folders: list[Path], **expected: Any) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, its replay included.
+
+    In each folder `last.ckpt` is newer than `previous.ckpt`; among folders the time of writing decides.
+
+    Args:
+        folders: of runs.
+        expected: facts of the run that it must have, by their names in its configuration, such as `seed=1`.
+
+    Returns:
+        The checkpoint, or None if there is none at all; and a line for each damaged one that was passed over.
+
+    Raises:
+        UsageError: there are checkpoints, and all of them are damaged.
+    """
+    said: list[str] = []
+    for path in _newest_first(folders):
+        try:
+            facts = load_checkpoint(path)[DESCRIPTION]
+        except UsageError as error:
+            said.append(str(error))
+            continue
+        if any(facts["config"].get(name) != value for name, value in expected.items()):
+            continue
+        shares = enumerate(facts["resume"]["ranks"])
+        torn = [name for i, share in shares if (name := damaged(path.parent / "replay" / f"rank{i}", share))]
+        if not torn:
+            return path, said
+        said.append(f"checkpoint {path}: its replay file {torn[0]} is missing or damaged")
+    if said:
+        raise UsageError(f"no whole checkpoint to go on from: {'; '.join(said)}")
+    return None, []
+
+
+def _newest_first(folders: list[Path]) -> Iterator[Path]:
+    found = {
+        folder: paths
+        for folder in folders
+        if (paths := [p for name in NAMES if (p := folder / "checkpoints" / name).is_file()])
+    }
+    for folder in sorted(found, key=lambda f: found[f][0].stat().st_mtime, reverse=True):
+        yield from found[folder]
 
 
 def _short(value: Any) -> str:

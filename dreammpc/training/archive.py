@@ -1,0 +1,135 @@
+"""The replay on disk: files that are written once, and which of them a checkpoint needs.
+
+    replay/rankR/rows-START-STOP-TOKEN.pt   rows in order of writing
+    replay/rankR/mutable-STOP-TOKEN.pt      of all rows, the entries that are not written once
+
+A checkpoint names its files, and no two saves give a file the same name: whatever is interrupted, the files
+of an earlier checkpoint stay as they are.
+"""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from dreammpc.data import Replay
+from dreammpc.interfaces import UsageError
+from dreammpc.training.files import intact, save_atomically, sweep_drafts
+
+SEGMENT_BYTES = 64 * 2**20
+"""Of rows in one file, at most."""
+
+
+class ReplayArchive:
+    """The replay's files in one folder.
+
+    Args:
+        folder: of this rank's files.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.segments: list[tuple[int, int, str]] = []
+        """Start, stop and file of the rows of the newest checkpoint, oldest first."""
+        self._mutable: str | None = None
+        self._kept: set[str] = set()
+        """Files of the checkpoint before the newest."""
+
+    def save(self, replay: Replay) -> dict[str, Any]:
+        """Write the rows that are new, and the mutable entries of all.
+
+        Returns:
+            `segments`, lists of start, stop and name that make up the replay, oldest first; and the file
+            `mutable`, or None.
+        """
+        self._kept = self._files()
+        oldest = replay.written - len(replay)
+        segments = list(self.segments)
+        start = max(segments[-1][1] if segments else oldest, oldest)
+        while start < replay.written:
+            stop = min(start + rows_per_file(replay), replay.written)
+            name = f"rows-{start:010d}-{stop:010d}-{secrets.token_hex(4)}.pt"
+            rows = replay.rows(start, stop).exclude(*replay.mutable)
+            save_atomically(flat(rows), self.folder / name)
+            segments.append((start, stop, name))
+            start = stop
+        if replay.mutable:
+            self._mutable = f"mutable-{replay.written:010d}-{secrets.token_hex(4)}.pt"
+            rows = replay.rows(oldest, replay.written).select(*replay.mutable)
+            save_atomically(flat(rows), self.folder / self._mutable)
+        self.segments = [s for s in segments if s[1] > oldest]
+        return {"segments": [list(segment) for segment in self.segments], "mutable": self._mutable}
+
+    def keep(self, saved: dict[str, Any]) -> None:
+        """Spare the files of the checkpoint before the newest, which `saved` names, in the next `sweep`."""
+        self._kept = set(names(saved))
+
+    def sweep(self) -> None:
+        """Delete what neither the newest checkpoint nor the one before it needs, and torn drafts."""
+        keep = self._files() | self._kept
+        for path in (*self.folder.glob("rows-*.pt"), *self.folder.glob("mutable-*.pt")):
+            if path.name not in keep:
+                path.unlink()
+        sweep_drafts(self.folder)
+
+    def load(self, replay: Replay, saved: dict[str, Any]) -> None:
+        """Refill `replay` from the files that `saved` names (as `save` returned them, with `replay`).
+
+        Raises:
+            UsageError: a file is missing or damaged.
+        """
+        self.segments = [(start, stop, name) for start, stop, name in saved["segments"]]
+        self._mutable = saved["mutable"]
+        chunks = [load_rows(self.folder / name) for _, _, name in self.segments]
+        if replay.mutable and chunks and self._mutable:
+            mutable = load_rows(self.folder / self._mutable)
+            rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
+            chunks = [rows.update(mutable)]
+        replay.restore(chunks, saved["replay"])
+
+    def _files(self) -> set[str]:
+        return {name for _, _, name in self.segments} | ({self._mutable} if self._mutable else set())
+
+
+def names(saved: dict[str, Any]) -> list[str]:
+    """Of the files of `saved`."""
+    mutable = [saved["mutable"]] if saved["mutable"] else []
+    return [name for _, _, name in saved["segments"]] + mutable
+
+
+def damaged(folder: Path, saved: dict[str, Any]) -> str | None:
+    """The name of a file of `saved` that is missing or not what was written; None if all are whole."""
+    return next((name for name in names(saved) if not intact(folder / name)), None)
+
+
+def rows_per_file(replay: Replay) -> int:
+    """How many rows of `replay` fit in a file."""
+    row = replay.rows(replay.written - 1, replay.written)
+    return max(1, SEGMENT_BYTES // sum(value.nbytes for value in row.values(True, True)))
+
+
+def flat(rows: TensorDictBase) -> dict[str, Tensor]:
+    """Rows as a plain dictionary, a nested entry under `outer/inner`."""
+    return {
+        "/".join(key if isinstance(key, tuple) else (key,)): rows[key].contiguous()
+        for key in rows.keys(True, True)
+    }
+
+
+def load_rows(path: Path) -> TensorDictBase:
+    """What `flat` gave and was saved at `path`.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
+    try:
+        if not intact(path):
+            raise OSError("the checksum does not fit")
+        content = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise UsageError(f"replay segment {path} is missing or damaged") from error
+    size = len(next(iter(content.values())))
+    return TensorDict({tuple(key.split("/")): value for key, value in content.items()}, [size])

@@ -1,0 +1,92 @@
+"""Reading checkpoints: plain data, checked, and brought from earlier formats to the present one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreammpc.interfaces import UsageError
+from dreammpc.training.files import intact
+
+FORMAT = 2
+DESCRIPTION = "dreammpc"
+"""The key of a checkpoint under which it describes itself."""
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: dict[int, Migration] = {}
+"""By format, what makes the content of the next one of it. A new format adds one entry."""
+
+
+def migration(start: int) -> Callable[[Migration], Migration]:
+    """Decorator of the function that takes a checkpoint's content from format `start` to `start` + 1."""
+
+    def add(function: Migration) -> Migration:
+        MIGRATIONS[start] = function
+        return function
+
+    return add
+
+
+@migration(1)
+def _named_segments(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 named the replay's files by their rows alone, and knew no state of the environments."""
+    facts = content[DESCRIPTION]
+    plans = facts.get("config", {}).get("algorithm", {}).get("name") == "bmpc"
+    for rank in facts.get("resume", {}).get("ranks", []):
+        rank["segments"] = [
+            [start, stop, f"rows-{start:010d}-{stop:010d}.pt"] for start, stop in rank["segments"]
+        ]
+        rank["mutable"] = f"mutable-{rank['replay']['written']:010d}.pt" if plans else None
+    return content
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read one of our checkpoints, in the present format; nothing in the file is run.
+
+    Raises:
+        UsageError: the file is missing, damaged, not a checkpoint of ours or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        hint = f"; in {path.parent}: {', '.join(beside)}" if beside else ""
+        raise UsageError(f"checkpoint {path} does not exist{hint}")
+    try:
+        if not intact(path):
+            raise UsageError(
+                f"checkpoint {path} is damaged or not one of ours (no checksum that fits){_other(path)}"
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
+    except PermissionError as error:
+        raise UsageError(f"checkpoint {path} cannot be read: no permission") from error
+    except Exception as error:
+        raise UsageError(
+            f"checkpoint {path} is damaged or not one of ours ({type(error).__name__}){_other(path)}"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get(DESCRIPTION), dict):
+        raise UsageError(f"checkpoint {path} was not written by dreammpc")
+    return migrated(content, path)
+
+
+def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`content` in the present format.
+
+    Raises:
+        UsageError: it is newer than this version, or nothing leads here from where it is.
+    """
+    while (found := content[DESCRIPTION].get("format")) != FORMAT:
+        if not isinstance(found, int) or found > FORMAT:
+            raise UsageError(f"checkpoint {path} has format {found}, this version reads up to {FORMAT}")
+        if found not in MIGRATIONS:
+            raise UsageError(f"checkpoint {path} has format {found}, which this version reads no more")
+        content = MIGRATIONS[found](content)
+        content[DESCRIPTION]["format"] = found + 1
+    return content
+
+
+def _other(path: Path) -> str:
+    previous = path.with_name("previous.ckpt")
+    return f"; {previous.name} beside it may be whole" if path != previous and previous.is_file() else ""
