@@ -1,7 +1,6 @@
 """From plain values to the objects of a run: what the recipes share, and how a script loads an agent."""
 
 import inspect
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,8 @@ from dreammpc.models import LatentModel
 from dreammpc.planning import make_planner
 from dreammpc.planning.registry import planner_settings
 from dreammpc.registry import choices, unknown
-from dreammpc.tracking.provenance import versions
 from dreammpc.trained import locate
 from dreammpc.training import DESCRIPTION, load_checkpoint
-
-log = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 500
 """Episode length in agent steps that is assumed where an environment has none."""
@@ -217,7 +213,6 @@ def describe(
     """The plain facts that a checkpoint tells of itself: what `load_model` and resume need."""
     return {
         "task": task,
-        "versions": versions(),
         "model": settings["model"],
         "obs_dim": model.obs_dim,
         "action_dim": model.action_dim,
@@ -242,10 +237,6 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     episodic, wanted = facts.get("episodic", False), settings["algorithm"]["episodic"]
     if wanted not in (None, episodic):
         raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {wanted}")
-    here, there = versions(), facts.get("versions", {})
-    other = [f"{name} {was} (here {here.get(name)})" for name, was in there.items() if here.get(name) != was]
-    if other:
-        log.warning("checkpoint %s was written with %s: not to the bit", checkpoint, ", ".join(other))
     return facts
 
 

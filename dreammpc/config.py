@@ -23,9 +23,6 @@ from dreammpc.planning.registry import planner_settings
 from dreammpc.settings import plain
 from dreammpc.tracking.loggers import KINDS
 
-RUNS = "runs"
-"""Where runs go, beside whatever is the working folder: RUNS/TASK/…"""
-
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
 
@@ -161,19 +158,14 @@ class TrainConfig:
     `planner` collects; `eval_planner`, one or several, plays the evaluations during training (by default the
     same one), the first of them decides which checkpoint is best.
 
-    `resume` is the path of a checkpoint, or `auto`: the newest checkpoint that is whole, its replay included.
-    With `folder=` it is looked for in that run's folder, without it among the runs of the task in `runs/`,
-    and of the seed if one is given. Newest is the run whose checkpoint was written last and in it
-    `last.ckpt`; one that is damaged is passed over for `previous.ckpt`, then for the next run, and a line
-    says so. Where there is no checkpoint at all a new run begins, so that the same command starts a run and
-    goes on with it.
+    `resume` is the path of a checkpoint, or `auto`: the newest that is whole (docs/resume.md).
     """
 
     task: str = "cartpole-swingup"
     seed: int = 1
     steps: int = 50_000
     save_every: int = 10_000
-    folder: str = RUNS + "/${task}/seed${seed}-${now:%Y%m%d-%H%M%S}"
+    folder: str = "runs/${task}/seed${seed}-${now:%Y%m%d-%H%M%S}"
     resume: str | None = None
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     model: Any = None

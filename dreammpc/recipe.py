@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc.config import RUNS, register_schemas
+from dreammpc.config import register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
@@ -165,7 +165,7 @@ def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
     GlobalHydra.instance().clear()
     folders, expected = [Path(given.get("folder", ""))], {}
     if "folder" not in given:
-        folders = sorted((Path(RUNS) / config.task).glob("*/"))
+        folders = sorted((Path("runs") / config.task).glob("*/"))
         expected = {"task": config.task} | ({"seed": config.seed} if "seed" in given else {})
     path, said = find_resumable(folders, **expected)
     tell("\n".join([*said, f"resume=auto: {path or 'nothing to go on with, a new run begins'}"]))

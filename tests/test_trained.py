@@ -14,7 +14,8 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
 from dreammpc.trained import library
-from dreammpc.training.checkpoint import DESCRIPTION, save_atomically
+from dreammpc.training.files import save_atomically
+from dreammpc.training.format import DESCRIPTION
 
 WIDTHS = {"enc_dim": 32, "mlp_dim": 32, "latent_dim": 16, "num_heads": 2, "num_enc_layers": 2}
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking.provenance import provenance_tags
-from dreammpc.training.checkpoint import DESCRIPTION, load_checkpoint, save_atomically
+from dreammpc.training.files import save_atomically
+from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
 FORMAT = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from dreammpc.data import Feed
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
 from dreammpc.training.files import intact, save_atomically, sweep_drafts
 from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
@@ -58,7 +59,7 @@ class Checkpoints(Callback):
 
     def __init__(self, folder: str | Path, feed: Feed, description: Mapping[str, Any], every: int = 10_000):
         self.folder, self.feed, self.every = Path(folder).resolve(), feed, every
-        self.description = {**description, "format": FORMAT}
+        self.description = {**description, "versions": versions(), "format": FORMAT}
         self.best_score = -float("inf")
         self._next = every
         self._good: tuple[Path, int] | None = None

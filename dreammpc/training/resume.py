@@ -1,14 +1,18 @@
 """Opening the folder of a new run, or of one that goes on; finding the checkpoint that it goes on from."""
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import UsageError
+from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.replicas import world_size
+
+log = logging.getLogger(__name__)
 
 NAMES = ("last.ckpt", "previous.ckpt")
 
@@ -64,6 +68,10 @@ def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
     for name, value in expected.items():
         if facts[name] != value:
             raise UsageError(f"checkpoint {checkpoint} has {name} {_short(facts[name])}, not {_short(value)}")
+    here, there = versions(), facts.get("versions", {})
+    other = [f"{name} {was} (here {here.get(name)})" for name, was in there.items() if here.get(name) != was]
+    if other:
+        log.warning("checkpoint %s was written with %s: not exact to the bit", checkpoint, ", ".join(other))
     saved_by, now = len(facts["resume"]["ranks"]), world_size()
     if saved_by != now:
         raise UsageError(
