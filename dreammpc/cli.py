@@ -73,6 +73,15 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     export.add_argument("--seed", type=int, default=1000, help="of the first episode's start (1000)")
     export.set_defaults(command=later("export"))
 
+    published = commands.add_parser("import-checkpoint", help="read a checkpoint of TD-MPC2 or BMPC")
+    published.add_argument("file", help="a single-task checkpoint, .pt")
+    published.add_argument("--task", required=True, help="which it was trained on")
+    published.add_argument("-o", "--output", metavar="OUT", help="by default TASK-ALGORITHM-SIZE.ckpt here")
+    published.add_argument("--size", help="refuse another size")
+    published.add_argument("--seed", type=int, help="of the training, for tables")
+    published.add_argument("--env-steps", type=int, help="of the training, for tables")
+    published.set_defaults(command=later("import_checkpoint"))
+
 
 def later(name: str) -> Callable[..., None]:
     """The function `name` of `dreammpc.commands`, imported when it is called."""

@@ -1,4 +1,4 @@
-"""What `dreammpc agents`, `export-agent` and `demo` do. Imported when one of them is called."""
+"""What `dreammpc agents`, `demo`, `export-agent` and `import-checkpoint` do; imported when one is called."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc import assembly, trained
+from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.compare import action_repeat_of, compare
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent
+from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder
+from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
 PACKAGED_BYTES = 3_000_000
 """An agent that comes with the package is no larger."""
@@ -79,6 +82,43 @@ def export(
         print(f"  {row['planner']}: {row['return']:.1f} ({row['dtype']})")
     if card["bytes"] > PACKAGED_BYTES:
         print(f"  too large for the package, whose agents have {PACKAGED_BYTES:,} bytes at most")
+
+
+def import_checkpoint(
+    file: str, task: str, output: str | None, size: str | None, seed: int | None, env_steps: int | None
+) -> None:
+    """Make one of our checkpoints of a published one of TD-MPC2 or BMPC.
+
+    Raises:
+        UsageError: see `read_published`; another task's spaces, or another size than `size`.
+    """
+    found = read_published(file)
+    if size not in (None, found.size):
+        told = ", ".join(f"{key} {value}" for key, value in found.widths.items())
+        raise UsageError(f"checkpoint {file} is of size {found.size} ({told}), not {size}")
+    env = assembly.build_env(task, 0)
+    observations, actions = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
+    if found.action_dim != actions or (found.obs == "state" and found.obs_dim != observations):
+        sees = f"{found.obs_dim} observations" if found.obs == "state" else "pixels"
+        raise UsageError(
+            f"checkpoint {file} was trained with {sees} and {found.action_dim} actions, but task {task} has"
+            f" {observations} and {actions}"
+        )
+    model = found.model(heuristic_discount(assembly.episode_length(env)))
+    settings = {
+        "task": task,
+        "seed": seed,
+        "env": {"num_envs": 1, "action_repeat": None},
+        "model": {"name": found.size, **found.widths, **({} if found.obs == "state" else {"obs": found.obs})},
+        "algorithm": {"name": found.algorithm},
+    }
+    facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)
+    path = Path(output or f"{task}-{found.algorithm}-{found.size}.ckpt")
+    open_folder(path.parent)
+    weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
+    save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
+    print(f"{task}: {found.algorithm} of size {found.size}, {found.obs}: {path}")
+    print(f"play it: dreammpc demo {path}; compare planners: lightning run evaluate checkpoint={path}")
 
 
 def scores(rows: Sequence[Row], dtype: str) -> dict[str, Any]:
