@@ -25,7 +25,7 @@ ALONE = {
     "reuse": [0.3, 0.6],
     "value_reduction": ["min", "mean-std"],
     "uncertainty_coef": [0.0, 0.1, 1.0],
-    "uncertainty": ["released"],
+    "uncertainty": ["terminal", "released"],
     "clip_over": ["all"],
     "num_candidates": [1, 2, 10, 20],
     "include_mode": [False],

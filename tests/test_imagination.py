@@ -22,20 +22,23 @@ def explicit_score(model, latent, actions, objective):
         reward, factor = model.outcome(latent, action, after)
         if objective.uncertainty == "std":
             uncertainty += discount * model.value(latent, action)[0].std()
-        else:
+        elif objective.uncertainty == "released":
             heads = model.value(after, action)[0]
             uncertainty += heads.mean() * heads.std()
         total += discount * reward[0]
         discount, latent = discount * factor[0], after
     heads = model.value(latent, model.policy(latent, torch.zeros(1, A)))[0]
     reduced = {"mean": heads.mean(), "min": heads.min(), "mean-std": heads.mean() - heads.std()}
-    uncertainty += discount * heads.std() if objective.uncertainty == "std" else heads.mean() * heads.std()
+    released = objective.uncertainty == "released"
+    uncertainty += heads.mean() * heads.std() if released else discount * heads.std()
     return total + discount * reduced[objective.value_reduction] - coef * uncertainty, uncertainty
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("reduction", ["mean", "min", "mean-std"])
-@pytest.mark.parametrize(("uncertainty", "coef"), [("std", 0.0), ("std", 0.3), ("released", 0.3)])
+@pytest.mark.parametrize(
+    ("uncertainty", "coef"), [("std", 0.0), ("std", 0.3), ("terminal", 0.3), ("released", 0.3)]
+)
 def test_score_equals_explicit_loops(name, reduction, uncertainty, coef):
     model = MODELS[name]()
     latent, objective = random_latent(model, B), Objective(coef, uncertainty, reduction)
@@ -86,7 +89,8 @@ def gradient_of(uncertainty: str, coef: float) -> torch.Tensor:
 
 def test_released_uncertainty_is_not_differentiated_and_ours_is():
     torch.testing.assert_close(gradient_of("released", 1.0), gradient_of("released", 0.0))
-    assert (gradient_of("std", 1.0) - gradient_of("std", 0.0)).abs().max() > 1e-3
+    for ours in ("std", "terminal"):
+        assert (gradient_of(ours, 1.0) - gradient_of(ours, 0.0)).abs().max() > 1e-3
 
 
 def test_std_over_heads():

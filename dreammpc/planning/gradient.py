@@ -48,7 +48,8 @@ class DreamMPC(Named):
             is; `zero` sets such J to 0, which can win when returns are negative (released behaviour).
         min_std: least standard deviation of exploration noise (times `noise_scale`).
         uncertainty_coef: λ, how much the value heads' disagreement along the way costs.
-        uncertainty: `std` is differentiable and discounted; `released` only re-ranks, see `Objective`.
+        uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
+            at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
         value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std` (mean - w·std), the more
             cautious the later.
         value_std_weight: w.

@@ -14,7 +14,7 @@ from dreammpc.interfaces import Imagined, PlanningModel
 from dreammpc.planning.checks import check_at_least, check_choice
 
 VALUE_REDUCTIONS = ("mean", "min", "mean-std")
-UNCERTAINTIES = ("std", "released")
+UNCERTAINTIES = ("std", "terminal", "released")
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Objective:
     Args:
         uncertainty_coef: λ.
         uncertainty: `std` is the spread of the heads at (z_t, a_t), discounted by D_t, plus that of the
-            terminal value, differentiable; `released` is what the published program computes:
-            mean·std at (z_{t+1}, a_t) plus mean·std of the terminal value, neither discounted nor
-            differentiated, so that λ only re-ranks candidates.
+            terminal value, differentiable; `terminal` is that of the terminal value alone, whose heads are
+            computed anyway: a quarter of the value network's work at H = 3; `released` is what the
+            published program computes: mean·std at (z_{t+1}, a_t) plus mean·std of the terminal value,
+            neither discounted nor differentiated, so that λ only re-ranks candidates.
         value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`,
             which is mean - w·std.
         value_std_weight: w.
@@ -54,7 +55,7 @@ class Objective:
     def spread(self, heads: Tensor) -> Tensor:
         """Uncertainty of each value, [M, K] → [M]."""
         std = sample_std(heads)
-        return std if self.uncertainty == "std" else heads.mean(-1) * std
+        return heads.mean(-1) * std if self.uncertainty == "released" else std
 
 
 class Imagination:
@@ -110,6 +111,9 @@ class Imagination:
         if objective.uncertainty_coef == 0:
             heads = self.model.value(last, self.mode(last))
             uncertainty = torch.zeros_like(heads[:, 0])
+        elif objective.uncertainty == "terminal":
+            heads = self.model.value(last, self.mode(last))
+            uncertainty = discounts[-1] * objective.spread(heads)
         else:
             at = visited if objective.uncertainty == "std" else torch.cat([after, last])
             heads = self.model.value(at, torch.cat([along, self.mode(last)]))
