@@ -17,6 +17,7 @@ from dreammpc.training import (
     Checkpoints,
     Evaluation,
     GracefulStop,
+    LearningRate,
     Monitor,
     ProgressBar,
     check_devices,
@@ -73,9 +74,10 @@ def train(config: TrainConfig) -> int:
     evaluation = Evaluation(
         feed, lambda: evaluator.compare(model, evaluated), checkpoints, config.evaluation.every
     )
+    schedule = LearningRate(feed, config.algorithm.final_lr_scale)
     trainer = make_trainer(
         folder,
-        [stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
+        [schedule, stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
         loggers,
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
