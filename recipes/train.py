@@ -63,11 +63,9 @@ def train(config: TrainConfig) -> int:
     evaluator = Evaluator(
         config.task, config.evaluation.episodes, config.evaluation.seed, env.action_repeat, stop.requested
     )
-    run_name = config.tracking.run_name or f"{config.task}-seed{config.seed}"
-    tracking = config.tracking
-    loggers = make_loggers(
-        folder, settings, tracking.kind, tracking.uri, tracking.experiment, run_name, resumed
-    )
+    to = config.tracking
+    run_name = to.run_name or f"{config.task}-seed{config.seed}"
+    loggers = make_loggers(folder, settings, to.kind, to.uri, to.experiment, run_name, resumed)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
