@@ -25,7 +25,7 @@ from dreammpc.algorithms.latent import (
     time_first,
     time_weights,
 )
-from dreammpc.interfaces import Outcome, Plan, UsageError
+from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
 
@@ -41,6 +41,7 @@ class Draws(NamedTuple):
     target_noise: Tensor  # [H·B, A]
     target_heads: Tensor  # [2], or fewer if K < 2
     dropout: Tensor | None  # [K, H·B, mlp_dim]
+    shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
 def td_target(model: BMPCModel, z: Tensor, draws: Draws) -> Tensor:
@@ -60,7 +61,7 @@ def model_loss(
     model: BMPCModel, batch: TensorDictBase, draws: Draws, coef: Coefficients
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_first`."""
-    slices = time_first(batch)
+    slices = time_first(model, batch, draws.shift)
     size = slices.first.shape[0]
     with torch.no_grad():
         seen = model.encoder(torch.cat([slices.first, slices.next_observation]))
@@ -134,10 +135,9 @@ class Exploring:
 
 
 def replan(model: BMPCModel, planner: Any, obs: TensorDictBase, noise_scale: float) -> Plan:
-    """Plan for `obs` [M] without a warm start, from the wider policy: one call for all of them."""
-    size, device = obs.shape[0], obs["observation"].device
-    action = torch.zeros(size, model.action_dim, device=device)
-    latent = model.observe(obs, action, model.initial_belief(size, device))
+    """Plan for `obs` [M] (stacks of frames) without a warm start, from the wider policy: one call for all."""
+    latent = model.encode(obs)
+    size, device = obs.shape[0], latent["z"].device
     return planner.plan(
         Imagination(Exploring(model)), latent, planner.initial_state(size, device), noise_scale
     )
@@ -192,7 +192,7 @@ class BMPC(LatentAlgorithm):
 
     def draw(self, batch: TensorDictBase) -> Draws:
         """Random numbers for one update on `batch` [B, H]."""
-        return Draws(*self.draw_targets(batch))
+        return Draws(*self.draw_targets(batch), self.draw_shift(batch))
 
     def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Imitate the planner, on fresh plans where it is time for them; nothing in the seed phase."""
@@ -228,7 +228,7 @@ class BMPC(LatentAlgorithm):
         Returns:
             `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].
         """
-        obs = batch.select("observation").flatten(0, 1)
+        obs = batch.select(*self.model.obs_keys).flatten(0, 1)
         fresh = expert_of(self._replan(self.model, self.expert, obs, self.agent.noise_scale))
         if self.write_back is not None:
             index, generation = batch["index"].flatten(), batch["index_generation"].flatten()
@@ -247,7 +247,7 @@ def check_expert(model: Any, planner: Any) -> None:
     """Raise UsageError if nothing can be learned from the planner's plans."""
     who = f"planner {type(planner).__name__} cannot be BMPC's expert"
     device = next(model.parameters()).device
-    latent, state = model.initial_belief(2, device), planner.initial_state(2, device)
+    latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with torch.random.fork_rng():
         plan = planner.plan(Imagination(model), latent, state, 1.0)
     evaluations = plan.diagnostics.get("evaluations", None)

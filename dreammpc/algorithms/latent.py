@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dreammpc.agent import Agent
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
+from dreammpc.nn import draw_shift, random_shift
 from dreammpc.nn.ensemble import dropout_mask
 
 
@@ -33,26 +34,34 @@ class Coefficients(NamedTuple):
 
 
 class Slices(NamedTuple):
-    """A batch [B, H] in time order, time first."""
+    """A batch [B, H] in time order, time first. Observations as the encoder reads them (`model.inputs`)."""
 
-    first: Tensor  # [B, O], the observations that the slices begin with
+    first: Any  # [B, O] or TensorDict [B], the observations that the slices begin with
     action: Tensor  # [H, B, A]
-    next_observation: Tensor  # [H·B, O]
+    next_observation: Any  # [H·B, O] or TensorDict [H·B]
     reward: Tensor  # [H·B]
     terminated: Tensor  # [H·B], 1 where the episode terminated
     valid: Tensor | None  # [H·B], 0 past the end of the slice's episode; None if every slice is whole
 
 
-def time_first(batch: TensorDictBase) -> Slices:
-    """A TensorDict [B, H] of `observation`, `action`, `next` → `observation`, `reward`, `terminated`.
+def time_first(model: LatentModel, batch: TensorDictBase, shift: Tensor | None = None) -> Slices:
+    """From a TensorDict [B, H]: what is observed before and, in `next`, after each `action`, and its result.
 
     An entry `valid` [B, H, 1], if there is one, says which steps belong to the episode of the slice's first.
+
+    Args:
+        shift: how far each image moves, for `random_shift`, [(H+1)·B, 2]: the first ones, then the next ones.
     """
+    first = model.inputs(batch)[:, 0]
+    after = model.inputs(batch["next"]).transpose(0, 1).flatten(0, 1)
+    if shift is not None:
+        size = first.shape[0]
+        first, after = shifted(first, shift[:size]), shifted(after, shift[size:])
     valid = batch.get("valid", None)
     return Slices(
-        first=batch["observation"][:, 0],
+        first=first,
         action=batch["action"].transpose(0, 1),
-        next_observation=batch["next", "observation"].transpose(0, 1).flatten(0, 1),
+        next_observation=after,
         reward=batch["next", "reward"].squeeze(-1).t().flatten(),
         terminated=batch["next", "terminated"].squeeze(-1).t().flatten().float(),
         valid=None if valid is None else valid.squeeze(-1).t().flatten().float(),
@@ -74,6 +83,11 @@ def acting(batch: TensorDictBase) -> Tensor | None:
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of `x` where `mask`, of the same shape, is 1: scalar."""
     return x.mean() if mask is None else (x * mask).sum() / mask.sum()
+
+
+def shifted(obs: TensorDictBase, shift: Tensor) -> TensorDictBase:
+    """`obs` [M] with its images moved by `shift` [M, 2], see `random_shift`."""
+    return obs.replace(pixels=random_shift(obs["pixels"], shift))
 
 
 def rollout_loss(
@@ -276,6 +290,13 @@ class LatentAlgorithm(lightning.LightningModule):
             mask = dropout_mask(shape, self.dropout, torch.empty((), device=device))
         noise = torch.randn(rows, model.action_dim, device=device)
         return noise, self.two_heads(device), mask
+
+    def draw_shift(self, batch: TensorDictBase) -> Tensor | None:
+        """How far each image of `batch` [B, H] moves, [(H+1)·B, 2]; `None` where no images are observed."""
+        if "pixels" not in self.model.obs_keys:
+            return None
+        size, horizon = batch.shape
+        return draw_shift((horizon + 1) * size, batch["action"].device)
 
     def two_heads(self, device: torch.device) -> Tensor:
         """Indices of two random value heads, or of all if there are fewer."""

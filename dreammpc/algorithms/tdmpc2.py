@@ -34,6 +34,7 @@ class Draws(NamedTuple):
     dropout: Tensor | None  # [K, H·B, mlp_dim]
     policy_noise: Tensor  # [(H+1)·B, A]
     policy_heads: Tensor  # [2], or fewer if K < 2
+    shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
 def td_target(model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, draws: Draws) -> Tensor:
@@ -54,7 +55,7 @@ def model_loss(
     model: TDMPC2Model, batch: TensorDictBase, draws: Draws, coef: Coefficients
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_first`."""
-    slices = time_first(batch)
+    slices = time_first(model, batch, draws.shift)
     with torch.no_grad():
         next_z = model.encoder(slices.next_observation)
         target = td_target(model, next_z, slices.reward, slices.terminated, draws)
@@ -124,7 +125,7 @@ class TDMPC2(LatentAlgorithm):
         size, horizon = batch.shape
         noise, heads, dropout = self.draw_targets(batch)
         more = torch.randn((horizon + 1) * size, self.model.action_dim, device=noise.device)
-        return Draws(noise, heads, dropout, more, self.two_heads(noise.device))
+        return Draws(noise, heads, dropout, more, self.two_heads(noise.device), self.draw_shift(batch))
 
     def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Maximise the value of the policy's actions."""

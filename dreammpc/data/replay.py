@@ -1,25 +1,31 @@
 """Replay of transitions, sampled as windows within an episode, or cut short by its end.
 
 Rows lie in time order, the B environments interleaved: environment b's next row is B rows on. Each row has
-a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if their stamps are.
+a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if their stamps are. Frames, where
+there are any, lie beside the rows, each once (see `data/frames.py`).
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer, TensorDictRoundRobinWriter
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    TensorDictReplayBuffer,
+    TensorDictRoundRobinWriter,
+)
 from torchrl.data.replay_buffers.samplers import Sampler
 
+from dreammpc.data.frames import FrameStore
+
 EPISODE = 2**32
-KEYS: tuple = (
-    "observation",
-    "action",
-    ("next", "observation"),
-    ("next", "reward"),
-    ("next", "terminated"),
-)
+PIXELS, NEXT_PIXELS = "pixels", ("next", "pixels")
+KEYS: tuple = ("action", ("next", "reward"), ("next", "terminated"))
+"""What is stored of every transition, besides what was observed before and after it."""
 
 
 class WindowSampler(Sampler):
@@ -34,6 +40,7 @@ class WindowSampler(Sampler):
         stride: rows between two steps of one environment, the number of environments.
         generator: the stream of random starts; `None` uses torch's global one.
         ragged: see above.
+        usable: which of the rows at some indices may start a window; `None` allows all.
     """
 
     def __init__(
@@ -42,9 +49,11 @@ class WindowSampler(Sampler):
         stride: int = 1,
         generator: torch.Generator | None = None,
         ragged: bool = False,
+        usable: Callable[[Any, Tensor], Tensor] | None = None,
     ):
         super().__init__()
         self.window, self.stride, self.generator, self.ragged = window, stride, generator, ragged
+        self.usable = usable
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict]:
         """Row indices [batch_size, window] into `storage`.
@@ -54,7 +63,7 @@ class WindowSampler(Sampler):
         """
         rows, span = len(storage), (self.window - 1) * self.stride
         offsets = torch.arange(0, span + 1, self.stride)
-        if self.ragged:
+        if self.ragged and self.usable is None:
             starts = torch.randint(rows, (batch_size, 1), generator=self.generator)
             return (starts + offsets) % rows, {}
         frames = storage.get(slice(None))["frame"]
@@ -62,8 +71,12 @@ class WindowSampler(Sampler):
         missing = batch_size
         for _ in range(100):
             starts = torch.randint(rows, (missing + 64 + missing // 8,), generator=self.generator)
-            ends = (starts + span) % rows
-            starts = starts[frames[ends] - frames[starts] == self.window - 1][:missing]
+            if not self.ragged:
+                ends = (starts + span) % rows
+                starts = starts[frames[ends] - frames[starts] == self.window - 1]
+            if self.usable is not None:
+                starts = starts[self.usable(storage, starts)]
+            starts = starts[:missing]
             accepted.append(starts)
             missing -= len(starts)
             if missing == 0:
@@ -100,6 +113,8 @@ class Replay:
             collected), so that ends appear at every position of a window and no episode is too short.
             Samples then hold `valid`, bool [batch_size, window, 1]: which rows belong to the episode that the
             window starts in. The others are rows of other episodes, to be left out of whatever is learned.
+        obs_keys: what is observed; of `pixels` single frames come in and stacks go out.
+        folder: for files that hold the rows and the frames; `None` keeps them in memory.
     """
 
     def __init__(
@@ -111,13 +126,23 @@ class Replay:
         seed: int = 0,
         mutable: tuple = (),
         ragged: bool = False,
+        obs_keys: tuple[str, ...] = ("observation",),
+        folder: Path | None = None,
     ):
         self.ragged = ragged
         self.capacity, self.num_envs, self.mutable = capacity // num_envs * num_envs, num_envs, mutable
         self.generator = torch.Generator().manual_seed(seed)
+        vectors = [key for key in obs_keys if key != "pixels"]
+        self.keys = (*vectors, *(("next", key) for key in vectors), *KEYS, *mutable)
+        self.frames = FrameStore(self.capacity, num_envs, folder) if "pixels" in obs_keys else None
+        self._expected = (*self.keys, "is_init", *((PIXELS, NEXT_PIXELS) if self.frames else ()))
         self.buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(self.capacity),
-            sampler=WindowSampler(window, num_envs, self.generator, ragged),
+            storage=LazyMemmapStorage(self.capacity, scratch_dir=str(folder / "rows"), existsok=True)
+            if folder
+            else LazyTensorStorage(self.capacity),
+            sampler=WindowSampler(
+                window, num_envs, self.generator, ragged, self._seen if self.frames else None
+            ),
             writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
             batch_size=batch_size,
         )
@@ -137,12 +162,14 @@ class Replay:
         Raises:
             KeyError: a key is missing (TorchRL would store uninitialised memory without a word).
         """
-        keys, available = (*KEYS, *self.mutable), set(batch.keys(True, True))
-        missing = [key for key in (*keys, "is_init") if key not in available]
+        available = set(batch.keys(True, True))
+        missing = [key for key in self._expected if key not in available]
         if missing:
             raise KeyError(f"replay: the batch lacks {missing[0]}; it has {sorted(map(str, available))}")
-        rows = batch.select(*keys)
-        rows["frame"] = self._stamp(batch["is_init"].squeeze(-1))
+        rows, is_init = batch.select(*self.keys), batch["is_init"].squeeze(-1)
+        rows["frame"] = self._stamp(is_init)
+        if self.frames is not None:
+            rows["frames"] = self.frames.extend(batch[PIXELS], batch[NEXT_PIXELS], is_init)
         self.buffer.extend(rows.transpose(0, 1).flatten(0, 1))
         self.written += rows.numel()
 
@@ -157,12 +184,18 @@ class Replay:
         return torch.stack(stamps, 1)
 
     def sample(self) -> TensorDictBase:
-        """A batch of windows, TensorDict [batch_size, window]."""
+        """A batch of windows, TensorDict [batch_size, window]; `pixels` are stacks of three frames."""
         batch = self.buffer.sample()
         if self.ragged:
             frames = batch["frame"]
             batch["valid"] = (frames - frames[:, :1] == torch.arange(frames.shape[1])).unsqueeze(-1)
+        if self.frames is not None:
+            batch[PIXELS], batch[NEXT_PIXELS] = self.frames.stacks(batch.pop("frames"))
         return batch
+
+    def _seen(self, storage: Any, rows: Tensor) -> Tensor:
+        """Which of those rows have all their frames still."""
+        return storage.get(slice(None))["frames"][rows, 0] >= self.frames.oldest  # type: ignore[union-attr]
 
     def update(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> Tensor:
         """Overwrite rows that were sampled, but for those whose place another row has taken since.
@@ -195,6 +228,18 @@ class Replay:
         index = (torch.arange(start, stop) - self._origin) % self.capacity
         return self.buffer.storage.get(index)
 
+    def frames_of(self, rows: TensorDictBase) -> Tensor | None:
+        """All frames [n, 3, 64, 64] that `rows` name, from first to last; `None` without pixels."""
+        if self.frames is None:
+            return None
+        numbers = rows["frames"]
+        return self.frames.get(int(numbers.min()), int(numbers.max()) + 1)
+
+    def put_frames(self, rows: TensorDictBase, frames: Tensor) -> None:
+        """Put back what `frames_of` gave, before `restore`."""
+        assert self.frames is not None
+        self.frames.put(int(rows["frames"].min()), frames)
+
     def restore(self, rows: list[TensorDictBase], state: dict[str, Any]) -> None:
         """Refill from `rows`, consecutive chunks that end at `state["written"]`, and from `state_dict()`."""
         self.buffer.empty()
@@ -211,6 +256,8 @@ class Replay:
         self.written, self.episodes = state["written"], state["episodes"]
         self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)
         self.generator.set_state(state["generator"])
+        if self.frames is not None:
+            self.frames.load_state_dict(state["frames"])
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the random stream, without the rows."""
@@ -218,4 +265,5 @@ class Replay:
             "written": self.written,
             "episodes": self.episodes,
             "generator": self.generator.get_state(),
+            **({"frames": self.frames.state_dict()} if self.frames else {}),
         }

@@ -7,6 +7,7 @@ Shapes: M a flat batch, D latent width, A action dimension, K value heads, O obs
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -145,7 +146,7 @@ class LatentModel(nn.Module):
 
     # ---- what the update uses -------------------------------------------------------------------------
 
-    def inputs(self, obs: TensorDictBase) -> Tensor | TensorDictBase:
+    def inputs(self, obs: TensorDictBase) -> Any:
         """What the encoder reads of observations [...]: the tensor of states, or else a TensorDict."""
         return obs["observation"] if self.obs == "state" else obs.select(*self.obs_keys)
 

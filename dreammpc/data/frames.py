@@ -1,0 +1,121 @@
+"""Frames of a replay: each stored once as bytes, and stacked by number when they are sampled.
+
+A transition holds four numbers, those of the frames (t-2, t-1, t, t+1), in which an episode's first frame
+stands for those before it. So nothing about episodes has to be known to stack.
+"""
+
+from pathlib import Path
+
+import torch
+from tensordict import MemoryMappedTensor
+from torch import Tensor
+
+STACK = 3
+"""Frames in a stack (arXiv 2310.16828, App. H)."""
+
+FRAME = (3, 64, 64)
+
+
+def ring_size(capacity: int, num_envs: int) -> int:
+    """Frames kept for `capacity` transitions: one each, and 2 % for the first frames of episodes.
+
+    With episodes shorter than 50 steps the frames of the oldest transitions are gone before these are, and
+    they are not sampled any more.
+    """
+    return capacity + capacity // 50 + 4 * num_envs
+
+
+class FrameStore:
+    """A ring of frames, numbered in order of writing: number n lies at n modulo the size.
+
+    Args:
+        capacity: transitions to serve.
+        num_envs: B.
+        folder: of a file for the frames; `None` keeps them in memory.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, folder: Path | None = None):
+        self.size, self.folder = ring_size(capacity, num_envs), folder
+        self.written = 0
+        """Frames ever written."""
+        self._recent = torch.full((num_envs, STACK), -1)
+        self._ring: Tensor | None = None
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest frame that is still there."""
+        return max(0, self.written - self.size)
+
+    @property
+    def ring(self) -> Tensor:
+        """The frames by place, made on first use; memory is taken as it is written."""
+        if self._ring is None:
+            shape = (self.size, *FRAME)
+            if self.folder is None:
+                self._ring = torch.empty(shape, dtype=torch.uint8)
+            else:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = self.folder / "frames.memmap"
+                self._ring = MemoryMappedTensor.empty(shape, dtype=torch.uint8, filename=file)
+        return self._ring
+
+    def extend(self, before: Tensor, after: Tensor, is_init: Tensor) -> Tensor:
+        """Store what transitions saw.
+
+        Args:
+            before, after: frames [B, T, 3, 64, 64]; `before` is read only where an episode starts.
+            is_init: [B, T], where one does.
+
+        Returns:
+            Numbers [B, T, 4] of the frames (t-2, t-1, t, t+1).
+        """
+        numbers = []
+        for t in range(before.shape[1]):
+            starts = is_init[:, t] | (self._recent[:, 0] < 0)
+            if starts.any():
+                first = self._append(before[starts, t])
+                self._recent[starts] = first.unsqueeze(1).expand(-1, STACK)
+            now = torch.cat([self._recent, self._append(after[:, t]).unsqueeze(1)], 1)
+            self._recent = now[:, 1:].clone()
+            numbers.append(now)
+        return torch.stack(numbers, 1)
+
+    def _append(self, frames: Tensor) -> Tensor:
+        self.put(self.written, frames)
+        self.written += len(frames)
+        return torch.arange(self.written - len(frames), self.written)
+
+    def put(self, start: int, frames: Tensor) -> None:
+        """Write frames [n, 3, 64, 64] as the numbers from `start` on."""
+        start, frames = start + max(0, len(frames) - self.size), frames[-self.size :]
+        self.ring.index_copy_(0, torch.arange(start, start + len(frames)) % self.size, frames)
+
+    def get(self, start: int, stop: int) -> Tensor:
+        """Frames `start` to `stop` by number, as a copy."""
+        return self.ring.index_select(0, torch.arange(start, stop) % self.size)
+
+    def stacks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Stacks [S, H, 9, 64, 64] before and after each transition of S windows, as views of one gather.
+
+        Args:
+            numbers: of consecutive transitions, [S, H, 4].
+        """
+        slices, horizon = numbers.shape[:2]
+        needed = torch.cat([numbers[:, 0], numbers[:, 1:, -1]], 1) % self.size  # [S, H + 3]
+        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *FRAME[1:])
+        channels, plane = STACK * FRAME[0], FRAME[1] * FRAME[2]
+        strides = (frames.stride(0), FRAME[0] * plane, *frames.stride()[1:])
+        stacked = frames.as_strided((slices, horizon + 1, channels, *FRAME[1:]), strides)
+        return stacked[:, :-1], stacked[:, 1:]
+
+    def state_dict(self) -> dict[str, int | Tensor]:
+        """The counter, and which frames an unfinished episode saw last."""
+        return {"written": self.written, "recent": self._recent}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Set what `state_dict` gave; the frames themselves come by `put`."""
+        self.written = state["written"]
+        if state["recent"].shape == self._recent.shape:
+            self._recent = state["recent"].clone()
+        else:
+            self._recent.fill_(-1)
