@@ -96,17 +96,3 @@ def test_one_training_step_moves_the_whole_encoder(cls, obs):
     if plans:  # the tenth update planned anew, from stacks, and wrote back
         assert "reanalyze/moved" in metrics
         assert (replay.rows(0, 80)["expert", "std"] != 1).any()
-
-
-@pytest.mark.parametrize("obs", ["pixels", "both"])
-def test_rewards_are_learned_from_frames(obs):
-    """A frame's brightness is the reward: it can be read from frames alone."""
-    algorithm, replay = make_algorithm(CLASSES[0], obs, lr=1e-3, encoder_lr_scale=1.0), make_replay(obs)
-    torch.manual_seed(0)
-    losses = [algorithm.training_step(replay.sample(), i)["loss/reward"].item() for i in range(150)]
-    batch = replay.sample()
-    latent = algorithm.model.encode(batch.flatten(0, 1))
-    reward = algorithm.model.outcome(latent, batch["action"].flatten(0, 1), latent).reward
-    truth = batch["next", "reward"].flatten()
-    assert losses[-1] < losses[0]
-    assert torch.corrcoef(torch.stack([reward, truth]))[0, 1] > 0.8

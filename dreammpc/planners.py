@@ -1,0 +1,69 @@
+"""Planners from plain settings, as the command line and checkpoints give them."""
+
+from typing import Any
+
+from dreammpc.interfaces import UsageError
+from dreammpc.planning import make_planner
+from dreammpc.planning.registry import planner_settings
+from dreammpc.registry import choices
+
+
+def planner_name(settings: dict[str, Any]) -> str:
+    """What a planner's settings call it: its `name`, else its dotted path `_target_`."""
+    return str(settings.get("name") or settings.get("_target_"))
+
+
+def build_planner(settings: dict[str, Any], action_dim: int) -> Any:
+    """The planner called `settings["name"]`, or the class at the dotted path `settings["_target_"]`.
+
+    Raises:
+        UsageError: an unknown planner, an unknown setting, a wrong type or a bad value.
+    """
+    rest = dict(settings)
+    name, target = rest.pop("name", None), rest.pop("_target_", None)
+    if name and target and name != target:
+        raise UsageError(
+            f"planner: _target_ {target} over the settings of {name}; choose it with planner={target}, or in"
+            f" YAML with `defaults: - override /planner: {target}`"
+        )
+    name = planner_name(settings)
+    try:
+        return make_planner(name, action_dim, **rest)
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"planner {name!r}: {error}") from error
+
+
+def build_planners(names: list[str], action_dim: int) -> dict[str, Any]:
+    """Planners of those names with their own defaults."""
+    return {name: build_planner({"name": name}, action_dim) for name in names}
+
+
+def eval_planners(settings: dict[str, Any], planner: Any) -> dict[str, Any]:
+    """The planners of `eval_planner`, with those of `eval_settings` that each has; by default `planner`."""
+    names, given = settings["eval_planner"], settings["eval_settings"]
+    if given and not names:
+        raise UsageError(f"eval_planner.{min(given)} is of no planner: choose with eval_planner=NAME")
+    if not names:
+        return {type(planner).__name__: planner}
+    return {
+        name: build_planner({"name": name, **settings_for(name, given, names)}, planner.action_dim)
+        for name in names
+    }
+
+
+def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str, Any]:
+    """Those of the `given` settings that the planner called `name` has.
+
+    Raises:
+        UsageError: an unknown planner, or a setting that none of those in `among` has.
+    """
+    own = {other: {setting.name for setting in planner_settings(other)} for other in among}
+    for key in given:
+        if not any(key in names for names in own.values()):
+            raise UsageError(
+                f"planner setting {key!r}: none of {', '.join(among)} has it;"
+                f" {choices(key, set().union(*own.values()))}"
+            )
+    return {key: value for key, value in given.items() if key in own[name]}
