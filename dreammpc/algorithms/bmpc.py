@@ -19,12 +19,11 @@ from dreammpc.agent import Agent, expert_of
 from dreammpc.algorithms.latent import (
     Coefficients,
     LatentAlgorithm,
-    masked_mean,
     rollout_loss,
     running_scale,
-    time_first,
     time_weights,
 )
+from dreammpc.algorithms.slices import masked_mean, time_first
 from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination

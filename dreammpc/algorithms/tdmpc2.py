@@ -14,13 +14,11 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms.latent import (
     Coefficients,
     LatentAlgorithm,
-    acting,
-    masked_mean,
     rollout_loss,
     running_scale,
-    time_first,
     time_weights,
 )
+from dreammpc.algorithms.slices import acting, masked_mean, time_first
 from dreammpc.models import TDMPC2Model
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
