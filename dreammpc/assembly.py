@@ -1,6 +1,7 @@
 """From plain values to the objects of a run: what the recipes share, and how a script loads an agent."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import ALGORITHMS, LatentAlgorithm
 from dreammpc.algorithms.latent import heuristic_discount
-from dreammpc.data import Feed, Replay, make_collector
+from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -30,10 +31,18 @@ def episode_length(env: BatchedEnv) -> int:
     return env.max_episode_steps or NO_TIME_LIMIT
 
 
-def build_env(task: str, seed: int, num_envs: int = 1, action_repeat: int | None = None) -> BatchedEnv:
+def obs_dim(env: BatchedEnv) -> int:
+    """Width of the vector that is observed, 0 if there is none."""
+    specs = dict(env.observation_spec.items())
+    return specs["observation"].shape[-1] if "observation" in specs else 0
+
+
+def build_env(
+    task: str, seed: int, num_envs: int = 1, action_repeat: int | None = None, obs: str = "state"
+) -> BatchedEnv:
     """`make_env`, with its ValueError turned into a UsageError."""
     try:
-        return make_env(task, num_envs, seed, action_repeat)
+        return make_env(task, num_envs, seed, action_repeat, obs=obs)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -60,10 +69,11 @@ def build_model(
     model_class = algorithm_class(algorithm).model_class
     try:
         return model_class(
-            obs_dim=env.observation_spec["observation"].shape[-1],
+            obs_dim=obs_dim(env),
             action_dim=env.action_spec.shape[-1],
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
             episodic=env.episodic if episodic is None else episodic,
+            obs=env.obs,
             **without_name(size),
         )
     except ValueError as error:
@@ -103,8 +113,42 @@ def build_algorithm(
     return cls(agent, compile=compile, **own)
 
 
+def replay_capacity(env: BatchedEnv, env_steps: int, algorithm: dict[str, Any], world_size: int = 1) -> int:
+    """Transitions that the replay of one of the processes holds: no more than will be collected."""
+    total_steps = env_steps // env.action_repeat
+    return min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
+
+
+def replay_folder(replay: dict[str, Any]) -> Path | None:
+    """Where this process keeps its replay on disk, by the settings `storage` and `folder`; None in memory."""
+    if replay["storage"] == "memory":
+        return None
+    return Path(replay["folder"]) / f"replay-rank{os.environ.get('RANK', 0)}"
+
+
+def claim_replay(
+    env: BatchedEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
+) -> str:
+    """One line that says what the replay will take of memory or disk.
+
+    Raises:
+        UsageError: there is not as much.
+    """
+    capacity = replay_capacity(env, env_steps, settings["algorithm"], world_size)
+    sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    needed = here * replay_bytes(capacity, env.num_envs, *sizes)
+    return claim(needed, here * capacity, replay_folder(settings["replay"]))
+
+
 def build_feed(
-    env: BatchedEnv, agent: Agent, env_steps: int, seed: int, algorithm: dict[str, Any], world_size: int = 1
+    env: BatchedEnv,
+    agent: Agent,
+    env_steps: int,
+    seed: int,
+    algorithm: dict[str, Any],
+    world_size: int = 1,
+    folder: Path | None = None,
 ) -> Feed:
     """Collector and replay of `agent` in `env`, as the feed of a Trainer.
 
@@ -117,6 +161,7 @@ def build_feed(
         algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`; `None` for the last is
             five episodes of random action, at least 1000 agent steps.
         world_size: processes that train together.
+        folder: of the replay on disk; `None` keeps it in memory.
 
     Raises:
         UsageError: a batch that cannot be divided among them.
@@ -126,23 +171,23 @@ def build_feed(
             f"algorithm.batch_size must be a multiple of the {world_size} processes that share a batch,"
             f" got {algorithm['batch_size']}"
         )
-    total_steps = env_steps // env.action_repeat
-    capacity = min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
     seed_steps = algorithm["seed_steps"]
     return Feed(
         make_collector(env, agent),
         agent,
         Replay(
-            capacity,
+            replay_capacity(env, env_steps, algorithm, world_size),
             env.num_envs,
             algorithm["horizon"],
             algorithm["batch_size"] // world_size,
             seed,
             mutable=EXPERT_KEYS if agent.record else (),
             ragged=getattr(agent.model, "episodic", False),
+            obs_keys=agent.obs_keys,
+            folder=folder,
         ),
         seed_steps=max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps,
-        total_steps=total_steps,
+        total_steps=env_steps // env.action_repeat,
         utd=algorithm["utd"],
         action_repeat=env.action_repeat,
         world_size=world_size,
@@ -160,6 +205,7 @@ def describe(
         "action_dim": model.action_dim,
         "discount": model.discount,
         "episodic": model.episodic,
+        "obs": model.obs,
         "config": settings,
         "overrides": overrides,
         **more,
@@ -176,6 +222,9 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
     if trained != asked:
         raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
+    observed, asked = facts.get("obs", "state"), settings["env"]["obs"]
+    if observed != asked:
+        raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")
     episodic, wanted = facts.get("episodic", False), settings["algorithm"]["episodic"]
     if wanted not in (None, episodic):
         raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {wanted}")
@@ -195,7 +244,7 @@ def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
     facts = content[DESCRIPTION]
     algorithm = facts["config"]["algorithm"]["name"]
     model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
-    widths["episodic"] = facts.get("episodic", False)
+    widths |= {"episodic": facts.get("episodic", False), "obs": facts.get("obs", "state")}
     model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     prefix = "agent.model."
     items = content["state_dict"].items()
@@ -216,7 +265,7 @@ def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
 
 def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
-    has = (env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1])
+    has = (obs_dim(env), env.action_spec.shape[-1])
     needs = (facts["obs_dim"], facts["action_dim"])
     if has != needs:
         raise UsageError(

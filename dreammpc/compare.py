@@ -85,12 +85,12 @@ def compare(
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
         model, facts = assembly.load_model(path)
         build(model, planners, settings or {})
-        repeat = action_repeat_of(facts)
-        assembly.check_spaces(path, facts, assembly.build_env(task or facts["task"], 0, 1, repeat))
+        env = assembly.build_env(task or facts["task"], 0, 1, action_repeat_of(facts), model.obs)
+        assembly.check_spaces(path, facts, env)
     for path in checkpoints:
         model, facts = assembly.load_model(path)
         name = task or facts["task"]
-        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds)
+        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds, obs=model.obs)
         for planner_name, planner in build(model, planners, settings or {}).items():
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent)

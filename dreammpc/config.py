@@ -14,20 +14,26 @@ from hydra.core.plugins import Plugins
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planner_group import PlannerGroup, PlannerGroupOnPath
+from dreammpc.registry import unknown
 from dreammpc.tracking.loggers import KINDS
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
+
+STORAGES = ("memory", "memmap")
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
 
 
 @dataclasses.dataclass
 class EnvConfig:
-    """Environments: how many side by side, and control steps per decision (None: the family's own)."""
+    """Environments: how many side by side, control steps per decision (None: the family's own), and what is
+    observed: `state`, `pixels` or `both`.
+    """
 
     num_envs: int = 1
     action_repeat: int | None = None
+    obs: str = "state"
 
     def __post_init__(self):
         at_least(self, "env", 1, "num_envs", "action_repeat")
@@ -94,6 +100,18 @@ ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
     "bmpc": {"algorithm": BMPCConfig, "model": {"num_heads": 2}},  # two value heads at every model size
 }
 """What `algorithm=NAME` sets, before the command line."""
+
+
+@dataclasses.dataclass
+class ReplayConfig:
+    """Where the replay lies: `memory`, or `memmap` for files in `folder`, which go when the run ends."""
+
+    storage: str = "memory"
+    folder: str = "${folder}/memmap"
+
+    def __post_init__(self):
+        if self.storage not in STORAGES:
+            raise UsageError(unknown(f"replay.storage {self.storage!r}", self.storage, STORAGES))
 
 
 @dataclasses.dataclass
@@ -168,6 +186,7 @@ class TrainConfig:
     planner: Any = None
     eval_planner: list[str] = dataclasses.field(default_factory=list)
     eval_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)

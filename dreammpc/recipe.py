@@ -86,8 +86,8 @@ def conf_folder() -> Path:
 
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
-    """Users' spellings in Hydra's: `tracking=none`, `planner._target_=PATH`, `eval_planner=a,b`; in `COMPARE`
-    `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
+    """Users' spellings in Hydra's: `tracking=none`, `obs=pixels`, `planner._target_=PATH`,
+    `eval_planner=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
 
     Raises:
         UsageError: the planner is chosen twice.
@@ -102,6 +102,8 @@ def _rewritten(argument: str, recipe: str) -> str:
     key, equals, value = argument.partition("=")
     if key == "tracking" and equals:
         return f"tracking.kind={value}"
+    if key == "obs" and equals:
+        return f"env.obs={value}"
     if key == "planner._target_" and equals:
         key, argument = "planner", f"planner={value}"
     if recipe in COMPARE and key == "planner":

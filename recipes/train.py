@@ -11,7 +11,7 @@ from dreammpc import assembly
 from dreammpc.agent import Agent
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
-from dreammpc.recipe import main, overrides
+from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
     Checkpoints,
@@ -54,14 +54,17 @@ def train(config: TrainConfig) -> int:
     agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
-    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], world_size())
+    tell(assembly.claim_replay(env, agent, config.steps, settings, world_size()))
+    place = assembly.replay_folder(settings["replay"])
+    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], world_size(), place)
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     folder = open_run(of_first(config.folder), config.resume)
     stop = GracefulStop(feed)
+    play = config.evaluation
     evaluator = Evaluator(
-        config.task, config.evaluation.episodes, config.evaluation.seed, env.action_repeat, stop.requested
+        config.task, play.episodes, play.seed, env.action_repeat, stop.requested, obs=env.obs
     )
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"

@@ -12,7 +12,8 @@ from test_tdmpc2_update import A, B, H, has_gradient, make_draws
 from toy_models import random_bmpc, random_latent, random_tdmpc2
 
 from dreammpc.algorithms import bmpc, tdmpc2
-from dreammpc.algorithms.latent import Coefficients, acting
+from dreammpc.algorithms.latent import Coefficients
+from dreammpc.algorithms.slices import acting
 from dreammpc.data import Replay
 from dreammpc.planning.imagination import Imagination, Objective
 

@@ -2,6 +2,7 @@
 
 from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed
+from dreammpc.data.memory import claim, replay_bytes
 from dreammpc.data.replay import Replay, WindowSampler
 
-__all__ = ["Feed", "Replay", "WindowSampler", "make_collector"]
+__all__ = ["Feed", "Replay", "WindowSampler", "claim", "make_collector", "replay_bytes"]

@@ -5,6 +5,8 @@ a stamp `frame`, episode number · 2³² + step, so that rows are consecutive if
 there are any, lie beside the rows, each once (see `data/frames.py`).
 """
 
+import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,8 @@ class Replay:
             Samples then hold `valid`, bool [batch_size, window, 1]: which rows belong to the episode that the
             window starts in. The others are rows of other episodes, to be left out of whatever is learned.
         obs_keys: what is observed; of `pixels` single frames come in and stacks go out.
-        folder: for files that hold the rows and the frames; `None` keeps them in memory.
+        folder: for files that hold the rows and the frames; `None` keeps them in memory. The folder is the
+            replay's own: what is in it is deleted, now and when the replay is.
     """
 
     def __init__(
@@ -136,6 +139,9 @@ class Replay:
         self.keys = (*vectors, *(("next", key) for key in vectors), *KEYS, *mutable)
         self.frames = FrameStore(self.capacity, num_envs, folder) if "pixels" in obs_keys else None
         self._expected = (*self.keys, "is_init", *((PIXELS, NEXT_PIXELS) if self.frames else ()))
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            weakref.finalize(self, shutil.rmtree, folder, True)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyMemmapStorage(self.capacity, scratch_dir=str(folder / "rows"), existsok=True)
             if folder

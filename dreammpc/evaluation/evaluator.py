@@ -20,6 +20,7 @@ class Evaluator:
         action_repeat: as in training; `None` takes the task family's own.
         should_stop: asked at every step; True gives up.
         seeds: the starts, one for each episode, in place of `seed`, `seed` + 1, …
+        obs: what the agents observe: `state`, `pixels` or `both`.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Evaluator:
         action_repeat: int | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         seeds: Sequence[int] | None = None,
+        obs: str = "state",
     ):
-        self.task, self.episodes = task, episodes
+        self.task, self.episodes, self.obs = task, episodes, obs
         self.seeds = list(seeds or range(seed, seed + episodes))
         self.action_repeat, self.should_stop = action_repeat, should_stop
         self._env: BatchedEnv | None = None
@@ -40,7 +42,7 @@ class Evaluator:
     def env(self) -> BatchedEnv:
         """The environments, made on first use."""
         if self._env is None:
-            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat)
+            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, obs=self.obs)
         return self._env
 
     def play(self, agent) -> Episodes | None:
@@ -61,7 +63,7 @@ class Evaluator:
 
     def film_together(self, agents: Mapping[str, Any], path: Path) -> dict[str, Episodes] | None:
         """The same with several agents side by side, by name."""
-        return film(agents, self.task, self.seeds[0], path, self.action_repeat, self.should_stop)
+        return film(agents, self.task, self.seeds[0], path, self.action_repeat, self.should_stop, self.obs)
 
     def close(self) -> None:
         """Close the environments."""

@@ -26,6 +26,7 @@ def film(
     path: Path,
     action_repeat: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    obs: str = "state",
 ) -> dict[str, Episodes] | None:
     """Play an episode with each agent from the same start and write one video, mp4 or gif by `path`'s ending.
 
@@ -36,7 +37,7 @@ def film(
     """
     episodes: dict[str, Episodes] = {}
     try:
-        env = make_env(task, 1, seed, action_repeat, render=True)
+        env = make_env(task, 1, seed, action_repeat, render=True, obs=obs)
         for name, agent in agents.items():
             played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop)
             if played is None:

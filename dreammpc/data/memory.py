@@ -1,0 +1,61 @@
+"""What a replay will take of memory or disk, said and refused before a training starts."""
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from dreammpc.data.frames import FRAME, STACK, ring_size
+from dreammpc.interfaces import UsageError
+
+KEEP_FREE = 0.05
+"""Share of the free memory that a replay leaves: the update needs some too."""
+
+
+def replay_bytes(
+    capacity: int, num_envs: int, obs_dim: int, action_dim: int, pixels: bool = False, plans: bool = False
+) -> int:
+    """Bytes of a full replay.
+
+    Args:
+        capacity: transitions.
+        obs_dim: of the vectors observed, 0 if there are none.
+        plans: whether plans are stored too (BMPC).
+    """
+    floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
+    row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
+    frames = FRAME[0] * FRAME[1] * FRAME[2] * ring_size(capacity, num_envs) if pixels else 0
+    return row * capacity + frames
+
+
+def claim(needed: int, transitions: int, folder: Path | None = None) -> str:
+    """One line that says what the replay will take.
+
+    Args:
+        folder: where it will lie on disk; `None` is memory.
+
+    Raises:
+        UsageError: there is not as much.
+    """
+    what = f"replay of {transitions:,} transitions: {gigabytes(needed)}"
+    if folder is not None:
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        if needed > free:
+            raise UsageError(
+                f"{what} do not fit on the disk of {there}, where {gigabytes(free)} are free;"
+                " lower algorithm.capacity or choose another replay.folder"
+            )
+        return f"{what} on disk, in {folder}"
+    free = int(psutil.virtual_memory().available * (1 - KEEP_FREE))
+    if needed > free:
+        raise UsageError(
+            f"{what} do not fit into the {gigabytes(free)} of memory that are free; lower algorithm.capacity"
+            " or keep it on disk with replay.storage=memmap"
+        )
+    return f"{what} of memory when full"
+
+
+def gigabytes(size: int) -> str:
+    """As people write it, in units of 10⁹ or 10⁶ bytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
