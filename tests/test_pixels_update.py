@@ -35,7 +35,7 @@ def make_replay(obs: str = "pixels", plans: bool = False) -> Replay:
         zeros = torch.zeros(1, 80, A)
         content["expert"] = {"mean": zeros, "std": zeros + 1, "value": zeros[..., :1]}
     model = make_model(obs=obs)
-    replay = Replay(80, 1, H, B, 0, EXPERT_KEYS if plans else (), model.obs_keys)
+    replay = Replay(80, 1, H, B, 0, EXPERT_KEYS if plans else (), obs_keys=model.obs_keys)
     replay.extend(TensorDict(content, [1, 80]))
     return replay
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from dreammpc.data import Replay
-from dreammpc.data.frames import FrameStore, ring_size
+from dreammpc.data import Replay, claim, replay_bytes
+from dreammpc.data.frames import FRAME_BYTES, FrameStore, ring_size
+from dreammpc.interfaces import UsageError
+from dreammpc.training import archive
 
 KEYS = ("observation", "pixels")
 
@@ -160,3 +162,55 @@ def test_an_episode_that_goes_on_after_restoring_keeps_its_stack():
     before, after = other.stacks(numbers)
     assert before[0, :, ::3, 0, 0].tolist() == [[1, 2, 3], [2, 3, 4]]
     assert after[0, :, ::3, 0, 0].tolist() == [[2, 3, 4], [3, 4, 5]]
+
+
+def test_frames_are_saved_with_their_rows(tmp_path, monkeypatch):
+    """In files of a few rows, some of whose frames belong to the file before; the rings have wrapped."""
+    monkeypatch.setattr(archive, "SEGMENT_BYTES", 20 * FRAME_BYTES)
+    replay, writer = filled(steps=0)
+    saved, ours = {}, archive.ReplayArchive(tmp_path)
+    for _ in range(5):
+        for _ in range(12):
+            replay.extend(writer.batch(1))
+        saved = {**ours.save(replay), "replay": replay.state_dict()}
+        ours.sweep()
+    other = Replay(60, 3, 3, 64, seed=9, obs_keys=KEYS)
+    archive.ReplayArchive(tmp_path).load(other, saved)
+    assert len(saved["segments"]) > 3
+    sample = other.sample()
+    check(sample)
+    assert (sample == replay.sample()).all()
+
+
+@pytest.mark.parametrize("obs", ["state", "both"])
+@pytest.mark.parametrize("plans", [False, True])
+def test_the_need_that_is_said_is_what_is_taken(obs, plans):
+    pixels = obs == "both"
+    writer = Filmed(1, shortest=500, longest=500)
+    mutable = (("expert", "mean"), ("expert", "std"), ("expert", "value")) if plans else ()
+    replay = Replay(200, 1, 3, 8, 0, mutable, obs_keys=KEYS if pixels else KEYS[:1])
+    for _ in range(2):
+        batch = writer.batch(110)
+        if plans:
+            one = torch.ones(1, 110, 1)
+            batch["expert"] = TensorDict({"mean": one, "std": one, "value": one}, [1, 110])
+        replay.extend(batch)
+    taken = sum(value.nbytes for value in replay.buffer.storage.get(slice(None)).values(True, True))
+    taken += replay.frames.ring.nbytes if pixels else 0
+    said = replay_bytes(200, 1, 3, 1, pixels, plans)  # generations lie in TorchRL's writer
+    assert taken <= said <= taken + 8 * 200 * plans
+
+
+def test_a_million_transitions_of_frames_stay_below_13_gigabytes():
+    assert replay_bytes(1_000_000, 1, 0, 6, pixels=True) < 13e9
+    assert replay_bytes(1_000_000, 1, 24, 6, pixels=True) < 13e9
+
+
+def test_what_does_not_fit_is_refused_with_what_would_help(tmp_path):
+    assert claim(3 * 10**6, 1000) == "replay of 1,000 transitions: 3 MB of memory when full"
+    assert claim(3 * 10**6, 1000, tmp_path / "deep" / "er").endswith(f"3 MB on disk, in {tmp_path}/deep/er")
+    with pytest.raises(UsageError, match=r"1,000 transitions: 9.* GB do not fit .* replay.storage=memmap"):
+        claim(9 * 10**15, 1000)
+    with pytest.raises(UsageError, match=rf"do not fit on the disk of {tmp_path}, .* replay.folder"):
+        claim(9 * 10**15, 1000, tmp_path / "deep" / "er")
+    assert not list(tmp_path.iterdir())

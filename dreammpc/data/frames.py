@@ -14,6 +14,7 @@ STACK = 3
 """Frames in a stack (arXiv 2310.16828, App. H)."""
 
 FRAME = (3, 64, 64)
+FRAME_BYTES = 3 * 64 * 64
 
 
 def ring_size(capacity: int, num_envs: int) -> int:

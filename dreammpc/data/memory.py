@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from dreammpc.data.frames import FRAME, STACK, ring_size
+from dreammpc.data.frames import FRAME_BYTES, STACK, ring_size
 from dreammpc.interfaces import UsageError
 
 KEEP_FREE = 0.05
@@ -24,7 +24,7 @@ def replay_bytes(
     """
     floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
     row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
-    frames = FRAME[0] * FRAME[1] * FRAME[2] * ring_size(capacity, num_envs) if pixels else 0
+    frames = FRAME_BYTES * ring_size(capacity, num_envs) if pixels else 0
     return row * capacity + frames
 
 

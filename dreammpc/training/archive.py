@@ -16,8 +16,12 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.data import Replay
+from dreammpc.data.frames import FRAME_BYTES
 from dreammpc.interfaces import UsageError
 from dreammpc.training.files import intact, save_atomically, sweep_drafts
+
+FRAMES = "#frames"
+"""Entry of a file of rows with the frames that they name, more than there are rows."""
 
 SEGMENT_BYTES = 64 * 2**20
 """Of rows in one file, at most."""
@@ -53,7 +57,9 @@ class ReplayArchive:
             stop = min(start + rows_per_file(replay), replay.written)
             name = f"rows-{start:010d}-{stop:010d}-{secrets.token_hex(4)}.pt"
             rows = replay.rows(start, stop).exclude(*replay.mutable)
-            save_atomically(flat(rows), self.folder / name)
+            frames = replay.frames_of(rows)
+            content = flat(rows) if frames is None else {**flat(rows), FRAMES: frames}
+            save_atomically(content, self.folder / name)
             segments.append((start, stop, name))
             start = stop
         if replay.mutable:
@@ -83,7 +89,7 @@ class ReplayArchive:
         """
         self.segments = [(start, stop, name) for start, stop, name in saved["segments"]]
         self._mutable = saved["mutable"]
-        chunks = [load_rows(self.folder / name) for _, _, name in self.segments]
+        chunks = [load_rows(self.folder / name, replay) for _, _, name in self.segments]
         if replay.mutable and chunks and self._mutable:
             mutable = load_rows(self.folder / self._mutable)
             rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
@@ -108,7 +114,8 @@ def damaged(folder: Path, saved: dict[str, Any]) -> str | None:
 def rows_per_file(replay: Replay) -> int:
     """How many rows of `replay` fit in a file."""
     row = replay.rows(replay.written - 1, replay.written)
-    return max(1, SEGMENT_BYTES // sum(value.nbytes for value in row.values(True, True)))
+    size = sum(value.nbytes for value in row.values(True, True))
+    return max(1, SEGMENT_BYTES // (size + (0 if replay.frames is None else FRAME_BYTES)))
 
 
 def flat(rows: TensorDictBase) -> dict[str, Tensor]:
@@ -119,8 +126,8 @@ def flat(rows: TensorDictBase) -> dict[str, Tensor]:
     }
 
 
-def load_rows(path: Path) -> TensorDictBase:
-    """What `flat` gave and was saved at `path`.
+def load_rows(path: Path, replay: Replay | None = None) -> TensorDictBase:
+    """What `flat` gave and was saved at `path`; frames that lie there too go to their places in `replay`.
 
     Raises:
         UsageError: the file is missing or damaged.
@@ -131,5 +138,9 @@ def load_rows(path: Path) -> TensorDictBase:
         content = torch.load(path, weights_only=True)
     except Exception as error:
         raise UsageError(f"replay segment {path} is missing or damaged") from error
+    frames = content.pop(FRAMES, None)
     size = len(next(iter(content.values())))
-    return TensorDict({tuple(key.split("/")): value for key, value in content.items()}, [size])
+    rows = TensorDict({tuple(key.split("/")): value for key, value in content.items()}, [size])
+    if frames is not None and replay is not None:
+        replay.put_frames(rows, frames)
+    return rows
