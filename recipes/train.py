@@ -72,9 +72,7 @@ def train(config: TrainConfig) -> int:
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
-    evaluation = Evaluation(
-        feed, lambda: evaluator.compare(model, evaluated), checkpoints, config.evaluation.every
-    )
+    evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
     schedule = LearningRate(feed, config.algorithm.final_lr_scale)
     trainer = make_trainer(
         folder,
