@@ -57,7 +57,6 @@ class AlgorithmConfig:
     noise_scale: float = 1.0
     lr: float = 3e-4
     encoder_lr_scale: float = 0.3
-    final_lr_scale: float = 1.0
     clip: float = 20.0
     target_rate: float = 0.01
     scale_rate: float = 0.01
@@ -76,8 +75,7 @@ class AlgorithmConfig:
                 f"algorithm.name is {self.name!r} over {own}'s settings; use algorithm={self.name}"
             )
         at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps")
-        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "clip", "dropout")
-        at_least(self, "algorithm", 0, "lr", "final_lr_scale")
+        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
 
 
 @dataclasses.dataclass

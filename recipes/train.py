@@ -17,7 +17,6 @@ from dreammpc.training import (
     Checkpoints,
     Evaluation,
     GracefulStop,
-    LearningRate,
     Monitor,
     ProgressBar,
     check_devices,
@@ -73,10 +72,9 @@ def train(config: TrainConfig) -> int:
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
-    schedule = LearningRate(feed, config.algorithm.final_lr_scale)
     trainer = make_trainer(
         folder,
-        [schedule, stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
+        [stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
         loggers,
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,

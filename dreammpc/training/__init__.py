@@ -5,7 +5,6 @@ from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.replicas import of_first, world_size
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run
-from dreammpc.training.schedule import LearningRate
 from dreammpc.training.trainer import (
     check_devices,
     choose_speed,
@@ -20,7 +19,6 @@ __all__ = [
     "Checkpoints",
     "Evaluation",
     "GracefulStop",
-    "LearningRate",
     "Monitor",
     "ProgressBar",
     "check_devices",
