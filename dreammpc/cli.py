@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks = commands.add_parser("tasks", help="list the tasks")
     tasks.set_defaults(command=print_tasks)
     add_agent_commands(commands)
+    add_report_command(commands)
     options = vars(parser.parse_args(words))
     command = options.pop("command", parser.print_help)
     try:
@@ -81,6 +82,24 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     published.add_argument("--seed", type=int, help="of the training, for tables")
     published.add_argument("--env-steps", type=int, help="of the training, for tables")
     published.set_defaults(command=later("import_checkpoint"))
+
+
+def add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`dreammpc report`; its room is imported when it is called."""
+    report = commands.add_parser("report", help="make a page of runs and scores, or tables of scores")
+    report.add_argument("paths", nargs="+", metavar="PATH", help="run folder, scores (.csv, .json) or video")
+    report.add_argument("-o", "--output", default="report.html", help="a page (.html) or tables (.md)")
+    report.add_argument("--reference", metavar="FILE", help="published learning curves, JSON")
+    report.add_argument("--title", default="Planning in learned world models", help="of the page")
+    report.set_defaults(command=make_report)
+
+
+def make_report(output: str, **options: Any) -> None:
+    """Write a report and say where."""
+    from dreammpc.report import write_report
+
+    write_report(output=output, **options)
+    print(f"report: {output}")
 
 
 def later(name: str) -> Callable[..., None]:

@@ -6,13 +6,17 @@ lightning run evaluate checkpoint='runs/*/checkpoints/last.ckpt' planner=policy,
 """
 
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 from dreammpc.compare import Played, compare, find_checkpoints
 from dreammpc.config import EvaluateConfig
 from dreammpc.evaluation import table
-from dreammpc.evaluation.rows import Row, targets, write_rows
+from dreammpc.evaluation.results import collect
+from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
+from dreammpc.evaluation.summary import markdown, summarise
 from dreammpc.recipe import main
+from dreammpc.tracking import record_evaluation
 from dreammpc.training import open_folder
 
 
@@ -21,7 +25,8 @@ def evaluate(config: EvaluateConfig) -> None:
     checkpoints = find_checkpoints(config.checkpoint)
     seeds = config.seeds or range(config.seed, config.seed + config.episodes)
     files = targets(config.output) if config.output else []
-    for path in [*files, *([Path(config.video)] if config.video else [])]:
+    video = Path(config.video) if config.video else None
+    for path in filter(None, [*files, video]):
         open_folder(path.parent)
 
     # Every planner on every agent; what is done is saved at once.
@@ -43,13 +48,23 @@ def evaluate(config: EvaluateConfig) -> None:
         if len(results[played.checkpoint]) == len(config.planners):
             tell(results[played.checkpoint], rows[-1])
 
+    # Several agents: their scores together, with intervals over training seeds.
+    if len(checkpoints) > 1:
+        scores = collect(rows)
+        print(f"{markdown(scores, summarise(scores))}\n")
+
     # The last two planners side by side, or the only one, on the last agent's first start.
-    if config.video:
+    if video:
         last = results[checkpoints[-1]][-2:]
-        if last[0].evaluator.film_together({each.planner: each.agent for each in last}, Path(config.video)):
-            print(f"\nvideo of {' and '.join(each.planner for each in last)}: {config.video}")
+        if last[0].evaluator.film_together({each.planner: each.agent for each in last}, video):
+            print(f"video of {' and '.join(each.planner for each in last)}: {video}")
     if files:
-        print(f"\nscores: {' and '.join(map(str, files))}")
+        print(f"scores: {' and '.join(map(str, files))}")
+    if config.tracking.kind == "mlflow":
+        to = config.tracking
+        artifacts = [*files, *([video] if video else [])]
+        name = to.run_name or f"evaluate {rows[0]['task']}"
+        print(record_evaluation(asdict(config), *as_metrics(rows), artifacts, to.uri, to.experiment, name))
 
 
 def tell(results: list[Played], row: Row) -> None:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "training": {"interfaces", "data", "agent", "envs", "evaluation", "tracking"},
     "evaluation": {"interfaces", "agent", "envs", "data", "tracking"},
     "trained": {"interfaces", "registry", "models", "tracking", "training"},
+    "report": {"interfaces", "evaluation"},
 }
 # Other files of dreammpc/ (config, assembly, the command line) stand above the rooms: they import what they
 # like, and no room imports them.

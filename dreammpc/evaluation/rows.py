@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ COLUMNS: dict[str, type] = {
 OPTIONAL = ("train_seed", "env_steps", "success", "model")
 """Columns that may be empty (None)."""
 DIAGNOSTICS = "diagnostics."
+MEASURED = ("return", "success", "length", "terminated", "ms_per_action")
 ENDINGS = (".csv", ".json")
 
 Row = dict[str, Any]
@@ -65,6 +67,21 @@ def make_rows(episodes, seeds: Sequence[int], **common: Any) -> list[Row]:
         diagnostics = {f"{DIAGNOSTICS}{key}": value for key, value in episodes.row_diagnostics[i].items()}
         rows.append({**{name: row[name] for name in COLUMNS}, **diagnostics})
     return rows
+
+
+def as_metrics(rows: Sequence[Row]) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Metrics by episode, and their means; a name is like `walker-walk/seed1/mppi/return`."""
+    episodes: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        who = f"{row['task']}/seed{row['train_seed']}/{row['planner']}"
+        for name, value in row.items():
+            plain = name.removeprefix(DIAGNOSTICS)
+            if value is not None and (name in MEASURED or plain != name):
+                episodes[row["episode"]][f"{who}/{plain}"] = float(value)
+    names = {name for values in episodes.values() for name in values}
+    found = {name: [values[name] for values in episodes.values() if name in values] for name in names}
+    means = {f"mean/{name}": sum(values) / len(values) for name, values in sorted(found.items())}
+    return [episodes[number] for number in sorted(episodes)], means
 
 
 def targets(output: str | Path) -> list[Path]:

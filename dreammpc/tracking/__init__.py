@@ -1,6 +1,6 @@
 """Where a run's numbers, videos and origins go.
 
-    make_loggers     the loggers of a run, made together
+    make_loggers     the loggers of a run, made together; record_evaluation: of scores, in MLflow
     JSONLLogger      one line of JSON per log call, always there, needs nothing
     MLflowTracker    an MLflow run, written by a background thread that can't hurt training
     Outbox           that thread: a queue that retries and spools to disk
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
-    from dreammpc.tracking.loggers import finish_run, make_loggers
+    from dreammpc.tracking.loggers import finish_run, make_loggers, record_evaluation
     from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
     from dreammpc.tracking.outbox import Outbox
     from dreammpc.tracking.provenance import provenance_tags
@@ -29,6 +29,7 @@ __all__ = [
     "finish_run",
     "make_loggers",
     "provenance_tags",
+    "record_evaluation",
     "write_gif",
     "write_video",
 ]
@@ -41,6 +42,7 @@ _HOMES = {
     "finish_run": "loggers",
     "make_loggers": "loggers",
     "provenance_tags": "provenance",
+    "record_evaluation": "loggers",
     "write_gif": "video",
     "write_video": "video",
 }

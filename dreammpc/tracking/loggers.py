@@ -69,3 +69,37 @@ def finish_run(
         logger.finalize(status)
         hint = logger.hint() if hasattr(logger, "hint") else f"log: {logger.save_dir}/metrics.jsonl"
     return hint
+
+
+def record_evaluation(
+    params: dict[str, Any],
+    episodes: list[dict[str, float]],
+    metrics: dict[str, float],
+    artifacts: list[Path],
+    uri: str | None = None,
+    experiment: str = "dreammpc",
+    run_name: str | None = None,
+    folder: Path = Path("."),
+) -> str:
+    """An MLflow run of scores that no training made; says in one line where to look at it.
+
+    Args:
+        params: nested plain values.
+        episodes: metrics of episode 0, 1, …, logged at that step.
+        metrics: over all episodes.
+        artifacts: files.
+        uri, experiment, run_name: MLflow's, as in `make_loggers`.
+        folder: where records wait that could not be sent.
+    """
+    from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
+
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
+    run = MLflowTracker(uri, experiment, run_name, None, provenance_tags(), folder)
+    run.log_hyperparams(params)
+    for number, values in enumerate(episodes):
+        run.log_metrics(values, step=number)
+    run.log_metrics(metrics)
+    for path in filter(Path.exists, artifacts):
+        run.log_artifact(path)
+    run.finalize("success")
+    return run.hint()

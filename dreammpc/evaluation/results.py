@@ -1,0 +1,279 @@
+"""Tidy rows → methods × tasks × training runs, and what has to be said about them.
+
+A method is a planner with its settings on the agents of one algorithm and model size; a run is one trained
+agent. What cannot be compared is refused; what weakens a comparison is said in `notes`.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dreammpc.evaluation.rows import DIAGNOSTICS, Row
+from dreammpc.interfaces import UsageError
+
+SUITE_MAXIMUM = 1000.0
+"""Highest return of a control-suite task: 1000 control steps of reward at most 1."""
+
+
+@dataclass
+class Run:
+    """One method's episodes with one trained agent."""
+
+    seed: int | None
+    """Of training."""
+    checkpoint: str
+    env_steps: int | None
+    returns: np.ndarray
+    """[episodes]"""
+    score: float
+    """Normalised, the mean over episodes; NaN where the task has no known scale."""
+    success: float | None
+    """Share of the episodes; None where the environment does not report it."""
+    ms_per_action: float
+    diagnostics: dict[str, float]
+
+
+@dataclass
+class Results:
+    """What was measured: every method's runs on every task."""
+
+    methods: list[str]
+    """Labels, in order of appearance."""
+    tasks: list[str]
+    runs: dict[tuple[str, str], list[Run]]
+    """By method and task, in order of the training seeds; without those that were not played."""
+    agents: dict[str, str]
+    """By method, what it plays: algorithm and model size."""
+    mode: str
+    episodes: int
+    notes: list[str] = field(default_factory=list)
+
+    def returns(self, method: str, task: str) -> np.ndarray:
+        """Mean return of each run, [runs]."""
+        return np.array([run.returns.mean() for run in self.runs[method, task]])
+
+    def ms_per_action(self, method: str) -> float:
+        """Mean over all runs."""
+        return float(
+            np.mean(
+                [r.ms_per_action for (name, _), runs in self.runs.items() if name == method for r in runs]
+            )
+        )
+
+    def model_steps(self, method: str) -> float:
+        """Model evaluations per action, mean over all runs; NaN where not reported."""
+        found = [
+            r.diagnostics.get("evaluations", np.nan)
+            for (name, _), runs in self.runs.items()
+            if name == method
+            for r in runs
+        ]
+        return float(np.mean(found))
+
+
+def collect(rows: Sequence[Row]) -> Results:
+    """Sort rows into `Results`.
+
+    Raises:
+        UsageError: several modes; a task played with several action repeats, or from other starts by one
+            method than by another; two checkpoints of one training seed.
+    """
+    _one_protocol(rows)
+    labels = _labels(rows)
+    groups: dict[tuple[str, str], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row, label in zip(rows, labels, strict=True):
+        seed = row["train_seed"]
+        groups[label, row["task"]][row["checkpoint"] if seed is None else seed].append(row)
+    scaled = {
+        task: _has_scale([row for row in rows if row["task"] == task]) for task in _in_order(rows, "task")
+    }
+    runs = {}
+    for key, group in groups.items():
+        for seed, found in group.items():
+            paths = _in_order(found, "checkpoint")
+            if len(paths) > 1:
+                raise UsageError(
+                    f"{key[1]}, training seed {seed}, {key[0]}: scores of two checkpoints, {paths[0]} and"
+                    f" {paths[1]}; report one of them"
+                )
+        in_order = sorted(group.items(), key=lambda item: (isinstance(item[0], str), item[0]))
+        runs[key] = [_run(found, scaled[key[1]]) for _, found in in_order]
+    agents = {label: _agent(row) for row, label in zip(rows, labels, strict=True)}
+    results = Results(
+        list(dict.fromkeys(labels)),
+        list(scaled),
+        runs,
+        agents,
+        rows[0]["mode"],
+        len({r["episode_seed"] for r in rows}),
+    )
+    results.notes += [
+        f"{task}: no success is reported and returns lie outside 0 to {SUITE_MAXIMUM:.0f}: their scale is not"
+        " known, and the aggregates leave them out."
+        for task, known in scaled.items()
+        if not known
+    ]
+    results.notes += _differences(rows) + _lacks(results)
+    return results
+
+
+def common(results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
+    """The tasks that every method has played, and each method's normalised scores on them, by task.
+
+    Of a task only those runs count whose training seed every method of the same agents has.
+    """
+    tasks: list[str] = []
+    scores: dict[str, list[np.ndarray]] = {method: [] for method in results.methods}
+    for task in results.tasks:
+        found = {method: results.runs.get((method, task), []) for method in results.methods}
+        chosen: dict[str, np.ndarray] = {}
+        for method, runs in found.items():
+            peers = [other for other in results.methods if results.agents[other] == results.agents[method]]
+            shared = set.intersection(*({_name(run) for run in found[peer]} for peer in peers))
+            chosen[method] = np.array([run.score for run in runs if _name(run) in shared])
+        if all(len(values) and np.isfinite(values).all() for values in chosen.values()):
+            tasks.append(task)
+            for method, values in chosen.items():
+                scores[method].append(values)
+    return tasks, scores
+
+
+def _name(run: Run) -> Any:
+    return run.checkpoint if run.seed is None else run.seed
+
+
+def _run(rows: list[Row], scaled: bool) -> Run:
+    returns = np.array([row["return"] for row in rows])
+    successes = [row["success"] for row in rows]
+    success = None if None in successes else float(np.mean(successes))
+    score = success if success is not None else returns.mean() / SUITE_MAXIMUM
+    names = {name for row in rows for name in row if name.startswith(DIAGNOSTICS)}
+    diagnostics = {
+        name.removeprefix(DIAGNOSTICS): float(np.mean([row[name] for row in rows if name in row]))
+        for name in sorted(names)
+    }
+    first = rows[0]
+    return Run(
+        first["train_seed"],
+        first["checkpoint"],
+        first["env_steps"],
+        returns,
+        float(score) if scaled else np.nan,
+        success,
+        float(np.mean([row["ms_per_action"] for row in rows])),
+        diagnostics,
+    )
+
+
+def _has_scale(rows: list[Row]) -> bool:
+    """Whether a task's episodes can be normalised: by success, else as in the control suite."""
+    if all(row["success"] is not None for row in rows):
+        return True
+    return all(0 <= row["return"] <= SUITE_MAXIMUM for row in rows)
+
+
+def _one_protocol(rows: Sequence[Row]) -> None:
+    modes = _in_order(rows, "mode")
+    if len(modes) > 1:
+        who = [next(row for row in rows if row["mode"] == mode) for mode in modes[:2]]
+        raise UsageError(
+            f"several modes: {who[0]['planner']} on {who[0]['task']} acted {modes[0]}, {who[1]['planner']} on"
+            f" {who[1]['task']} {modes[1]}; report scores of one mode"
+        )
+    for task in _in_order(rows, "task"):
+        of_task = [row for row in rows if row["task"] == task]
+        repeats = _in_order(of_task, "action_repeat")
+        if len(repeats) > 1:
+            raise UsageError(
+                f"{task}: several action repeats, {repeats[0]} and {repeats[1]}; report one of them"
+            )
+        starts: dict[tuple, set[int]] = defaultdict(set)
+        for row in of_task:
+            starts[row["planner"], row["checkpoint"], json.dumps(row["settings"], sort_keys=True)].add(
+                row["episode_seed"]
+            )
+        (first, seeds), *rest = starts.items()
+        for other, theirs in rest:
+            if theirs != seeds:
+                raise UsageError(
+                    f"{task}: {first[0]} ({first[1]}) played {_told(seeds)}, {other[0]} ({other[1]})"
+                    f" {_told(theirs)}; evaluate all from the same starts"
+                )
+
+
+def _told(seeds: set[int]) -> str:
+    return f"{len(seeds)} starts from seed {min(seeds)}"
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """The method of each row: its planner, and whatever else tells it from other rows' methods."""
+    settings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in rows:
+        for key, value in row["settings"].items():
+            settings[row["planner"]][key].add(str(value))
+    agents = {_agent(row) for row in rows}
+    labels = []
+    for row in rows:
+        differ = [key for key, values in settings[row["planner"]].items() if len(values) > 1]
+        label = " ".join([row["planner"], *(f"{key}={row['settings'].get(key)}" for key in differ)])
+        labels.append(label if len(agents) == 1 else f"{label} on {_agent(row)}")
+    return labels
+
+
+def _agent(row: Row) -> str:
+    return " ".join(filter(None, [row["algorithm"], row["model"]]))
+
+
+def _differences(rows: Sequence[Row]) -> list[str]:
+    """What differs between rows and weakens their comparison."""
+    notes = []
+    if any(len(_in_order(rows, name)) > 1 for name in ("machine", "batch")):
+        notes.append("Times come from several machines or batch sizes: compare returns, not milliseconds.")
+    versions = {
+        json.dumps({k: v for k, v in row["versions"].items() if k != "git"}, sort_keys=True) for row in rows
+    }
+    if len(versions) > 1:
+        notes.append("Scores come from several versions of the software.")
+    for task in _in_order(rows, "task"):
+        steps = sorted(
+            {row["env_steps"] for row in rows if row["task"] == task and row["env_steps"] is not None}
+        )
+        if len(steps) > 1:
+            notes.append(
+                f"{task}: agents of {steps[0]:,} to {steps[-1]:,} environment steps of training are mixed."
+            )
+    return notes
+
+
+def _lacks(results: Results) -> list[str]:
+    """Who has not played what, and where there is one run only."""
+    notes = []
+    seeds = {
+        task: {_name(run) for (_, t), runs in results.runs.items() if t == task for run in runs}
+        for task in results.tasks
+    }
+    for method in results.methods:
+        missing = [task for task in results.tasks if (method, task) not in results.runs]
+        if missing:
+            notes.append(
+                f"{method} was not played on {', '.join(missing)}: left out of the aggregates for all."
+            )
+    for task in results.tasks:
+        counts = {m: len(results.runs[m, task]) for m in results.methods if (m, task) in results.runs}
+        same = len(set(results.agents[m] for m in counts)) == 1
+        fewer = [method for method, count in counts.items() if same and count < len(seeds[task])]
+        if fewer:
+            notes.append(
+                f"{task}: {', '.join(fewer)} not played with every training seed; aggregates use the shared."
+            )
+        if min(counts.values()) == 1:
+            notes.append(f"{task}: one training seed only, so no interval can be given.")
+    return notes
+
+
+def _in_order(rows: Sequence[Row], name: str) -> list:
+    return list(dict.fromkeys(row[name] for row in rows))

@@ -1,0 +1,202 @@
+"""Results → estimates with intervals, and their tables as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dreammpc.evaluation import aggregate
+from dreammpc.evaluation.aggregate import Interval, Scores
+from dreammpc.evaluation.results import Results, common
+
+BASES = ("mppi", "policy")
+"""Planners that the others are held against, where they were played."""
+THRESHOLDS = np.linspace(0, 1, 101)
+
+
+class Estimate(NamedTuple):
+    """A number, and its 95 % interval; `None` where there is one training seed only."""
+
+    value: float
+    interval: Interval | None
+
+    def text(self, digits: int, plus: bool = False) -> str:
+        """`812 [790, 830]`, with a sign if `plus`."""
+        sign = "+" if plus else ""
+        number = f"{self.value:{sign}.{digits}f}"
+        if self.interval is None:
+            return number
+        return f"{number} [{self.interval.low:{sign}.{digits}f}, {self.interval.high:{sign}.{digits}f}]"
+
+
+class Comparison(NamedTuple):
+    """One method against another, over all common tasks and runs."""
+
+    method: str
+    base: str
+    difference: Estimate
+    """Of IQM."""
+    ratio: Estimate
+    """Of IQM."""
+    probability: Estimate
+    """Of improvement."""
+
+
+@dataclass
+class Summary:
+    """What the tables and figures show."""
+
+    tasks: list[str]
+    """Those in the aggregates."""
+    aggregates: dict[str, dict[str, Estimate]]
+    """By method and statistic; empty if no task is common to all methods."""
+    comparisons: list[Comparison]
+    profiles: dict[str, tuple[np.ndarray, Interval | None]]
+    """By method, at `THRESHOLDS`."""
+    counts: list[int]
+    """Runs of each task, over all methods."""
+
+
+def summarise(results: Results) -> Summary:
+    """Aggregates, comparisons and profiles over the tasks and runs that all methods share."""
+    tasks, scores = common(results)
+    if not tasks:
+        return Summary([], {}, [], {}, [])
+    aggregates = {
+        method: {name: _estimate(found, statistic) for name, statistic in aggregate.STATISTICS.items()}
+        for method, found in scores.items()
+    }
+    profiles = {}
+    for method, found in scores.items():
+        band = aggregate.interval(found, _profile)
+        profiles[method] = (_profile(found), band)
+    comparisons = [
+        _comparison(results, scores, method, base)
+        for base in _bases(results)
+        for method in results.methods
+        if _is_told(results, method, base)
+    ]
+    counts = sorted({len(runs) for found in scores.values() for runs in found})
+    return Summary(tasks, aggregates, comparisons, profiles, counts)
+
+
+def task_estimate(results: Results, method: str, task: str) -> Estimate | None:
+    """Mean return over runs; `None` if it was not played."""
+    if (method, task) not in results.runs:
+        return None
+    return _estimate([results.returns(method, task)], aggregate.mean)
+
+
+def _estimate(scores: Scores, statistic: aggregate.Statistic) -> Estimate:
+    return Estimate(float(statistic(scores)), aggregate.interval(scores, statistic))
+
+
+def _profile(scores: Scores) -> np.ndarray:
+    return aggregate.performance_profile(scores, THRESHOLDS)
+
+
+def _is_told(results: Results, method: str, base: str) -> bool:
+    """Planners on the same agents, each pair once; and one planner on several kinds of agents."""
+    planner, other = method.split()[0], base.split()[0]
+    if results.agents[method] != results.agents[base]:
+        return planner == other
+    return planner != other and (other, planner) != ("policy", "mppi")
+
+
+def _bases(results: Results) -> list[str]:
+    return [method for base in BASES for method in results.methods if method.split()[0] == base]
+
+
+def _comparison(results: Results, scores: dict[str, list[np.ndarray]], method: str, base: str) -> Comparison:
+    x, y = scores[method], scores[base]
+    paired = results.agents[method] == results.agents[base]
+
+    def estimate(statistic, paired: bool) -> Estimate:
+        return Estimate(float(statistic(x, y)), aggregate.paired_interval(x, y, statistic, paired=paired))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Comparison(
+            method,
+            base,
+            estimate(lambda a, b: aggregate.iqm(a) - aggregate.iqm(b), paired),
+            estimate(lambda a, b: aggregate.iqm(a) / aggregate.iqm(b), paired),
+            # Of runs drawn apart: drawn together, each would too often meet the one of its own agent.
+            estimate(aggregate.probability_of_improvement, False),
+        )
+
+
+def heading(results: Results) -> str:
+    """What was played, in one sentence."""
+    seeds = sorted({len(runs) for runs in results.runs.values()})
+    trained = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        f"{_many(len(results.tasks), 'task')}, {trained} training seed{'' if seeds == [1] else 's'} each,"
+        f" {_many(results.episodes, 'episode')} per agent and planner, {results.mode}."
+    )
+
+
+def markdown(results: Results, summary: Summary) -> str:
+    """All tables: returns by task, aggregates, comparisons, and the notes."""
+    parts = [heading(results), _markdown_table(*task_table(results))]
+    if summary.aggregates:
+        over = f"Normalised scores over {', '.join(summary.tasks)}:"
+        parts += [over, _markdown_table(*aggregate_table(results, summary))]
+    if summary.comparisons:
+        parts += ["One against another, of IQM:", _markdown_table(*comparison_table(summary))]
+    if any(len(runs) > 1 for runs in results.runs.values()):
+        parts.append("In brackets: 95 % stratified-bootstrap intervals over training seeds.")
+    if results.notes:
+        parts.append("\n".join(f"- {note}" for note in results.notes))
+    return "\n\n".join(parts)
+
+
+Table = tuple[list[str], list[list[str]]]
+"""Heads and rows."""
+
+
+def task_table(results: Results) -> Table:
+    """Mean return, a row for each task, a column for each method."""
+    rows = []
+    for task in results.tasks:
+        found = [task_estimate(results, method, task) for method in results.methods]
+        rows.append([task, *("" if each is None else each.text(0) for each in found)])
+    times = [f"{results.ms_per_action(method):.2f}" for method in results.methods]
+    steps = [_count(results.model_steps(method)) for method in results.methods]
+    rows += [["ms per action", *times], ["model steps per action", *steps]]
+    return ["return", *results.methods], rows
+
+
+def aggregate_table(results: Results, summary: Summary) -> Table:
+    """A row for each method."""
+    rows = [
+        [
+            method,
+            *(found[name].text(3) for name in aggregate.STATISTICS),
+            f"{results.ms_per_action(method):.2f}",
+        ]
+        for method, found in summary.aggregates.items()
+    ]
+    return ["planner", *aggregate.STATISTICS, "ms per action"], rows
+
+
+def comparison_table(summary: Summary) -> Table:
+    """A row for each comparison."""
+    rows = [
+        [f"{c.method} against {c.base}", c.difference.text(3, True), c.ratio.text(2), c.probability.text(2)]
+        for c in summary.comparisons
+    ]
+    return ["", "difference", "ratio", "probability of improvement"], rows
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _count(number: float) -> str:
+    return "" if np.isnan(number) else f"{number:.0f}"

@@ -1,0 +1,167 @@
+"""What a report is made from: run folders, files of scores, videos, and published curves."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
+from dreammpc.interfaces import UsageError
+
+VIDEOS = (".mp4", ".gif")
+
+
+@dataclass
+class Curve:
+    """The evaluations of one training."""
+
+    folder: str
+    task: str
+    seed: int | None
+    kind: str
+    """Algorithm, model size and the planner that was evaluated."""
+    env_steps: np.ndarray
+    returns: np.ndarray
+    """Mean over the episodes of each evaluation."""
+    hours: float
+    pixels: bool
+
+
+@dataclass
+class Reference:
+    """A published curve of one task."""
+
+    name: str
+    """Its key in the file, which names method and source."""
+    env_steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    """mean - std, or the lower end of the 95 % interval: what the source gives."""
+    high: np.ndarray
+
+    def at(self, env_steps: float) -> float:
+        """The mean after so many steps, on a straight line between two points; NaN beyond the last."""
+        return float(np.interp(env_steps, self.env_steps, self.mean, right=math.nan))
+
+
+@dataclass
+class Inputs:
+    """All of a report's."""
+
+    curves: list[Curve] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
+    references: dict[str, list[Reference]] = field(default_factory=dict)
+    """By task."""
+
+
+def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> Inputs:
+    """Sort and read all files.
+
+    Args:
+        paths: run folders (with their videos), files of scores (.csv, .json) and videos (.mp4, .gif).
+        reference: published curves, `{method: {task: {metric, env_steps, mean, std}}}`, or in place of `std`
+            the ends `ci95_low` and `ci95_high`.
+
+    Raises:
+        UsageError: a path that is missing, damaged, or none of these; an evaluation that is not a number.
+    """
+    if not paths:
+        raise UsageError("nothing to report: name run folders or files of scores")
+    inputs, scores = Inputs(), []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inputs.curves += read_run(path)
+            inputs.videos += sorted(file for file in path.iterdir() if file.suffix in VIDEOS)
+        elif not path.exists():
+            raise UsageError(f"{path} does not exist")
+        elif path.suffix in VIDEOS:
+            inputs.videos.append(path)
+        elif path.suffix in ENDINGS:
+            scores.append(path)
+        else:
+            raise UsageError(f"{path}: expected a run folder, scores (.csv, .json) or a video (.mp4, .gif)")
+    inputs.rows = read_rows(scores)
+    if reference is not None:
+        tasks = {curve.task for curve in inputs.curves}
+        pixels = any(curve.pixels for curve in inputs.curves)
+        inputs.references = read_references(Path(reference), tasks, pixels)
+    return inputs
+
+
+def read_run(folder: Path) -> list[Curve]:
+    """The curves of a run folder, one for each planner that was evaluated on the way."""
+    for name in ("metrics.jsonl", "params.json"):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} is no run folder: it has no {name}")
+    try:
+        params = json.loads((folder / "params.json").read_text())
+        text = (folder / "metrics.jsonl").read_text()
+        whole = text[: text.rfind("\n") + 1]  # the last line may be in writing
+        lines = [json.loads(line) for line in whole.splitlines()]
+        planner = params["planner"].get("name") or params["planner"].get("_target_")
+        planners = params.get("eval_planner") or [planner]
+        curves = [
+            Curve(
+                str(folder),
+                params["task"],
+                params.get("seed"),
+                f"{params['algorithm']['name']} {params['model'].get('name', '')}, {name}",
+                *_evaluations(lines, name, first=i == 0),
+                hours=lines[-1]["wall_s"] / 3600 if lines else 0.0,
+                pixels=is_pixels(params),
+            )
+            for i, name in enumerate(planners)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder} is damaged or not a run of ours ({error!r})") from error
+    for curve in curves:
+        wrong = curve.env_steps[~np.isfinite(curve.returns)]
+        if len(wrong):
+            raise UsageError(
+                f"{folder}: the evaluation after {wrong[0]:.0f} environment steps is not a number"
+            )
+    return [curve for curve in curves if len(curve.env_steps)]
+
+
+def is_pixels(params: dict[str, Any]) -> bool:
+    """Whether a run learned from images."""
+    env = params.get("env", {})
+    return bool(env.get("pixels")) or str(env.get("obs", "")).lower() in ("pixels", "rgb")
+
+
+def _evaluations(lines: list[dict], planner: str, first: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and returns; the comparison that ends a training is its last evaluation."""
+    name = "eval/return" if first else f"eval/{planner}/return"
+    found: dict[int, Any] = {}
+    for line in lines:
+        for key in (name, f"final/{planner}"):
+            if key in line:
+                found[line["env_steps"]] = math.nan if line[key] is None else line[key]
+    steps = sorted(found)
+    return np.array(steps, float), np.array([found[step] for step in steps], float)
+
+
+def read_references(path: Path, tasks: set[str], pixels: bool) -> dict[str, list[Reference]]:
+    """Published curves of `tasks`; of methods told twice (`name@source`) the first source is taken."""
+    if not path.is_file():
+        raise UsageError(f"reference {path} does not exist")
+    found: dict[str, list[Reference]] = {task: [] for task in tasks}
+    try:
+        for method, curves in json.loads(path.read_text()).items():
+            if "@" in method or ("pixels" in method) != pixels:
+                continue
+            for task in tasks & set(curves):
+                curve = {key: np.array(value) for key, value in curves[task].items()}
+                mean = curve["mean"]
+                low = mean - curve["std"] if "std" in curve else curve["ci95_low"]
+                high = mean + curve["std"] if "std" in curve else curve["ci95_high"]
+                if curves[task]["metric"] == "reward":
+                    found[task].append(Reference(method, curve["env_steps"], mean, low, high))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"reference {path} is damaged or has another format ({error!r})") from error
+    return found

@@ -1,0 +1,113 @@
+"""`evaluate` on several agents, in this process: tables, files, MLflow, video, and one line for each mistake.
+
+The agents are untrained ones in checkpoints made here, and a decision lasts 50 control steps.
+"""
+
+import importlib.util
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreammpc import assembly
+from dreammpc.evaluation.rows import read_rows
+from dreammpc.models import SIZES
+from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
+
+RECIPE = Path(__file__).parent.parent / "recipes/evaluate.py"
+
+
+def make_checkpoint(path: Path, seed: int, task: str = "cartpole-swingup", algorithm: str = "tdmpc2") -> None:
+    settings = {
+        "seed": seed,
+        "algorithm": {"name": algorithm},
+        "env": {"action_repeat": 50},
+        "model": {"name": "nano", **asdict(SIZES["nano"])},
+    }
+    torch.manual_seed(seed)
+    model = assembly.build_model(assembly.build_env(task, 0), settings["model"], 0.99, algorithm)
+    facts = assembly.describe(task, model, settings, [], env_steps=1000, format=FORMAT)
+    weights = {f"agent.model.{key}": value for key, value in model.state_dict().items()}
+    save_atomically({DESCRIPTION: facts, "state_dict": weights}, path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """With two agents of one task, which differ in the seed of training."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        make_checkpoint(tmp_path / f"trained-{seed}.ckpt", seed)
+    return tmp_path
+
+
+def evaluate(monkeypatch, *arguments: str) -> int:
+    """Run the recipe; its exit code."""
+    spec = importlib.util.spec_from_file_location("recipe_evaluate", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        module.evaluate()
+    return stop.value.code
+
+
+def test_several_agents_of_several_tasks(folder, monkeypatch, capsys):
+    make_checkpoint(folder / "other.ckpt", 1, "cup-catch")
+    arguments = ["checkpoint=trained-*.ckpt,other.ckpt", "planner=policy,dream_mpc", "seeds=5,7"]
+    assert evaluate(monkeypatch, *arguments, "output=scores", "video=both.gif") == 0
+    out = capsys.readouterr().out
+    assert "2 tasks, 1 to 2 training seeds each, 2 episodes per agent and planner, greedy." in out
+    assert "95 % stratified-bootstrap" in out and "cup-catch: one training seed only" in out
+    assert (folder / "both.gif").stat().st_size > 1000
+    rows = read_rows(["scores.csv"])
+    assert rows == read_rows(["scores.json"])
+    assert [row["episode_seed"] for row in rows] == [5, 7] * 6
+    assert {(row["task"], row["train_seed"], row["checkpoint"]) for row in rows} == {
+        ("cartpole-swingup", 1, "trained-1.ckpt"),
+        ("cartpole-swingup", 2, "trained-2.ckpt"),
+        ("cup-catch", 1, "other.ckpt"),
+    }
+    assert {row["length"] for row in rows} == {20} and {row["action_repeat"] for row in rows} == {50}
+    assert "mlflow" not in out and not list(folder.glob("mlflow*"))
+    assert evaluate(monkeypatch, "checkpoint=trained-2.ckpt", *arguments[1:], "output=again.csv") == 0
+    again = [row["return"] for row in read_rows(["again.csv"])]
+    assert again == [row["return"] for row in rows if row["checkpoint"] == "trained-2.ckpt"]
+
+
+def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    settings = ["output=two.csv", "tracking=mlflow", f"tracking.uri={uri}"]
+    assert evaluate(monkeypatch, "checkpoint=trained-2.ckpt", "planner=policy", "episodes=2", *settings) == 0
+    assert "mlflow ui" in capsys.readouterr().out.strip().splitlines()[-1]
+    rows = read_rows(["two.csv"])
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("dreammpc").experiment_id])
+    assert run.info.run_name == "evaluate cartpole-swingup" and run.info.status == "FINISHED"
+    name = "cartpole-swingup/seed2/policy/return"
+    assert [p.value for p in client.get_metric_history(run.info.run_id, name)] == [r["return"] for r in rows]
+    assert run.data.metrics[f"mean/{name}"] == pytest.approx(sum(r["return"] for r in rows) / 2)
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["two.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["checkpoint=lost-*.ckpt"], ["lost-*.ckpt", "no file matches"]),
+        (["checkpoint=a.ckpt,a.ckpt"], ["a.ckpt", "twice"]),
+        (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
+        (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
+        (["checkpoint=it's=here.ckpt"], ["it's=here.ckpt", "does not exist"]),
+        (["planner=policy"], ["checkpoint"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words), line
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"

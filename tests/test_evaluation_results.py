@@ -1,0 +1,137 @@
+"""From rows to tables: what is averaged over what, what is refused, and what has to be said."""
+
+import numpy as np
+import pytest
+from score_rows import score_rows
+
+from dreammpc.evaluation.results import collect, common
+from dreammpc.evaluation.summary import markdown, summarise, task_estimate
+from dreammpc.interfaces import UsageError
+
+
+def test_a_run_is_a_training_seed_and_its_score_the_mean_over_episodes():
+    rows = score_rows()
+    results = collect(rows)
+    assert results.methods == ["policy", "mppi", "dream_mpc"] and results.notes == []
+    own = [
+        r["return"] for r in rows if (r["planner"], r["task"], r["train_seed"]) == ("mppi", "walker-walk", 2)
+    ]
+    run = results.runs["mppi", "walker-walk"][1]
+    assert run.seed == 2 and run.score == pytest.approx(np.mean(own) / 1000)
+    tasks, scores = common(results)
+    assert tasks == ["cup-catch", "walker-walk"]
+    assert [len(runs) for runs in scores["mppi"]] == [3, 3]
+    estimate = task_estimate(results, "mppi", "walker-walk")
+    assert estimate.value == pytest.approx(results.returns("mppi", "walker-walk").mean())
+    assert estimate.interval.low < estimate.value < estimate.interval.high
+
+
+def test_success_is_the_score_where_it_is_reported():
+    rows = [{**row, "success": float(row["episode"] == 0), "return": -5000.0} for row in score_rows()]
+    results = collect(rows)
+    assert results.runs["mppi", "cup-catch"][0].score == 0.25 and results.notes == []
+
+
+def test_planners_on_the_same_agents_are_compared_in_pairs():
+    summary = summarise(collect(score_rows()))
+    told = [(c.method, c.base) for c in summary.comparisons]
+    assert told == [("policy", "mppi"), ("dream_mpc", "mppi"), ("dream_mpc", "policy")]
+    better = summary.comparisons[1]
+    # 0.1 apart, and the agents' luck, 0.06, cancels.
+    assert 0.08 < better.difference.interval.low < 0.1 < better.difference.interval.high < 0.12
+    assert better.ratio.value == pytest.approx(
+        summary.aggregates["dream_mpc"]["IQM"].value / summary.aggregates["mppi"]["IQM"].value
+    )
+    low, high = summary.aggregates["mppi"]["IQM"].interval
+    assert high - low > 0.03
+
+
+def test_methods_are_told_apart_by_what_differs():
+    rows = score_rows(planners=["policy", "mppi"])
+    rows += score_rows(planners=["mppi"], settings={"horizon": 5})
+    assert collect(rows).methods == ["policy", "mppi horizon=3", "mppi horizon=5"]
+    results = collect(score_rows() + score_rows(algorithm="bmpc"))
+    assert results.methods[0] == "policy on tdmpc2 nano" and len(results.methods) == 6
+    told = {(c.method, c.base) for c in summarise(results).comparisons}
+    assert ("mppi on bmpc nano", "mppi on tdmpc2 nano") in told
+    assert ("dream_mpc on bmpc nano", "mppi on tdmpc2 nano") not in told
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            score_rows(planners=["policy"], mode="noise_scale=1") + score_rows(planners=["mppi"]),
+            ["modes", "noise_scale=1", "greedy", "mppi"],
+        ),
+        (
+            score_rows(planners=["policy"], episodes=2) + score_rows(planners=["mppi"]),
+            ["2 starts", "4 starts", "policy", "mppi"],
+        ),
+        (
+            score_rows() + score_rows(planners=["mppi"], checkpoint="runs/best.ckpt"),
+            ["two checkpoints", "seed 1", "best.ckpt"],
+        ),
+        (
+            score_rows(train_seeds=[1]) + score_rows(train_seeds=[2], action_repeat=4),
+            ["action repeats", "2 and 4"],
+        ),
+    ],
+    ids=["modes", "starts", "checkpoints", "action repeats"],
+)
+def test_what_cannot_be_compared_is_refused(rows, words):
+    with pytest.raises(UsageError) as error:
+        collect(rows)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_training_seed_has_no_interval_and_says_so():
+    results = collect(score_rows(train_seeds=[1]))
+    summary = summarise(results)
+    assert summary.aggregates["mppi"]["IQM"].interval is None
+    assert summary.comparisons[0].difference.interval is None and summary.profiles["mppi"][1] is None
+    assert results.notes == [
+        f"{task}: one training seed only, so no interval can be given."
+        for task in ("cup-catch", "walker-walk")
+    ]
+    text = markdown(results, summary)
+    assert "[" not in text and "one training seed only" in text
+
+
+def test_what_was_not_played_is_left_out_for_all_and_said():
+    rows = score_rows(planners=["policy", "mppi"]) + score_rows(
+        tasks=["cup-catch"], planners=["dream_mpc"], train_seeds=[1, 2]
+    )
+    results = collect(rows)
+    tasks, scores = common(results)
+    assert tasks == ["cup-catch"] and {len(runs[0]) for runs in scores.values()} == {2}
+    text = markdown(results, summarise(results))
+    assert "dream_mpc was not played on walker-walk" in text
+    assert "cup-catch: dream_mpc not played with every training seed" in text
+    assert "over cup-catch:" in text
+
+
+def test_unknown_scales_other_machines_and_budgets_are_said():
+    rows = score_rows(tasks=["cup-catch"]) + [
+        {**row, "return": -row["return"]} for row in score_rows(tasks=["pendulum-swing"], machine="another")
+    ]
+    rows[0] = {**rows[0], "env_steps": 40_000}
+    results = collect(rows)
+    assert common(results)[0] == ["cup-catch"]
+    notes = " ".join(results.notes)
+    assert "pendulum-swing: no success" in notes and "several machines" in notes
+    assert "cup-catch: agents of 40,000 to 50,000" in notes
+
+
+def test_markdown_is_tables_of_equal_width():
+    text = markdown(results := collect(score_rows()), summarise(results))
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+    assert [line.split("|")[1].strip() for line in tables[0][2:]] == [
+        "cup-catch", "walker-walk", "ms per action", "model steps per action",
+    ]  # fmt: skip
+    assert text.startswith("2 tasks, 3 training seeds each, 4 episodes per agent and planner, greedy.")
