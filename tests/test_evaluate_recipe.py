@@ -1,6 +1,6 @@
 """`evaluate` on several agents, in this process: tables, files, MLflow, video, and one line for each mistake.
 
-The agents are untrained ones in checkpoints made here, and a decision lasts 50 control steps.
+The agents are untrained ones in checkpoints made here, and a decision lasts 200 control steps.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ def make_checkpoint(path: Path, seed: int, task: str = "cartpole-swingup", algor
     settings = {
         "seed": seed,
         "algorithm": {"name": algorithm},
-        "env": {"action_repeat": 50},
+        "env": {"action_repeat": 200},
         "model": {"name": "nano", **asdict(SIZES["nano"])},
     }
     torch.manual_seed(seed)
@@ -69,7 +69,7 @@ def test_several_agents_of_several_tasks(folder, monkeypatch, capsys):
         ("cartpole-swingup", 2, "trained-2.ckpt"),
         ("cup-catch", 1, "other.ckpt"),
     }
-    assert {row["length"] for row in rows} == {20} and {row["action_repeat"] for row in rows} == {50}
+    assert {row["length"] for row in rows} == {5} and {row["action_repeat"] for row in rows} == {200}
     assert "mlflow" not in out and not list(folder.glob("mlflow*"))
     assert evaluate(monkeypatch, "checkpoint=trained-2.ckpt", *arguments[1:], "output=again.csv") == 0
     again = [row["return"] for row in read_rows(["again.csv"])]

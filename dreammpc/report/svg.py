@@ -5,10 +5,11 @@ the view box; the page scales it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -105,13 +106,13 @@ class Chart:
         self.parts.append(f'<path class="axis" d="M{self.left} {floor}H{self.width - self.right}"/>')
         self.text((self.left + self.width - self.right) / 2, self.height - 6, x_label, "label middle")
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], classes: str, told: str = "") -> None:
+    def line(self, xs: Iterable[Any], ys: Iterable[Any], classes: str, told: str = "") -> None:
         """A line through the points; `told` is shown where a pointer rests."""
         points = [f"{self.px(x):.1f} {self.py(y):.1f}" for x, y in zip(xs, ys, strict=True) if np.isfinite(y)]
         if points:
             self.parts.append(f'<path class="line {classes}" d="M{"L".join(points)}">{_told(told)}</path>')
 
-    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], classes: str) -> None:
+    def band(self, xs: Any, low: Iterable[Any], high: Iterable[Any], classes: str) -> None:
         """The area between two lines."""
         there = [f"{self.px(x):.1f} {self.py(y):.1f}" for x, y in zip(xs, high, strict=True)]
         back = [f"{self.px(x):.1f} {self.py(y):.1f}" for x, y in zip(xs, low, strict=True)]

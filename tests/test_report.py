@@ -1,0 +1,221 @@
+"""The report: a page that stands by itself, tells its figures in words, and names mistakes in one line."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from score_rows import score_rows
+
+from dreammpc import cli
+from dreammpc.evaluation.results import collect
+from dreammpc.evaluation.rows import write_rows
+from dreammpc.evaluation.summary import summarise
+from dreammpc.interfaces import UsageError
+from dreammpc.report import write_report
+from dreammpc.report.inputs import Reference, read_run
+from dreammpc.report.svg import Chart, Scale, around
+
+VOID = {"meta", "img", "br", "path", "circle"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and visible text; raises on tags that do not close."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID or (tag in ("path", "circle") and not self.get_starttag_text().endswith("/>")):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=500.0):
+    """A run folder with evaluations every 10,000 steps, and the comparison at its end."""
+    folder.mkdir()
+    lines = [
+        {"env_steps": 10_000 * (i + 1), "wall_s": 360.0 * (i + 1), "eval/return": value}
+        for i, value in enumerate(returns)
+    ]
+    end = 10_000 * (len(returns) + 1)
+    lines.append({"env_steps": end, "wall_s": 3600.0, "final/dream_mpc": final, "final/policy": 1.0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    params = {
+        "task": task,
+        "seed": seed,
+        "planner": {"name": "dream_mpc"},
+        "eval_planner": [],
+        "algorithm": {"name": "tdmpc2"},
+        "model": {"name": "nano"},
+    }
+    (folder / "params.json").write_text(json.dumps(params))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> tuple[str, Page]:
+    """A report of everything."""
+    from dreammpc.tracking import write_video
+
+    folder = tmp_path_factory.mktemp("report")
+    runs = [make_run(folder / f"run{seed}", seed=seed, final=400.0 + 100 * seed) for seed in (1, 2)]
+    write_rows(score_rows(), folder / "scores.csv")
+    film = np.stack([np.full((32, 64, 3), 10 * i, np.uint8) for i in range(21)])
+    write_video(folder / "both.mp4", film, fps=20)
+    curve = {"metric": "reward", "env_steps": [0, 100_000], "mean": [0, 1000], "std": [0, 50], "seeds": 3}
+    known = {"tdmpc2": {"walker-walk": curve}, "other@elsewhere": {"walker-walk": curve}}
+    (folder / "published.json").write_text(json.dumps(known))
+    paths = [*runs, folder / "scores.csv", folder / "both.mp4"]
+    write_report(paths, folder / "out/report.html", folder / "published.json", title="Mine & <yours>")
+    text = (folder / "out/report.html").read_text()
+    assert [path.name for path in (folder / "out").iterdir()] == ["report.html"]
+    return text, Page(text)
+
+
+def test_the_page_stands_by_itself(page):
+    text, parsed = page
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in parsed.tags}
+    for _, attributes in parsed.tags:
+        assert str(attributes.get("src", "data:")).startswith("data:") and "href" not in attributes
+    assert "url(" not in text and "@import" not in text
+    assert "Mine &amp; &lt;yours&gt;" in text
+    for query in ("prefers-color-scheme: dark", "@media print", "max-width"):
+        assert query in text
+
+
+def test_every_picture_has_its_words(page):
+    text, parsed = page
+    names = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    pictures = [attributes for tag, attributes in parsed.tags if tag == "svg" and "role" in attributes]
+    assert len(pictures) == 4 + 1 + 1 + 2 + 1  # aggregates, profiles, latency, comparisons, curves
+    for attributes in pictures:
+        assert set(attributes["aria-labelledby"].split()) <= set(names)
+    assert all(attributes.get("alt") for tag, attributes in parsed.tags if tag == "img")
+    descriptions = re.findall(r"<desc[^>]*>([^<]*)</desc>", text)
+    iqm = summarise(collect(score_rows())).aggregates["dream_mpc"]["IQM"]
+    assert iqm.interval is not None and f"dream_mpc {iqm.text(3)}" in descriptions[0]
+    assert "2 trainings, the last evaluations at 550 in the mean" in descriptions[-1]
+
+
+def test_curves_against_what_is_published(page):
+    _, parsed = page
+    words = " ".join(" ".join(parsed.text).split())
+    # Seed 2 ends at 600 after 30,000 steps, where the straight line of the reference is at 300.
+    assert "walker-walk tdmpc2 nano, dream_mpc 2 30,000 1.00 600 300 2.00" in words
+    assert "other@elsewhere" not in words
+
+
+def test_the_last_comparison_of_a_run_is_its_last_evaluation(tmp_path):
+    (curve,) = read_run(make_run(tmp_path / "run"))
+    assert curve.env_steps.tolist() == [10_000, 20_000, 30_000]
+    assert curve.returns.tolist() == [100.0, 300.0, 500.0]
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 40000, "ev')  # a training that is being written
+    assert len(read_run(tmp_path / "run")[0].returns) == 3
+
+
+def test_references_end_where_they_end():
+    reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]), np.zeros(2), np.ones(2))
+    assert reference.at(50) == 20 and reference.at(100) == 30 and np.isnan(reference.at(101))
+
+
+def test_frames_of_a_video(page):
+    from PIL import Image
+
+    text, _ = page
+    (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert image.size == (6 * 320, 160)
+    shades = [image.getpixel((320 * i + 160, 80))[0] for i in range(6)]
+    assert shades == pytest.approx([0, 40, 80, 120, 160, 200], abs=8)
+
+
+def test_values_lie_where_the_axes_say():
+    chart = Chart(Scale(0, 10), Scale(0, 100), width=200, height=120, left=50, right=10, top=10, bottom=20)
+    assert (chart.px(0), chart.px(10), chart.px(5)) == (50, 190, 120)
+    assert (chart.py(0), chart.py(100)) == (100, 10)
+    logarithmic = Scale(0.1, 1000, log=True)
+    assert logarithmic.share(10) == pytest.approx(0.5) and logarithmic.marks() == pytest.approx(
+        [0.1, 1, 10, 100, 1000]
+    )
+    assert Scale(0, 100).marks() == [0, 50, 100] and Scale(-0.3, 0.1).marks() == pytest.approx(
+        [-0.3, -0.2, -0.1, 0, 0.1]
+    )
+    scale = around([3.0, 5.0])
+    assert scale.low < 3 and scale.high > 5 and around([2.0]).high > 2
+
+
+def test_one_training_seed_and_other_starts_are_said(tmp_path):
+    write_rows(score_rows(train_seeds=[1]), tmp_path / "one.json")
+    run = make_run(tmp_path / "run")
+    write_report([tmp_path / "one.json", run], tmp_path / "one.html")
+    words = " ".join(Page((tmp_path / "one.html").read_text()).text)
+    assert "cup-catch: one training seed only, so no interval can be given." in words
+    assert "Learning curves of walker-walk: one training seed only." in words
+    assert "no intervals can be given" in words and "[" not in words
+
+
+def test_tables_alone(tmp_path):
+    write_rows(score_rows(), tmp_path / "scores.csv")
+    write_report([tmp_path / "scores.csv"], tmp_path / "scores.md")
+    assert (tmp_path / "scores.md").read_text().count("\n| mppi | ") == 1
+    with pytest.raises(UsageError, match="tables are made of scores"):
+        write_report([make_run(tmp_path / "run")], tmp_path / "runs.md")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lost"], ["lost does not exist"]),
+        (["empty"], ["empty is no run folder", "metrics.jsonl"]),
+        (["notes.txt"], ["notes.txt", "run folder"]),
+        (["bad"], ["bad", "after 20000 environment steps is not a number"]),
+        (["torn"], ["torn is damaged"]),
+        (["scores.csv", "-o", "report.pdf"], ["report.pdf", ".html or .md"]),
+        (["scores.csv", "mode.csv"], ["several modes", "greedy", "noise_scale=1"]),
+        (["run", "--reference", "lost.json"], ["lost.json does not exist"]),
+        (["run", "--reference", "scores.csv"], ["scores.csv is damaged"]),
+        (["nan.csv"], ["nan.csv, row 1", "return is nan"]),
+        (["film.mp4"], ["film.mp4 cannot be read"]),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run")
+    make_run(tmp_path / "bad", returns=(1.0, None))
+    make_run(tmp_path / "torn")
+    (tmp_path / "torn/params.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "film.mp4").write_bytes(b"no film")
+    rows = score_rows(tasks=["cup-catch"])
+    write_rows(rows, tmp_path / "scores.csv")
+    write_rows([{**rows[0], "return": float("nan")}], tmp_path / "nan.csv")
+    write_rows(score_rows(tasks=["walker-walk"], mode="noise_scale=1"), tmp_path / "mode.csv")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", *arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words), line
+    assert sorted(tmp_path.rglob("*")) == before, "nothing may be left behind"
