@@ -130,8 +130,7 @@ def read_run(folder: Path) -> list[Curve]:
 
 def is_pixels(params: dict[str, Any]) -> bool:
     """Whether a run learned from images."""
-    env = params.get("env", {})
-    return bool(env.get("pixels")) or str(env.get("obs", "")).lower() in ("pixels", "rgb")
+    return params.get("env", {}).get("obs", "state") != "state"
 
 
 def _evaluations(lines: list[dict], planner: str, first: bool) -> tuple[np.ndarray, np.ndarray]:
