@@ -15,6 +15,7 @@ from dreammpc.evaluation import table
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
 from dreammpc.evaluation.summary import markdown, summarise
+from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
 from dreammpc.tracking import record_evaluation
 from dreammpc.training import open_folder
@@ -50,8 +51,11 @@ def evaluate(config: EvaluateConfig) -> None:
 
     # Several agents: their scores together, with intervals over training seeds.
     if len(checkpoints) > 1:
-        scores = collect(rows)
-        print(f"{markdown(scores, summarise(scores))}\n")
+        try:
+            scores = collect(rows)
+            print(f"{markdown(scores, summarise(scores))}\n")
+        except UsageError as reason:  # last.ckpt and best.ckpt of one run, say: each has its own table above
+            print(f"no table of all together: {reason}\n")
 
     # The last two planners side by side, or the only one, on the last agent's first start.
     if video:
