@@ -42,6 +42,9 @@ def test_planners_on_the_same_agents_are_compared_in_pairs():
     assert better.ratio.value == pytest.approx(
         summary.aggregates["dream_mpc"]["IQM"].value / summary.aggregates["mppi"]["IQM"].value
     )
+    for comparison in summary.comparisons:
+        for value, (least, most) in (comparison.difference, comparison.ratio, comparison.probability):
+            assert least <= value <= most
     low, high = summary.aggregates["mppi"]["IQM"].interval
     assert high - low > 0.03
 

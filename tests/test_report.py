@@ -49,7 +49,7 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=500.0):
+def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=500.0, batch_size=128):
     """A run folder with evaluations every 10,000 steps, and the comparison at its end."""
     folder.mkdir()
     lines = [
@@ -64,7 +64,7 @@ def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=5
         "seed": seed,
         "planner": {"name": "dream_mpc"},
         "eval_planner": [],
-        "algorithm": {"name": "tdmpc2"},
+        "algorithm": {"name": "tdmpc2", "batch_size": batch_size},
         "model": {"name": "nano"},
     }
     (folder / "params.json").write_text(json.dumps(params))
@@ -173,6 +173,14 @@ def test_one_training_seed_and_other_starts_are_said(tmp_path):
     assert "cup-catch: one training seed only, so no interval can be given." in words
     assert "Learning curves of walker-walk: one training seed only." in words
     assert "no intervals can be given" in words and "[" not in words
+
+
+def test_trainings_that_differ_are_said(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=2, batch_size=256)]
+    write_report(runs, tmp_path / "two.html")
+    words = " ".join(Page((tmp_path / "two.html").read_text()).text)
+    assert "walker-walk, tdmpc2 nano, dream_mpc: these trainings differ in algorithm.batch_size." in words
+    assert "one training seed only" not in words
 
 
 def test_tables_alone(tmp_path):

@@ -29,6 +29,8 @@ class Curve:
     """Mean over the episodes of each evaluation."""
     hours: float
     pixels: bool
+    settings: dict[str, str]
+    """Those of learning, by dotted name."""
 
 
 @dataclass
@@ -114,6 +116,7 @@ def read_run(folder: Path) -> list[Curve]:
                 *_evaluations(lines, name, first=i == 0),
                 hours=lines[-1]["wall_s"] / 3600 if lines else 0.0,
                 pixels=is_pixels(params),
+                settings=learning_settings(params),
             )
             for i, name in enumerate(planners)
         ]
@@ -126,6 +129,14 @@ def read_run(folder: Path) -> list[Curve]:
                 f"{folder}: the evaluation after {wrong[0]:.0f} environment steps is not a number"
             )
     return [curve for curve in curves if len(curve.env_steps)]
+
+
+def learning_settings(params: dict[str, Any]) -> dict[str, str]:
+    """What decides how a run learns: the settings of algorithm, model, planner and environments."""
+    groups = ("algorithm", "model", "planner", "env")
+    return {
+        f"{group}.{name}": str(value) for group in groups for name, value in params.get(group, {}).items()
+    }
 
 
 def is_pixels(params: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from html import escape
@@ -22,7 +23,7 @@ from dreammpc.evaluation.summary import (
 )
 from dreammpc.report import figures
 from dreammpc.report.figures import Figure
-from dreammpc.report.inputs import Inputs
+from dreammpc.report.inputs import Curve, Inputs
 from dreammpc.report.svg import swatch
 
 FRAMES, FRAME_HEIGHT = 6, 160
@@ -115,12 +116,16 @@ def _cell(text: str) -> str:
 def curve_notes(inputs: Inputs) -> list[str]:
     """What has to be said of the trainings."""
     notes = []
-    groups: dict[tuple[str, str], set] = {}
+    groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
     for curve in inputs.curves:
-        groups.setdefault((curve.task, curve.kind), set()).add(curve.seed)
-    alone = sorted({task for (task, _), seeds in groups.items() if len(seeds) == 1})
+        groups[curve.task, curve.kind].append(curve)
+    alone = sorted({task for (task, _), own in groups.items() if len({curve.seed for curve in own}) == 1})
     if alone:
         notes.append(f"Learning curves of {', '.join(alone)}: one training seed only.")
+    for (task, kind), own in groups.items():
+        differ = [name for name in own[0].settings if len({str(c.settings.get(name)) for c in own}) > 1]
+        if differ:
+            notes.append(f"{task}, {kind}: these trainings differ in {', '.join(differ)}.")
     for task, found in inputs.references.items():
         if not found:
             notes.append(f"{task}: the reference file has no curve of returns.")
