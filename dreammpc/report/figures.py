@@ -13,6 +13,8 @@ from dreammpc.report.inputs import Curve, Reference
 from dreammpc.report.svg import Chart, Scale, around, colour
 
 STEPS_IN_K = 1000
+LONGEST = 40
+"""Letters of a method's name that fit beside its row."""
 
 
 @dataclass
@@ -153,11 +155,9 @@ def _dots(
     values = [estimate.value for estimate in found.values()]
     values += [float(end) for estimate in found.values() if estimate.interval for end in estimate.interval]
     longest = max(map(len, found))
-    left = min(210, 16 + 8 * longest)
-    rows = len(found)
-    chart = Chart(
-        scale or around(values), Scale(rows - 0.5, -0.5), height=64 + 30 * rows, left=left, right=62
-    )
+    left, rows = 16 + 8 * min(longest, LONGEST), len(found)
+    size = {"width": 300 + left, "height": 64 + 30 * rows}
+    chart = Chart(scale or around(values), Scale(rows - 0.5, -0.5), left=left, right=62, **size)
     chart.axes(label)
     if rule is not None:
         chart.parts.append(
@@ -165,7 +165,8 @@ def _dots(
         )
     told = []
     for i, (method, estimate) in enumerate(found.items()):
-        short, own = method if len(method) <= 26 else method[:25] + "…", colour(methods.index(method))
+        short = method if len(method) <= LONGEST else method[: LONGEST - 1] + "…"
+        own = colour(methods.index(method))
         chart.text(left - 8, chart.py(i) + 4, short, "name end")
         if estimate.interval is not None:
             chart.line(estimate.interval, [i, i], f"{own} bar", f"{method}: {estimate.text(3)}")
@@ -213,23 +214,34 @@ def latency(results: Results, summary: Summary) -> Figure:
         x, around([*(estimate.value for estimate in scores), *ends]), width=480, height=310, right=24
     )
     chart.axes("milliseconds per action (logarithmic)", "IQM of normalised scores", y_format="{:.3g}")
-    taken: list[tuple[float, float]] = []
     rows = []
     for i, (method, ms, estimate) in enumerate(zip(results.methods, times, scores, strict=True)):
         if estimate.interval is not None:
             chart.line([ms, ms], estimate.interval, f"{colour(i)} bar")
         chart.dot(ms, estimate.value, colour(i), f"{method}: {ms:.2f} ms, {estimate.text(3)}", radius=5)
         rows.append([method, f"{ms:.2f}", estimate.text(3)])
-    for i, (method, ms, estimate) in enumerate(zip(results.methods, times, scores, strict=True)):
-        left, at = chart.px(ms) + 9, chart.py(estimate.value) + 4
-        while any(abs(at - other) < 14 and abs(left - beside) < 130 for beside, other in taken):
-            at += 14 if at < chart.height / 2 else -14
-        taken.append((left, at))
-        chart.text(left, at, method, f"name halo {colour(i)}")
+    _name_points(chart, results.methods, times, [estimate.value for estimate in scores])
     told = "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows) + "."
     batches = "Wall time of the whole batch of episodes divided by its actions, mean over tasks and seeds."
     panel = chart.render("Planner latency against score", told)
     return Figure("Latency against return", [("", panel)], batches, table=(["planner", "ms", "IQM"], rows))
+
+
+def _name_points(chart: Chart, names: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Write each point's name beside it, inside the picture and clear of the names before it."""
+    taken: list[tuple[float, float, float]] = []
+    for i, (name, x, y) in enumerate(zip(names, xs, ys, strict=True)):
+        width, at = 7.4 * len(name), chart.py(y) + 4
+        fits = chart.px(x) + 9 + width < chart.width
+        left = chart.px(x) + 9 if fits else max(chart.left, chart.px(x) - 9 - width)
+        step = 14 if at < chart.height / 2 else -14
+        while any(abs(at - row) < 13 and left < end and begin < left + width for begin, end, row in taken):
+            at += step
+        taken.append((left, left + width, at))
+        if fits:
+            chart.text(left, at, name, f"name halo {colour(i)}")
+        else:
+            chart.text(left + width, at, name, f"name halo end {colour(i)}")
 
 
 def _number(value: float, digits: int) -> str:
