@@ -156,8 +156,8 @@ def _dots(
     values += [float(end) for estimate in found.values() if estimate.interval for end in estimate.interval]
     longest = max(map(len, found))
     left, rows = 16 + 8 * min(longest, LONGEST), len(found)
-    size = {"width": 300 + left, "height": 64 + 30 * rows}
-    chart = Chart(scale or around(values), Scale(rows - 0.5, -0.5), left=left, right=62, **size)
+    chart = Chart(scale or around(values), Scale(rows - 0.5, -0.5), width=300 + left, left=left, right=62)
+    chart.height = 64 + 30 * rows
     chart.axes(label)
     if rule is not None:
         chart.parts.append(
