@@ -131,8 +131,8 @@ def heading(results: Results) -> str:
     seeds = sorted({len(runs) for runs in results.runs.values()})
     trained = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        f"{_many(len(results.tasks), 'task')}, {trained} training seed{'' if seeds == [1] else 's'} each,"
-        f" {_many(results.episodes, 'episode')} per agent and planner, {results.mode}."
+        f"{many(len(results.tasks), 'task')}, {trained} training seed{'' if seeds == [1] else 's'} each,"
+        f" {many(results.episodes, 'episode')} per agent and planner, {results.mode}."
     )
 
 
@@ -194,7 +194,8 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _many(count: int, what: str) -> str:
+def many(count: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -49,7 +49,10 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
         " Thin: one training seed each; thick: their mean, where all seeds have got to."
     )
     if published:
-        caption += " Dashed: published curves, named by their key in the reference file."
+        caption += (
+            " Dashed: published curves, named by their key in the reference file. Between its points the line"
+            " is straight, and a ratio to it rough."
+        )
     return Figure("Learning curves", panels, caption, legend, curve_table(tasks, references))
 
 

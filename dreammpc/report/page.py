@@ -18,6 +18,7 @@ from dreammpc.evaluation.summary import (
     aggregate_table,
     comparison_table,
     heading,
+    many,
     summarise,
     task_table,
 )
@@ -43,7 +44,9 @@ def render(inputs: Inputs, title: str) -> str:
         notes += results.notes
     if inputs.curves:
         folders, tasks = {c.folder for c in inputs.curves}, {c.task for c in inputs.curves}
-        parts.append(f'<p class="lead">Training: {len(folders)} runs on {len(tasks)} tasks.</p>')
+        parts.append(
+            f'<p class="lead">Training: {many(len(folders), "run")} on {many(len(tasks), "task")}.</p>'
+        )
         notes += curve_notes(inputs)
     if notes:
         told = "".join(f"<li>{escape(note)}</li>" for note in notes)
