@@ -64,7 +64,8 @@ class Agent(TensorDictModuleBase):
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
         self._act: Callable = torch.compile(act) if compile else act
-        self._checked = False
+        self.checked = False
+        """The planner's promises have been checked, which the first `step` does."""
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """The carry before an episode's first step, TensorDict [B]."""
@@ -95,10 +96,10 @@ class Agent(TensorDictModuleBase):
         fresh = self.initial_carry(obs.shape[0], is_init.device)
         carry = torch.where(is_init.squeeze(-1), fresh, carry)
         arguments = self.model, self.planner, obs, carry, self.noise_scale
-        if self._checked:
+        if self.checked:
             return self._act(*arguments)
         result = act(*arguments, check=True)
-        self._checked = True
+        self.checked = True
         return result
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from dreammpc.planning import make_planner
 
 class FakeAgent:
     random = False
+    checked = False
 
 
 class FakeCollector:
@@ -121,7 +122,7 @@ def test_the_clock_survives_a_checkpoint():
         next(feed)
     state, replay_state = feed.state_dict(), feed.replay.state_dict()
     rows = feed.replay.rows(0, state["agent_steps"])
-    assert all(isinstance(value, int | float) for value in state.values())
+    assert state["collector"] is None  # this collector has no environments whose state could be saved
     rest = schedule(feed)
     other = make_feed(seed_steps=10, total_steps=20, utd=0.75)
     other.replay.restore([rows], replay_state)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from dreammpc.data.collector import get_state, set_state
 from dreammpc.data.replay import Replay
 
 
@@ -106,14 +107,33 @@ class Feed:
                 self._return[done], self._length[done] = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The clock, as plain numbers. Unfinished episodes are not in it: after resume fresh ones start."""
-        clock = {"agent_steps": self.agent_steps, "updates": self.updates, "owed": self.owed}
-        return {**clock, "random": self.agent.random}
+        """Clock, agent, environments and unfinished episodes, as plain containers."""
+        return {
+            "agent_steps": self.agent_steps,
+            "updates": self.updates,
+            "owed": self.owed,
+            "random": self.agent.random,
+            "checked": self.agent.checked,
+            "finished": [list(episode) for episode in self.finished],
+            "return": self._return.clone(),
+            "length": self._length.clone(),
+            "collector": get_state(self.collector),
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the clock."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Go on where `state_dict` was taken.
+
+        Returns:
+            Whether the episodes go on too; where the environments do not allow it fresh ones start.
+        """
         self.agent_steps, self.updates, self.owed = state["agent_steps"], state["updates"], state["owed"]
         self.agent.random = state.get("random", False)  # True also in the updates on the seed phase
+        self.agent.checked = state.get("checked", False)
+        self.finished = [(score, length) for score, length in state.get("finished", [])]
+        if not set_state(self.collector, state.get("collector")):
+            return False
+        self._return, self._length = state["return"].clone(), state["length"].clone()
+        return True
 
     def close(self) -> None:
         """Shut the collector and its environments down."""

@@ -270,6 +270,11 @@ class Replay:
         return {
             "written": self.written,
             "episodes": self.episodes,
+            "frame": self._frame.clone(),
             "generator": self.generator.get_state(),
             **({"frames": self.frames.state_dict()} if self.frames else {}),
         }
+
+    def carry_on(self, state: dict[str, Any]) -> None:
+        """After `restore`: the unfinished episodes of `state_dict()` go on; else fresh ones start."""
+        self._frame = state["frame"].clone()

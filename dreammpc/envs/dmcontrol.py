@@ -14,6 +14,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from dreammpc.envs.state import mujoco_state, set_mujoco_state, set_stream_state, stream_state
+from dreammpc.interfaces import RunError
+
 #: Control steps in an episode, in every task. Only ``lqr`` has no limit of its own; it gets the same one.
 CONTROL_STEPS = 1000
 
@@ -24,6 +27,24 @@ _RANDOM_MODELS = {"lqr"}
 
 # These end where the state is at rest; all others run to their time limit.
 _TERMINATE = {"lqr"}
+
+# Arrays of the model that a task changes at the start of an episode: targets, terrains, gains.
+_CHANGED_BY_EPISODES = (
+    "body_pos",
+    "body_quat",
+    "dof_damping",
+    "geom_pos",
+    "geom_rgba",
+    "geom_size",
+    "hfield_data",
+    "jnt_stiffness",
+    "light_pos",
+    "mat_rgba",
+    "site_pos",
+    "site_rgba",
+    "site_size",
+    "wrap_prm",
+)
 
 # These upload a terrain to OpenGL at every reset, whether or not anyone looks.
 _NEED_GL = {("quadruped", "escape")}
@@ -103,7 +124,14 @@ class DMControl(gymnasium.Env):
         assert self._steps < CONTROL_STEPS, "the episode is over: reset() comes before step()"
         reward = 0.0
         for _ in range(self.action_repeat):
-            time_step = self._env.step(action)
+            try:
+                time_step = self._env.step(action)
+            except Exception as error:
+                if type(error).__name__ != "PhysicsError":  # imported by name, it would import dm_control
+                    raise
+                raise RunError(
+                    f"task {self.domain}-{self.task}: the simulation went wrong: {error}"
+                ) from error
             reward += float(time_step.reward)
             self._steps = CONTROL_STEPS if time_step.last() else self._steps + 1
             if self._steps == CONTROL_STEPS:
@@ -111,6 +139,25 @@ class DMControl(gymnasium.Env):
         terminated = time_step.last() and time_step.discount == 0.0
         truncated = self._steps == CONTROL_STEPS and not terminated
         return _flatten(time_step.observation), reward, terminated, truncated, {}
+
+    def get_state(self) -> dict[str, Any]:
+        """See :mod:`dreammpc.envs.state`."""
+        physics = self._env.physics
+        return {
+            "steps": self._steps,
+            "count": self._env._step_count,
+            "over": self._env._reset_next_step,
+            "random": stream_state(self._random),
+            "mujoco": mujoco_state(physics.model.ptr, physics.data.ptr, _CHANGED_BY_EPISODES),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See :mod:`dreammpc.envs.state`."""
+        physics = self._env.physics
+        set_mujoco_state(physics.model.ptr, physics.data.ptr, state["mujoco"])
+        set_stream_state(self._random, state["random"])
+        self._steps, self._env._step_count = state["steps"], state["count"]
+        self._env._reset_next_step = state["over"]
 
     def render(self, height: int = 64, width: int = 64) -> np.ndarray:  # type: ignore[override]
         """Draws the current state, uint8 [height, width, 3], from the camera that TD-MPC2 uses.

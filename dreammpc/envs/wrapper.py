@@ -13,7 +13,10 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from dreammpc.envs.drawing import FRAME_SHAPE, draw, observed
-from dreammpc.interfaces import UsageError
+from dreammpc.envs.state import state_of
+from dreammpc.interfaces import RunError, UsageError
+
+_BUFFERS = ("_observation", "_pixels", "_reward", "_terminated", "_truncated", "success")
 
 
 class BatchedEnv(EnvBase):
@@ -48,8 +51,8 @@ class BatchedEnv(EnvBase):
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
-            are not finite; no such ``obs``. When stepping or resetting: an observation or a reward that is
-            not finite.
+            are not finite; no such ``obs``.
+        RunError: when stepping or resetting, an observation or a reward that is not finite.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
@@ -94,12 +97,14 @@ class BatchedEnv(EnvBase):
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success = np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
+        self._whole = True  # False after a step that failed
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)
         if self._rescale is not None:
             middle, half = self._rescale
             actions = middle + half * actions
+        self._whole = False
         for i, env in enumerate(self.envs):
             observation, reward, terminated, truncated, info = env.step(actions[i])
             self._observation[i] = observation
@@ -109,7 +114,8 @@ class BatchedEnv(EnvBase):
             self.success[i] = info.get("success", np.nan)
             self._draw(i)
         if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
-            raise UsageError(self._what_is_not_finite())
+            raise RunError(self._what_is_not_finite())
+        self._whole = True
         return self._state(reward=torch.from_numpy(self._reward.copy()))
 
     def _reset(self, tensordict: TensorDictBase | None = None) -> TensorDict:  # type: ignore[override]
@@ -122,7 +128,7 @@ class BatchedEnv(EnvBase):
             self._seeds[i] = None  # from here on the environment's own stream goes on
             self._draw(i)
         if not np.isfinite(self._observation).all():
-            raise UsageError(self._what_is_not_finite())
+            raise RunError(self._what_is_not_finite())
         return self._state()
 
     def _draw(self, row: int) -> None:
@@ -144,6 +150,25 @@ class BatchedEnv(EnvBase):
 
     def _set_seed(self, seed: int | None) -> None:
         self._seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
+
+    def get_state(self) -> dict[str, Any] | None:
+        """All that the following steps depend on (see :mod:`dreammpc.envs.state`).
+
+        None where an environment does not offer it, and after a step that failed.
+        """
+        states = [state_of(env) for env in self.envs] if self._whole else [None]
+        if None in states:
+            return None
+        buffers = {name: torch.from_numpy(getattr(self, name).copy()) for name in _BUFFERS}
+        return {"envs": states, "seeds": list(self._seeds), "buffers": buffers}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` of an equal environment returned; this one must have been reset."""
+        for env, own in zip(self.envs, state["envs"], strict=True):
+            env.get_wrapper_attr("set_state")(own)
+        for name, values in state["buffers"].items():
+            getattr(self, name)[:] = values.numpy()
+        self._seeds = list(state["seeds"])
 
     def seed_rows(self, seeds: Sequence[int]) -> None:
         """Let row i start its next episode from `seeds[i]`; `set_seed(s)` is `seed_rows([s, s + 1, …])`.

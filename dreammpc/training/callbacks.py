@@ -30,13 +30,15 @@ class Monitor(Callback):
         self.feed, self.every = feed, every
         self.recent: dict[str, float] = {}
         """The last values logged, for the progress bar."""
-        self._next = 0
+        self._next: int | None = None
         self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
         """Sums of metrics, and of how many updates, by the names that an update returned."""
         self._began = (0.0, 0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._next = self.feed.env_steps + self.every
+        if self._next is None:
+            self._next = self.feed.env_steps + self.every
+        self._sums = {names: (sums.to(pl_module.device), n) for names, (sums, n) in self._sums.items()}
         self._began = (time.perf_counter(), self.feed.updates, self.feed.env_steps)
 
     def on_train_batch_end(
@@ -45,7 +47,7 @@ class Monitor(Callback):
         names, values = tuple(outputs), torch.stack(list(outputs.values()))
         total, count = self._sums.get(names, (0.0, 0))
         self._sums[names] = total + values, count + 1
-        if self.feed.env_steps < self._next:
+        if self._next is None or self.feed.env_steps < self._next:
             return
         now, updates, steps = time.perf_counter(), self.feed.updates, self.feed.env_steps
         seconds = now - self._began[0]
@@ -62,6 +64,15 @@ class Monitor(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=steps)
         self._next, self._began = steps + self.every, (now, updates, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums since the last line, so that a resumed run logs the lines of an uninterrupted one."""
+        sums = [[list(names), values.cpu(), count] for names, (values, count) in self._sums.items()]
+        return {"next": self._next, "sums": sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._next = state["next"]
+        self._sums = {tuple(names): (values, count) for names, values, count in state["sums"]}
 
     def _averages(self) -> dict[str, float]:
         """Each metric's mean over the updates that returned it; the sums start anew."""

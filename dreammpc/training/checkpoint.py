@@ -94,7 +94,10 @@ class Checkpoints(Callback):
         if archive.folder == self._archive.folder:
             self._archive, self._good = archive, (source, state["env_steps"])
             self._sweep_rest(trainer)
-        self.feed.load_state_dict(mine["feed"])
+        if self.feed.load_state_dict(mine["feed"]):
+            self.feed.replay.carry_on(mine["replay"])
+        else:
+            log.warning("the environments' state cannot be taken up again: fresh episodes start")
         self.best_score = state["best_score"]
 
     def _sweep_rest(self, trainer: Trainer) -> None:

@@ -1,0 +1,95 @@
+"""A training that is stopped anywhere and goes on ends bit for bit where an uninterrupted one does."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from faults.tiny import Training
+from lightning.pytorch import Callback
+
+from dreammpc.training.streams import random_state
+
+TIMES = ("wall_s", "speed/", "ms_per_action")
+
+
+class Snapshots(Callback):
+    """Saves after some updates, and keeps a copy of the run's folder as it then is."""
+
+    def __init__(self, folder, updates):
+        self.folder, self.updates, self.run = folder, updates, None
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if self.run.feed.updates in self.updates:
+            self.run.checkpoints.save(trainer)
+            shutil.copytree(self.folder, self.folder.with_name(f"at{self.run.feed.updates}"))
+
+
+def everything(run: Training) -> dict:
+    """All that must not differ, flat: tensors and plain values by their place."""
+    replay = run.feed.replay
+    rows = replay.rows(replay.written - len(replay), replay.written)
+    tree = {
+        "weights": dict(run.algorithm.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in run.trainer.optimizers],
+        "rows": {str(key): value for key, value in rows.items(True, True)},
+        "replay": replay.state_dict(),
+        "feed": run.feed.state_dict(),
+        "random": random_state(),
+        "best": run.checkpoints.best_score,
+        "next batch": {str(key): value for key, value in replay.sample().items(True, True)},
+    }
+    flat: dict = {}
+
+    def walk(place: str, node) -> None:
+        items = (
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node)
+            if isinstance(node, list | tuple)
+            else None
+        )
+        if items is None:
+            flat[place] = node
+        else:
+            for key, value in items:
+                walk(f"{place}.{key}", value)
+
+    walk("", tree)
+    return flat
+
+
+def lines(folder) -> list[dict]:
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not any(word in k for word in TIMES)} for line in read]
+
+
+@pytest.mark.parametrize(("algorithm", "stops"), [("tdmpc2", (4, 33)), ("bmpc", (27,))])
+def test_bit_for_bit(algorithm, stops, tmp_path):
+    """Stops within the first updates, in mid-episode, and (by the copies themselves) at extra checkpoints.
+
+    The 600 agent steps hold the end of an episode; evaluations lie before and after each stop.
+    """
+    snapshots = Snapshots(tmp_path / "whole", stops)
+    settings = {"algorithm": algorithm, "evaluate_every": 300}
+    if algorithm == "bmpc":
+        settings |= {"reanalyze_interval": 3, "reanalyze_slices": 2}
+    whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
+    snapshots.run = whole
+    expected = everything(whole.run())
+    assert whole.feed.env_steps == 1200 and whole.feed.updates > 55
+    logged = lines(tmp_path / "whole")
+    assert any("eval/return" in line for line in logged) and any("loss/value" in line for line in logged)
+    for stop in stops:
+        folder = tmp_path / f"at{stop}"
+        torch.manual_seed(99)  # whatever happened in this process before must not matter
+        resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
+        got = everything(resumed.run())
+        assert got.keys() == expected.keys()
+        different = [
+            place
+            for place, value in expected.items()
+            if not (torch.equal(value, got[place]) if torch.is_tensor(value) else value == got[place])
+        ]
+        assert not different
+        assert lines(folder) == logged
