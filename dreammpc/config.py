@@ -67,6 +67,7 @@ class AlgorithmConfig:
     termination_coef: float = 1.0
     entropy_coef: float = 1e-4
     rho: float = 0.5
+    max_skipped: int = 10
 
     def __post_init__(self):
         own = type(self).name
@@ -74,7 +75,7 @@ class AlgorithmConfig:
             raise UsageError(
                 f"algorithm.name is {self.name!r} over {own}'s settings; use algorithm={self.name}"
             )
-        at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps")
+        at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps", "max_skipped")
         at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
 
 

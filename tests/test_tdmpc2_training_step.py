@@ -97,6 +97,7 @@ def test_one_training_step_moves_everything_it_should():
             "value/policy",
             "value/scale",
             "policy/entropy",
+            "count/skipped_updates",
         ),
     }
     assert set(metrics) == expected

@@ -214,7 +214,7 @@ class BMPC(LatentAlgorithm):
             self.scale_rate,
             None if valid is None else valid.squeeze(-1).t().float(),
         )
-        self.divergence_scale.copy_(scale)
+        self.guard.move(self.divergence_scale, scale)
         metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
         return {**metrics, **more}
 

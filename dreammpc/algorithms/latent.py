@@ -16,6 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.agent import Agent
+from dreammpc.algorithms.guard import Guard
 from dreammpc.algorithms.slices import Slices, masked_mean
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -127,6 +128,7 @@ class LatentAlgorithm(lightning.LightningModule):
         target_rate: τ of the target heads' moving average.
         scale_rate: rate of the running percentile scale.
         dropout: probability after the value heads' first layer.
+        max_skipped: updates in a row that may be skipped for want of finite numbers (see `Guard`).
         compile: compile the losses with `torch.compile` (needs a C++ compiler on CPU; the first update then
             takes tens of seconds).
 
@@ -158,6 +160,7 @@ class LatentAlgorithm(lightning.LightningModule):
         termination_coef: float = Coefficients().termination,
         entropy_coef: float = Coefficients().entropy,
         rho: float = Coefficients().rho,
+        max_skipped: int = 10,
         compile: bool = False,
     ):
         super().__init__()
@@ -167,6 +170,7 @@ class LatentAlgorithm(lightning.LightningModule):
                 f" but the agent's world model is a {type(agent.model).__name__}"
             )
         self.automatic_optimization = False
+        self.guard = Guard(max_skipped)
         self.agent = agent
         self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
@@ -207,21 +211,27 @@ class LatentAlgorithm(lightning.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: TensorDictBase, batch_idx: int) -> dict[str, Tensor]:
-        """One update of model, policy and targets on slices [B, H]; returns scalar metrics."""
+        """One update of model, policy and targets on slices [B, H]; returns scalar metrics.
+
+        It is skipped if the model's loss or gradient is not finite, the policy's part also for its own.
+        """
+        self.guard.begin()
         draws = self.draw(batch)
         loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)
         metrics["grad_norm/model"] = self.descend(loss, 0, self.model_parameters)
+        sound = self.guard.sound
         metrics |= self.update_policy(batch, zs, draws)
-        self.model.update_targets(self.target_rate)
-        return metrics
+        self.model.update_targets(self.target_rate, sound)
+        return {**metrics, "count/skipped_updates": self.guard.end()}
 
     def descend(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
-        """One clipped step of the optimiser of that number; returns the gradient norm before clipping."""
-        self.manual_backward(loss)
+        """One clipped step of the optimiser of that number, if all is finite; the norm before clipping."""
+        self.manual_backward(self.guard.to_descend(loss))
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-        chosen = self.optimizers()[optimizer]  # type: ignore[index]
-        chosen.step()  # type: ignore[union-attr]
-        chosen.zero_grad()  # type: ignore[union-attr]
+        chosen: Any = self.optimizers()[optimizer]  # type: ignore[index]
+        self.guard.allow(getattr(chosen, "optimizer", chosen), norm)
+        chosen.step()
+        chosen.zero_grad()
         return norm.detach()
 
     def draw_targets(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor | None]:

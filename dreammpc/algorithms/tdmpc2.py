@@ -130,6 +130,6 @@ class TDMPC2(LatentAlgorithm):
         loss, scale, metrics = self._policy_loss(
             self.model, zs, draws, self.value_scale, self.coef, self.scale_rate, acting(batch)
         )
-        self.value_scale.copy_(scale)
+        self.guard.move(self.value_scale, scale)
         metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
         return metrics

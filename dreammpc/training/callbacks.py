@@ -75,12 +75,12 @@ class Monitor(Callback):
         self._sums = {tuple(names): (values, count) for names, values, count in state["sums"]}
 
     def _averages(self) -> dict[str, float]:
-        """Each metric's mean over the updates that returned it; the sums start anew."""
+        """Each metric's mean over the updates that returned it, of `count/…` the sum; the sums start anew."""
         totals: dict[str, tuple[float, int]] = {}
         for names, (values, count) in self._sums.items():
             for name, value in zip(names, values.tolist(), strict=True):
                 total, number = totals.get(name, (0.0, 0))
-                totals[name] = total + value, number + count
+                totals[name] = total + value, 1 if name.startswith("count/") else number + count
         self._sums.clear()
         return {name: total / number for name, (total, number) in totals.items()}
 

@@ -64,6 +64,7 @@ class Checkpoints(Callback):
         self._next = every
         self._good: tuple[Path, int] | None = None
         """The newest checkpoint that is known to be whole, and its environment steps."""
+        self._rolled_back = False
         self._resume_from: dict[str, Any] | None = None
         self._archive = ReplayArchive(self.folder / "replay" / "rank0")
 
@@ -123,6 +124,10 @@ class Checkpoints(Callback):
         return self._resume_from["ranks"][trainer.global_rank]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        guard = getattr(pl_module, "guard", None)
+        if guard is not None and guard.tripped():
+            self._roll_back(trainer, pl_module)
+            guard.reset()
         if self.feed.env_steps >= self._next:
             self._next = (self.feed.env_steps // self.every + 1) * self.every
             self.save(trainer)
@@ -155,6 +160,32 @@ class Checkpoints(Callback):
         except OSError as error:
             raise RunError(self._unwritten(error), saveable=False) from error
         self._good = self.last, self.feed.env_steps
+
+    def _roll_back(self, trainer: Trainer, module: LightningModule) -> None:
+        """Weights and optimisers as of the newest checkpoint; clock, replay and random streams go on.
+
+        Raises:
+            RunError: it has been done before, or there is no checkpoint.
+        """
+        what = (
+            f"after {self.feed.env_steps} environment steps: no finite loss and gradient, many times in a row"
+        )
+        if self._good is None:
+            raise RunError(f"stopped {what}; there is no checkpoint to go back to", saveable=False)
+        path, steps = self._good
+        if self._rolled_back:
+            raise RunError(f"stopped {what}, again; the last checkpoint, of {steps} steps, is {path}", False)
+        self._rolled_back = True
+        content = load_checkpoint(path)
+        module.load_state_dict(content["state_dict"])
+        trainer.strategy.load_optimizer_state_dict(content)
+        log.warning("%s; went back to the weights of %s steps, for once", what, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rolled_back": self._rolled_back}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rolled_back = state["rolled_back"]
 
     def _to_keep(self) -> tuple[Path, Path] | None:
         """`previous` is to be the newest checkpoint that is whole."""

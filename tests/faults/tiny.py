@@ -1,9 +1,12 @@
 """A training that takes seconds, assembled as the recipe does it: what faults are tried on."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
 from dreammpc import assembly
@@ -20,6 +23,9 @@ from dreammpc.training import (
     make_trainer,
     seed_everything,
 )
+from dreammpc.training.streams import random_state
+
+TIMES = ("wall_s", "speed/", "ms_per_action")
 
 MODEL = {"name": "tiny", "enc_dim": 16, "mlp_dim": 16, "latent_dim": 16, "num_heads": 2, "num_bins": 11}
 PLANNER = {"name": "mppi", "num_samples": 8, "num_elites": 4, "num_policy": 2, "iterations": 1}
@@ -85,3 +91,56 @@ class Training:
             weights_only=True,
         )
         return self
+
+
+def everything(run: Training) -> dict:
+    """All that must not differ, flat: tensors and plain values by their place."""
+    replay = run.feed.replay
+    rows = replay.rows(replay.written - len(replay), replay.written)
+    tree = {
+        "weights": dict(run.algorithm.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in run.trainer.optimizers],
+        "rows": {str(key): value for key, value in rows.items(True, True)},
+        "replay": replay.state_dict(),
+        "feed": run.feed.state_dict(),
+        "random": random_state(),
+        "best": run.checkpoints.best_score,
+        "next batch": {str(key): value for key, value in replay.sample().items(True, True)},
+    }
+    flat: dict = {}
+
+    def walk(place: str, node) -> None:
+        items = (
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node)
+            if isinstance(node, list | tuple)
+            else None
+        )
+        if items is None:
+            flat[place] = node
+        else:
+            for key, value in items:
+                walk(f"{place}.{key}", value)
+
+    walk("", tree)
+    return flat
+
+
+def lines(folder) -> list[dict]:
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not any(word in k for word in TIMES)} for line in read]
+
+
+def raw(value: Any) -> bytes:
+    """Bytes, in which NaN equals NaN."""
+    return value.contiguous().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+
+
+def digest(run: Training) -> str:
+    """One word for `everything` and the log: equal if they are equal to the bit."""
+    content = hashlib.sha256(json.dumps(lines(Path(run.logger.save_dir))).encode())
+    for place, value in sorted(everything(run).items()):
+        content.update(place.encode())
+        content.update(raw(value))
+    return content.hexdigest()

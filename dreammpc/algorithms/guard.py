@@ -1,0 +1,62 @@
+"""What is not finite stays out of the weights, and no update waits for the device to find out."""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Guard:
+    """Skips updates whose loss or gradient is not finite, and counts how many were skipped in a row.
+
+    The decision is made on the device: fused optimisers take a flag `found_inf` (made for loss scaling) and
+    then leave parameters and their own state as they are. It depends on the gradient's norm alone, so that
+    several processes, which average their gradients, decide alike. Sound updates are computed as without it.
+
+    Args:
+        limit: skipped updates in a row after which it trips.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.sound: Tensor | None = None
+        """Whether all was finite so far in this update, bool scalar; None before its first gradient."""
+        self._in_a_row: Tensor | None = None
+        self._asked = 0
+
+    def begin(self) -> None:
+        """A new update."""
+        self.sound = None
+
+    def to_descend(self, loss: Tensor) -> Tensor:
+        """`loss`; if it is not finite, one whose gradient is NaN."""
+        return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+
+    def allow(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Let `optimizer` take its next step if the gradient's `norm` and all before it are finite."""
+        finite = norm.detach().isfinite()
+        self.sound = finite if self.sound is None else self.sound & finite
+        optimizer.found_inf = (~self.sound).float()  # type: ignore[attr-defined]
+
+    def move(self, scale: Tensor, to: Tensor) -> None:
+        """Set a running scale, if `to` is finite and all was in this update."""
+        sound = to.isfinite() if self.sound is None else self.sound & to.isfinite()
+        scale.copy_(torch.where(sound, to, scale))
+
+    def end(self) -> Tensor:
+        """The update is over; whether it was skipped, 0 or 1."""
+        assert self.sound is not None
+        before = 0 if self._in_a_row is None else self._in_a_row
+        self._in_a_row = (before + 1) * ~self.sound
+        return (~self.sound).float()
+
+    def tripped(self) -> bool:
+        """Whether `limit` updates in a row were skipped. On a GPU, which would have to be waited for, the
+        answer is looked at every `limit` calls."""
+        self._asked += 1
+        if self._in_a_row is None or (not self._in_a_row.is_cpu and self._asked % self.limit):
+            return False
+        return int(self._in_a_row) >= self.limit
+
+    def reset(self) -> None:
+        """Count anew."""
+        self._in_a_row = None
