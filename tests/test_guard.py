@@ -83,7 +83,7 @@ def test_the_policys_part_alone_is_skipped_for_its_own_fault():
         loss, scale, metrics = whole(*args)
         return loss * torch.nan, scale * torch.nan, metrics
 
-    algorithm._policy_loss = torch.naned
+    algorithm._policy_loss = poisoned
     before = state(algorithm)
     assert algorithm.training_step(make_batch(), 0)["count/skipped_updates"] == 1
     moved = changed(before, state(algorithm))

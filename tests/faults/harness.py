@@ -75,11 +75,12 @@ class Chain:
     def start(self, prepare: Callable[[Training], None] = lambda run: None) -> tuple[int, Shared]:
         """Fork a process that begins or goes on; `prepare` is called in it before it trains."""
         shared = Shared()
+        log_path = self.log
         pid = os.fork()
         if pid:
             return pid, shared
         code = 99
-        with open(self.folder.with_suffix(".log"), "w") as log:
+        with open(log_path, "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             try:
@@ -116,6 +117,11 @@ class Chain:
         self.folder.with_suffix(".digest").write_text(digest(run))
         return 0
 
+    @property
+    def log(self) -> Path:
+        """Not in the folder: an open file keeps a disk from becoming read-only."""
+        return Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.log"
+
     def finish(self) -> str:
         """Run to the end without a fault; the digest of all there is."""
         pid, _ = self.start()
@@ -125,7 +131,7 @@ class Chain:
 
     @property
     def said(self) -> str:
-        return self.folder.with_suffix(".log").read_text().strip()
+        return self.log.read_text().strip()
 
     @property
     def saved(self) -> int:
@@ -297,10 +303,9 @@ def no_room(chain: Chain, disk: Path, chance: random.Random) -> dict[str, list[i
 
 def fill(disk: Path, room: int) -> None:
     """Fill a disk but for `room` kilobytes."""
-    with (disk / "filler").open("wb") as file, contextlib.suppress(OSError):
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()
     with (disk / "filler").open("r+b") as file:
         file.truncate(max(0, (disk / "filler").stat().st_size - room * 1024))
 
