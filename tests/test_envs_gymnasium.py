@@ -148,6 +148,16 @@ def refusal(task):
     return str(error.value)
 
 
+def test_an_environment_that_cannot_be_drawn():
+    gymnasium.register("Unseen-v0", lambda: Line(), max_episode_steps=5)
+    try:
+        after(make_env("gym-Unseen-v0"), 1)
+        with pytest.raises(UsageError, match=r"'gym-Unseen-v0' cannot be made: .*render_mode"):
+            make_env("gym-Unseen-v0", render=True)
+    finally:
+        del gymnasium.registry["Unseen-v0"]
+
+
 def test_unknown_ids():
     message = refusal("gym-Hoper-v5")
     assert "unknown task" in message and "gym-Hopper-v5" in message
@@ -170,6 +180,6 @@ def test_spaces_that_do_not_fit(register):
 
 
 def test_a_reward_that_is_nan_is_a_users_error(register):
-    register("Nan-v0", limit=5, reward=float("nan"))
-    with pytest.raises(UsageError, match="'gym-Nan-v0', environment 0: the reward is not finite: nan"):
-        after(make_env("gym-Nan-v0"), 1)
+    register("NoReward-v0", limit=5, reward=float("nan"))
+    with pytest.raises(UsageError, match="'gym-NoReward-v0', environment 0: the reward is not finite: nan"):
+        after(make_env("gym-NoReward-v0"), 1)

@@ -68,18 +68,20 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
     """Makes the environment of ``gym-ID``; action repeat 1 by default.
 
     Raises:
-        UsageError: no such id, or an environment whose package is missing.
+        UsageError: no such id, an environment whose package is missing, or one that cannot be drawn.
     """
     name = task.removeprefix(PREFIX)
     if render:
         use_egl_if_headless()
     try:
-        env = gymnasium.make(name, render_mode="rgb_array" if render else None, disable_env_checker=True)
+        # Not every environment takes the argument.
+        drawing: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
+        env = gymnasium.make(name, disable_env_checker=True, **drawing)
     except gymnasium.error.UnregisteredEnv as error:
         close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
         raise UsageError(f"unknown task {task!r}: {_one_line(error)}{hint}") from error
-    except (gymnasium.error.Error, ImportError) as error:
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
     limit = env.spec.max_episode_steps if env.spec else None
     if limit is None:

@@ -171,6 +171,9 @@ class ProgressBar(Callback):
         self._bar.set_postfix(texts, refresh=False)
         self._bar.update(self.feed.env_steps - self._bar.n)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # whatever is said of it begins on a line of its own
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -1,0 +1,124 @@
+"""A task whose episodes end, as a user trains it: several planners, resume, the plot, mistakes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from test_recipes import ROOT, TINY, recipe, refused
+
+from dreammpc.assembly import load_model
+from dreammpc.training.checkpoint import load_checkpoint
+
+LAST = "run/checkpoints/last.ckpt"
+PENDULUM = [*TINY, "task=gym-InvertedPendulum-v5", "steps=400", "evaluation.every=200", "tracking=none"]
+
+
+def train(folder: Path, *arguments: str) -> int:
+    """Train in this process; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", "evaluation.video=false", *arguments])
+        recipe("train")()
+    return stop.value.code
+
+
+def logged(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A short training of BMPC: gradient planning collects, three planners evaluate."""
+    folder = tmp_path_factory.mktemp("gymnasium")
+    more = ["algorithm=bmpc", "algorithm.reanalyze_interval=5", "planner.num_candidates=3"]
+    more += ["eval_planner=policy,dream_mpc,cem", "eval_planner.num_samples=8", "eval_planner.num_elites=4"]
+    assert train(folder, *PENDULUM, *more) == 0
+    return folder
+
+
+def test_terminations_are_learned_and_every_planner_evaluates(run):
+    losses = [line["loss/termination"] for line in logged(run) if "loss/termination" in line]
+    assert losses and losses[-1] < 0.9 * losses[0]
+    evaluated = [line for line in logged(run) if "eval/return" in line][-1]
+    assert evaluated["planner/evaluations"] == 0  # the policy comes first
+    assert evaluated["planner/dream_mpc/evaluations"] > 0 and evaluated["planner/cem/evaluations"] > 0
+    model, facts = load_model(run / LAST)
+    assert model.termination is not None and facts["episodic"]
+    assert facts["env_steps"] == 400  # action repeat 1
+
+
+def test_predicted_against_actual_terminations(run, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import termination
+
+    options = ["--steps", "160", "--num-envs", "4", "--planner", "policy"]
+    termination.main([str(run / LAST), str(run / "ends.png"), *options])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = [line.split("|")[1:-1] for line in lines[1:]]
+    assert [row[0].strip() for row in rows] == ["policy"] * 3 + ["random"] * 3
+    assert all(0 < int(row[3]) < int(row[2]) for row in rows)
+    assert int(rows[0][2]) == 160 > int(rows[2][2])
+    assert (run / "ends.png").stat().st_size > 10_000
+
+
+def test_resume_and_a_choice_that_does_not_fit(run, monkeypatch, capsys):
+    assert train(run, f"resume={LAST}", "steps=450", "tracking=none") == 0
+    assert load_checkpoint(run / LAST)["dreammpc"]["env_steps"] == 450
+    capsys.readouterr()
+    monkeypatch.chdir(run)
+    line = refused("train", [f"resume={LAST}", "algorithm.episodic=false"], monkeypatch, capsys)
+    assert "has algorithm.episodic=True, not False" in line
+
+
+def test_without_termination_the_same_agent_takes_ends_for_time_limits(tmp_path):
+    assert train(tmp_path, *PENDULUM, "steps=200", "algorithm.episodic=false") == 0
+    model, facts = load_model(tmp_path / LAST)
+    assert model.termination is None and not facts["episodic"]
+    keys = set().union(*logged(tmp_path))
+    assert "loss/reward" in keys and "loss/termination" not in keys
+
+
+NAN = """
+import gymnasium, numpy as np
+from gymnasium.spaces import Box
+
+class Nan(gymnasium.Env):
+    observation_space, action_space = Box(-1, 1, (2,)), Box(-1, 1, (1,))
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2), {}
+    def step(self, action):
+        return np.zeros(2), float("nan"), False, False, {}
+
+gymnasium.register("Nan-v0", Nan, max_episode_steps=20)
+"""
+
+
+def test_a_reward_of_nan_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.py").write_text(NAN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert train(tmp_path, *PENDULUM, "task=gym-broken:Nan-v0") == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    last = error.strip().splitlines()[-1]
+    assert last == "error: task 'gym-broken:Nan-v0', environment 0: the reward is not finite: nan"
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for task, expected in (
+        ("gym-CartPole-v1", "flat Box (continuous, 1-D), got Discrete(2)"),
+        ("gym-Hoper-v5", "did you mean gym-Hopper-v5"),
+    ):
+        assert expected in refused("train", [f"task={task}", "folder=other"], monkeypatch, capsys)
+    assert not Path("other").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+def test_balancing_is_learned(algorithm, tmp_path):
+    """Random actions last 6 steps; a few thousand updates later the pole stands far longer."""
+    more = ["steps=4000", "algorithm.seed_steps=500", "algorithm.utd=1", "algorithm.batch_size=128"]
+    more += ["evaluation.every=4000", "evaluation.episodes=5", "algorithm.discount=0.99"]
+    assert train(tmp_path, *PENDULUM, *more, f"algorithm={algorithm}") == 0
+    assert max(line.get("final/dream_mpc", 0) for line in logged(tmp_path)) > 100
