@@ -13,6 +13,7 @@ from torchrl.envs import Compose, InitTracker, TensorDictPrimer, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from dreammpc.envs import BatchedEnv, list_tasks, make_env, register_env
+from dreammpc.interfaces import RunError
 
 
 class Fake(gymnasium.Env):
@@ -166,7 +167,7 @@ def test_spaces_that_do_not_fit(fakes, message):
 def test_numbers_that_are_not_finite(fault, message):
     env = BatchedEnv([Fake(), Fake(**fault)], "broken")
     env.reset()
-    with pytest.raises(ValueError, match=f"'broken', environment 1: .*{message}"):
+    with pytest.raises(RunError, match=f"'broken', environment 1: .*{message}"):
         step(env)
 
 

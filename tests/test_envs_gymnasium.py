@@ -11,7 +11,7 @@ from torchrl.envs.utils import check_env_specs
 
 from dreammpc.assembly import build_env
 from dreammpc.envs import list_tasks, make_env
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import RunError, UsageError
 
 
 class Line(gymnasium.Env):
@@ -179,7 +179,7 @@ def test_spaces_that_do_not_fit(register):
     assert "observation space must be a flat Box (continuous, 1-D), got Dict" in refusal("gym-Named-v0")
 
 
-def test_a_reward_that_is_nan_is_a_users_error(register):
+def test_a_reward_that_is_nan_ends_the_run(register):
     register("NoReward-v0", limit=5, reward=float("nan"))
-    with pytest.raises(UsageError, match="'gym-NoReward-v0', environment 0: the reward is not finite: nan"):
+    with pytest.raises(RunError, match="'gym-NoReward-v0', environment 0: the reward is not finite: nan"):
         after(make_env("gym-NoReward-v0"), 1)

@@ -364,12 +364,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--terms", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--algorithms", nargs="+", default=["tdmpc2", "bmpc"], choices=["tdmpc2", "bmpc"])
     parser.add_argument("--kills-only", action="store_true", help="leave disks, damage and NaN out")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     results: list[tuple[str, str, list[int], str]] = []
 
     def add(chain: Chain, lost: dict[str, list[int]], equal: bool | None) -> None:
+        print(f"{chain.algorithm}: the end is that of an undisturbed run: {equal}", flush=True)
         outcome = "goes on" if equal is None else "same bits at the end" if equal else "DIFFERENT at the end"
         results.extend((fault, chain.algorithm, costs, outcome) for fault, costs in sorted(lost.items()))
 
@@ -379,9 +381,9 @@ def main() -> None:
             "tdmpc2": POLICY,
             "bmpc": {"name": "mppi", "num_samples": 4, "num_elites": 2, "num_policy": 0, "iterations": 1},
         }
-        shares = {"tdmpc2": (options.kills * 3 // 5, options.terms // 2)}
-        shares["bmpc"] = options.kills - shares["tdmpc2"][0], options.terms - shares["tdmpc2"][1]
-        for algorithm, (count, terms) in shares.items():
+        for number, algorithm in enumerate(options.algorithms):
+            share = slice(number, None, len(options.algorithms))
+            count, terms = len(range(options.kills)[share]), len(range(options.terms)[share])
             steps = SAVE_EVERY * 10 * (count + terms + 1)  # more than the faults let it reach
             chain = Chain(place / f"{algorithm}-killed", algorithm, steps, plans[algorithm])
             lost = kills(chain, count, terms, chance)
