@@ -97,7 +97,7 @@ gymnasium.register("Nan-v0", Nan, max_episode_steps=20)
 def test_a_reward_of_nan_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken.py").write_text(NAN)
     monkeypatch.syspath_prepend(tmp_path)
-    assert train(tmp_path, *PENDULUM, "task=gym-broken:Nan-v0") == 2
+    assert train(tmp_path, *PENDULUM, "task=gym-broken:Nan-v0") == 1
     error = capsys.readouterr().err
     assert "Traceback" not in error
     last = error.strip().splitlines()[-1]
