@@ -5,6 +5,7 @@ TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -63,9 +64,17 @@ class Agent(TensorDictModuleBase):
 
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
+        self._compiled = compile
         self._act: Callable = torch.compile(act) if compile else act
         self.checked = False
         """The planner's promises have been checked, which the first `step` does."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_act": None}  # what is compiled cannot travel to another process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._act = torch.compile(act) if self._compiled else act
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """The carry before an episode's first step, TensorDict [B]."""

@@ -149,6 +149,7 @@ def build_feed(
     algorithm: dict[str, Any],
     world_size: int = 1,
     folder: Path | None = None,
+    collector: Any = None,
 ) -> Feed:
     """Collector and replay of `agent` in `env`, as the feed of a Trainer.
 
@@ -162,6 +163,7 @@ def build_feed(
             five episodes of random action, at least 1000 agent steps.
         world_size: processes that train together.
         folder: of the replay on disk; `None` keeps it in memory.
+        collector: see `build_collector`; by default `agent` acts in `env`.
 
     Raises:
         UsageError: a batch that cannot be divided among them.
@@ -173,11 +175,11 @@ def build_feed(
         )
     seed_steps = algorithm["seed_steps"]
     return Feed(
-        make_collector(env, agent),
+        make_collector(env, agent) if collector is None else collector,
         agent,
         Replay(
             replay_capacity(env, env_steps, algorithm, world_size),
-            env.num_envs,
+            getattr(collector, "rows", env.num_envs),
             algorithm["horizon"],
             algorithm["batch_size"] // world_size,
             seed,

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
+from dreammpc.collectors import COLLECTORS
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planner_group import PlannerGroup, PlannerGroupOnPath
@@ -37,6 +38,23 @@ class EnvConfig:
 
     def __post_init__(self):
         at_least(self, "env", 1, "num_envs", "action_repeat")
+
+
+@dataclasses.dataclass
+class CollectorConfig:
+    """Who acts: this process (serial), or `workers` that rest during updates (multiprocess) or not (async).
+
+    `steps` are those of every environment in a batch, taken between two looks of the learner.
+    """
+
+    kind: str = "serial"
+    workers: int = 2
+    steps: int = 8
+
+    def __post_init__(self):
+        at_least(self, "collector", 1, "workers", "steps")
+        if self.kind not in COLLECTORS:
+            raise UsageError(f"unknown collector {self.kind!r}; there are: {', '.join(COLLECTORS)}")
 
 
 @dataclasses.dataclass
@@ -180,6 +198,7 @@ class TrainConfig:
     folder: str = "runs/${task}/seed${seed}-${now:%Y%m%d-%H%M%S}"
     resume: str | None = None
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
+    collector: CollectorConfig = dataclasses.field(default_factory=CollectorConfig)
     model: Any = None
     algorithm: Any = None
     planner: Any = None

@@ -86,7 +86,7 @@ def conf_folder() -> Path:
 
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
-    """Users' spellings in Hydra's: `tracking=none`, `obs=pixels`, `planner._target_=PATH`,
+    """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
     `eval_planner=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
 
     Raises:
@@ -100,8 +100,8 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
 
 def _rewritten(argument: str, recipe: str) -> str:
     key, equals, value = argument.partition("=")
-    if key == "tracking" and equals:
-        return f"tracking.kind={value}"
+    if key in ("tracking", "collector") and equals:
+        return f"{key}.kind={value}"
     if key == "obs" and equals:
         return f"env.obs={value}"
     if key == "planner._target_" and equals:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from dreammpc import assembly
 from dreammpc.agent import Agent
+from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.recipe import main, overrides, tell
@@ -54,8 +55,10 @@ def train(config: TrainConfig) -> int:
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     tell(assembly.claim_replay(env, agent, config.steps, settings, world_size()))
-    place = assembly.replay_folder(settings["replay"])
-    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], world_size(), place)
+    collector, place = build_collector(env, agent, seed, settings), assembly.replay_folder(settings["replay"])
+    feed = assembly.build_feed(
+        env, agent, config.steps, seed, settings["algorithm"], world_size(), place, collector
+    )
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
@@ -76,14 +79,11 @@ def train(config: TrainConfig) -> int:
         folder,
         [stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
         loggers,
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
         precision=precision,
-        num_nodes=config.trainer.num_nodes,
-        timeout_s=config.trainer.timeout_s,
+        **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
+    feed.close()
 
     if stop.requested():
         if trainer.is_global_zero:

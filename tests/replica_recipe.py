@@ -110,6 +110,13 @@ class Drift(gymnasium.Env):
         return self.x, float(-abs(self.x[0])), False, self.t == 20, {}
 
 
+def make_drift(seed: int) -> BatchedEnv:
+    """Two of them."""
+    env = BatchedEnv([Drift(), Drift()], "drift")
+    env.set_seed(seed)
+    return env
+
+
 def train(folder: Path) -> int:
     algorithm = build("tdmpc2")
     seed = seed_everything(3)

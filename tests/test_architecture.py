@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "envs": {"interfaces", "registry"},
     "planning": {"interfaces", "registry", "settings"},
     "models": {"interfaces", "nn"},
-    "data": {"interfaces"},
+    "data": {"interfaces", "processes"},
     "agent": {"interfaces", "planning.imagination"},
     "algorithms": {"interfaces", "nn", "models", "planning", "agent"},
     "tracking": {"interfaces"},

@@ -4,5 +4,15 @@ from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed
 from dreammpc.data.memory import claim, replay_bytes
 from dreammpc.data.replay import Replay, WindowSampler
+from dreammpc.data.workers import WorkerCollector, WorkersDied
 
-__all__ = ["Feed", "Replay", "WindowSampler", "claim", "make_collector", "replay_bytes"]
+__all__ = [
+    "Feed",
+    "Replay",
+    "WindowSampler",
+    "WorkerCollector",
+    "WorkersDied",
+    "claim",
+    "make_collector",
+    "replay_bytes",
+]

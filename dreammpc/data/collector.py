@@ -4,6 +4,7 @@ from typing import Any
 
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
+from torchrl.envs.transforms import Transform
 
 
 def make_collector(env: EnvBase, agent, steps_per_batch: int = 1) -> Collector:
@@ -12,9 +13,14 @@ def make_collector(env: EnvBase, agent, steps_per_batch: int = 1) -> Collector:
     Every item is a TensorDict [*B, steps_per_batch], B being the batch size of `env`, which may be []. The
     agent's own weights act: no copy is made.
     """
-    env = TransformedEnv(env, Compose(InitTracker(), agent.make_tensordict_primer()))
+    env = with_carry(env, agent.make_tensordict_primer())
     frames = env.batch_size.numel() * steps_per_batch
     return Collector(env, agent, frames_per_batch=frames, total_frames=-1, trust_policy=True)
+
+
+def with_carry(env: EnvBase, primer: Transform) -> TransformedEnv:
+    """`env`, with `is_init` and the carry of an agent, whose `primer` it is."""
+    return TransformedEnv(env, Compose(InitTracker(), primer))
 
 
 def get_state(collector: Any) -> dict[str, Any] | None:

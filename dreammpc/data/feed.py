@@ -99,7 +99,9 @@ class Feed:
 
     def _count_returns(self, batch: TensorDictBase) -> None:
         rewards, dones = batch["next", "reward"].squeeze(-1), batch["next", "done"].squeeze(-1)
-        for reward, done in zip(rewards.unbind(1), dones.unbind(1), strict=True):
+        starts = batch["is_init"].squeeze(-1)
+        for start, reward, done in zip(starts.unbind(1), rewards.unbind(1), dones.unbind(1), strict=True):
+            self._return[start], self._length[start] = 0.0, 0  # an episode may have been cut short
             self._return += reward
             self._length += 1
             if done.any():

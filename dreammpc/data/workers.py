@@ -1,7 +1,7 @@
 """Collection in worker processes: TorchRL's multi-process collector, with copies of the agent that keep up.
 
-Workers are spawned, live in sessions of their own (a Ctrl-C or a signal to the training's process group is the
-training's business) and end with the process that started them, however it ends.
+Workers are spawned, live in sessions of their own (a Ctrl-C or a signal to the training's process group is
+the training's business) and end with the process that started them, however it ends.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox
+from dreammpc.interfaces import RunError
 from dreammpc.processes import end_with_parent
 
 log = logging.getLogger(__name__)
@@ -34,17 +35,17 @@ DEATHS = (RuntimeError, ValueError, OSError, EOFError, TimeoutError)
 """What TorchRL raises when a worker has gone, depending on where it was."""
 
 
-class WorkersDied(RuntimeError):
+class WorkersDied(RunError):
     """Workers died more often than they are started again."""
 
 
 class WorkerCollector:
     """Collects forever with copies of an agent, in `workers` processes at once.
 
-    Every item is a TensorDict [workers · B, steps], worker after worker, B being the batch size of one worker's
-    environment. Before the workers begin a batch they are sent the agent's weights. With `ahead` they begin
-    the next batch when one is handed out, so that collecting and learning overlap and a batch is as old
-    as one turn of both; without, they rest meanwhile.
+    Every item is a TensorDict [workers · B, steps], worker after worker, B being the batch size of one
+    worker's environment. Before the workers begin a batch they are sent the agent's weights. With `ahead`
+    they begin the next batch when one is handed out, so that collecting and learning overlap and a batch is
+    older by one turn of both; without, they rest meanwhile.
 
     If a worker dies all of them are started again, with other seeds, and begin new episodes.
 
@@ -73,6 +74,7 @@ class WorkerCollector:
         self.make_env, self.agent = make_env, agent
         self.workers, self.num_envs, self.steps = workers, num_envs, steps
         self.seed, self.ahead, self.restarts = seed, ahead, restarts
+        self.rows = workers * num_envs
         self._starts = 0
         self._collector: MultiSyncCollector | None = None
         self._mailbox: Mailbox | None = None
@@ -115,7 +117,7 @@ class WorkerCollector:
     def _dead(self) -> str:
         """Which workers ended by themselves; empty if none is known to."""
         dead = []
-        for index, process in enumerate(self._collector.procs if self._collector else []):
+        for index, process in enumerate([] if self._collector is None else self._collector.procs):
             with contextlib.suppress(ValueError):  # one that TorchRL ended
                 if process.exitcode not in (None, -signal.SIGTERM):
                     dead.append(f"worker {index} died (exit code {process.exitcode})")

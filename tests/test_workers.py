@@ -1,0 +1,196 @@
+"""Collection in worker processes: what they act with, what the replay gets, how they end."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from replica_recipe import make_drift
+from toy_models import random_tdmpc2
+
+from dreammpc.agent import Agent
+from dreammpc.config import CollectorConfig
+from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
+from dreammpc.data import mailbox as mailbox_module
+from dreammpc.data.mailbox import Mailbox
+from dreammpc.interfaces import UsageError
+from dreammpc.planning import make_planner
+
+TESTS = Path(__file__).parent
+
+
+def make_agent() -> Agent:
+    """Acts as its policy's mode: every action follows from the observation and the weights."""
+    return Agent(random_tdmpc2(), make_planner("policy", 2), 0.0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplog):
+    agent = make_agent()
+    collector = WorkerCollector(make_drift, agent, workers=2, num_envs=2, steps=8, seed=5, restarts=1)
+    replay = Replay(1000, collector.rows, window=3, batch_size=64)
+    feed = Feed(collector, agent, replay, seed_steps=64, total_steps=10**6, utd=0.1, action_repeat=1)
+
+    feed._collect()
+    seeded = replay.rows(0, 32)
+    assert len(seeded["action"].unique()) == 64  # random, and of another stream in every worker
+    assert len(seeded["observation"][:4].unique(dim=0)) == 4
+    feed._collect()
+    for _ in range(2):  # the mode of the policy, whose weights change
+        with torch.no_grad():
+            for parameter in agent.model.actor.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        feed._collect()
+        rows = replay.rows(replay.written - 32, replay.written)
+        latent = agent.model.observe(rows.select("observation"), None, None)
+        mode = agent.model.policy(latent, torch.zeros(32, 2))
+        torch.testing.assert_close(rows["action"], mode, rtol=1e-4, atol=1e-5)
+
+    # Rows of four environments interleaved: a window stays in one of them and in one episode.
+    batch = replay.sample()
+    assert (batch["next", "observation"][:, :-1] == batch["observation"][:, 1:]).all()
+    assert [length for _, length in feed.finished] == [20] * 4
+
+    processes = [process.pid for process in collector._collector.procs]
+    os.kill(processes[0], signal.SIGKILL)
+    with caplog.at_level(logging.WARNING):
+        feed._collect()
+    assert "worker 0 died (exit code -9); all start again (1 of 1)" in caplog.text
+    assert not any(alive(pid) for pid in processes)
+    assert replay.written == feed.agent_steps == 5 * 32
+    batch = replay.sample()
+    assert (batch["next", "observation"][:, :-1] == batch["observation"][:, 1:]).all()
+
+    processes = [process.pid for process in collector._collector.procs]
+    os.kill(processes[1], signal.SIGKILL)
+    with pytest.raises(WorkersDied, match=r"workers died 2 times: worker 1 died \(exit code -9\)"):
+        next(collector)
+    assert not any(alive(pid) for pid in processes)
+
+
+ENDLESS = """
+import sys, threading
+from replica_recipe import make_drift
+from test_workers import make_agent
+from dreammpc.data import WorkerCollector
+
+if __name__ == "__main__":
+    collector = WorkerCollector(make_drift, make_agent(), 1, 2, 8, seed=5, ahead=True)
+    next(collector)
+    print(*(process.pid for process in collector._collector.procs), flush=True)
+    end = sys.argv[1]
+    while end == "wait":
+        next(collector)
+    next(collector)
+    if end == "shutdown":
+        collector.shutdown()
+    if end == "error":
+        raise ValueError("for whatever reason")
+"""
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("end", "number", "code"),
+    [
+        ("wait", signal.SIGKILL, -signal.SIGKILL),
+        pytest.param("wait", signal.SIGTERM, -signal.SIGTERM, marks=slow),
+        pytest.param("wait", signal.SIGINT, -signal.SIGINT, marks=slow),
+        pytest.param("return", None, 0, marks=slow),
+        pytest.param("shutdown", None, 0, marks=slow),
+        pytest.param("error", None, 1, marks=slow),
+    ],
+)
+def test_no_worker_is_left_behind(tmp_path, end, number, code):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "endless.py"), end],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 1
+    if number is not None:
+        assert all(map(alive, workers))
+        process.send_signal(number)
+    assert process.wait(120) == code
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+class Weights(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.random = False
+        self.many = torch.nn.Parameter(torch.zeros(200_000))
+        self.odd = torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+        self.register_buffer("last", torch.zeros(()))
+
+    def fill(self, value: float) -> "Weights":
+        with torch.no_grad():
+            for tensor in (self.many, self.odd, self.last):
+                tensor.fill_(value)
+        return self
+
+
+def test_weights_are_read_whole():
+    sender, reader = Weights(), Weights()
+    box = Mailbox(sender)
+    done = threading.Event()
+
+    def write() -> None:
+        value = 0
+        while not done.is_set():
+            value += 1
+            sender.random = value % 2 == 1
+            box.post(sender.fill(value % 128))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen, versions = 0, set()
+        while len(versions) < 50:
+            seen = box.fetch(reader, seen)
+            versions.add(seen)
+            values = {*reader.many.unique().tolist(), *reader.odd.tolist(), reader.last.item()}
+            assert len(values) == 1
+            assert reader.random == (values.pop() % 2 == 1)
+    finally:
+        done.set()
+        writer.join()
+        box.close()
+
+
+def test_a_reader_that_died_while_it_read_is_noticed(monkeypatch):
+    monkeypatch.setattr(mailbox_module, "LOCK_S", 0.05)
+    box = Mailbox(Weights())
+    try:
+        assert box.lock.acquire()
+        with pytest.raises(TimeoutError, match="not free for writing"):
+            box.post(Weights())
+    finally:
+        box.close()
+
+
+def test_an_unknown_collector_is_refused():
+    with pytest.raises(UsageError, match="'parallel'; there are: serial, multiprocess, async"):
+        CollectorConfig("parallel")
+    with pytest.raises(UsageError, match=r"collector\.workers must be at least 1"):
+        CollectorConfig("async", workers=0)
