@@ -9,6 +9,7 @@ from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import ALGORITHMS, LatentAlgorithm
 from dreammpc.algorithms.latent import heuristic_discount
+from dreammpc.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
@@ -224,6 +225,12 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
     if trained != asked:
         raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
+    rows, now = count_rows(facts["config"]), count_rows(settings)
+    if rows != now:
+        raise UsageError(
+            f"checkpoint {checkpoint} collected in {rows} environments (env.num_envs, times collector.workers"
+            f" unless collector=serial), not {now}"
+        )
     observed, asked = facts.get("obs", "state"), settings["env"]["obs"]
     if observed != asked:
         raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")

@@ -4,9 +4,8 @@ from functools import partial
 from typing import Any
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import build_env
 from dreammpc.data import WorkerCollector, make_collector
-from dreammpc.envs import BatchedEnv
+from dreammpc.envs import BatchedEnv, make_env
 
 COLLECTORS = ("serial", "multiprocess", "async")
 
@@ -22,6 +21,12 @@ def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str
     chosen = settings["collector"]
     if chosen["kind"] == "serial":
         return make_collector(env, agent)
-    make_env = partial(build_env, settings["task"], **settings["env"])
+    make = partial(make_env, settings["task"], **settings["env"])
     ahead = chosen["kind"] == "async"
-    return WorkerCollector(make_env, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
+    return WorkerCollector(make, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
+
+
+def count_rows(settings: dict[str, Any]) -> int:
+    """Environments that one process collects in, with its workers."""
+    chosen = settings.get("collector", {"kind": "serial"})  # of a checkpoint that is older than the choice
+    return settings["env"]["num_envs"] * (1 if chosen["kind"] == "serial" else chosen["workers"])

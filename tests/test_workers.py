@@ -15,6 +15,7 @@ from replica_recipe import make_drift
 from toy_models import random_tdmpc2
 
 from dreammpc.agent import Agent
+from dreammpc.collectors import count_rows
 from dreammpc.config import CollectorConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
@@ -187,6 +188,13 @@ def test_a_reader_that_died_while_it_read_is_noticed(monkeypatch):
             box.post(Weights())
     finally:
         box.close()
+
+
+def test_environments_are_counted_over_the_workers():
+    env = {"num_envs": 3}
+    assert count_rows({"env": env}) == 3  # a checkpoint from before there were workers
+    assert count_rows({"env": env, "collector": {"kind": "serial", "workers": 2}}) == 3
+    assert count_rows({"env": env, "collector": {"kind": "async", "workers": 2}}) == 6
 
 
 def test_an_unknown_collector_is_refused():

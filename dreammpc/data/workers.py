@@ -50,7 +50,7 @@ class WorkerCollector:
     If a worker dies all of them are started again, with other seeds, and begin new episodes.
 
     Args:
-        make_env: a seed → environments; runs in the workers, as a picklable function.
+        make_env: makes environments, given `seed=`; a picklable function, called in the workers.
         agent: a policy with `make_tensordict_primer()` and the switch `random`.
         workers: how many processes.
         num_envs: B.
@@ -62,7 +62,7 @@ class WorkerCollector:
 
     def __init__(
         self,
-        make_env: Callable[[int], EnvBase],
+        make_env: Callable[..., EnvBase],
         agent: Any,
         workers: int,
         num_envs: int,
@@ -175,13 +175,13 @@ class Begin:
 class WorkerEnv:
     """Makes a worker's environments, in the worker."""
 
-    make_env: Callable[[int], EnvBase]
+    make_env: Callable[..., EnvBase]
     primer: Transform
     seed: int
 
     def __call__(self) -> EnvBase:
         torch.manual_seed(self.seed)
-        return with_carry(self.make_env(self.seed), self.primer)
+        return with_carry(self.make_env(seed=self.seed), self.primer)
 
 
 @dataclass(frozen=True)
