@@ -3,9 +3,9 @@
     python benchmarks/replay.py                     # states: 256 slices of 4 at a million transitions
     python benchmarks/replay.py --obs pixels --rows 100000 --window 3
 
-Rows and frames are random numbers, written as a training writes them, in episodes of `--episode` steps. Prints a
-Markdown table: median and minimum milliseconds of a sample, the memory that the replay took as the operating
-system counts it (`RSS`), what was said beforehand (`replay_bytes`), and milliseconds to append one transition.
+Rows and frames are random numbers, written as a training writes them, in episodes of `--episode` steps.
+Prints a Markdown table: median and minimum milliseconds of a sample and of appending one transition, the
+memory that the replay took as the operating system counts it, and what `replay_bytes` said beforehand.
 """
 
 import argparse

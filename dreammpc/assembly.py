@@ -124,7 +124,7 @@ def replay_folder(replay: dict[str, Any]) -> Path | None:
     """Where this process keeps its replay on disk, by the settings `storage` and `folder`; None in memory."""
     if replay["storage"] == "memory":
         return None
-    return Path(replay["folder"]) / f"replay-rank{os.environ.get('RANK', 0)}"
+    return Path(replay["folder"]) / f"memmap-rank{os.environ.get('RANK', 0)}"
 
 
 def claim_replay(

@@ -124,7 +124,7 @@ class ReplayConfig:
     """Where the replay lies: `memory`, or `memmap` for files in `folder`, which go when the run ends."""
 
     storage: str = "memory"
-    folder: str = "${folder}/memmap"
+    folder: str = "${folder}"
 
     def __post_init__(self):
         if self.storage not in STORAGES:
