@@ -2,6 +2,7 @@
 
     python benchmarks/update.py --sizes nano 1M 5M --threads 2
     python benchmarks/update.py --sizes nano --settings compiled-fp32 --profile
+    python benchmarks/update.py --sizes nano --obs pixels --batch-size 32
 
 Prints a Markdown table: median and minimum milliseconds over the timed updates, and the median's ratio to
 the first setting of the same size, all in one run. Run it alone: a second busy process multiplies the times.
@@ -17,30 +18,44 @@ from tensordict import TensorDict
 
 from dreammpc.agent import Agent
 from dreammpc.algorithms import TDMPC2
+from dreammpc.interfaces import OBS_KEYS
 from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import make_planner
 
 SETTINGS = ("eager-fp32", "compiled-fp32", "eager-bf16", "compiled-bf16")
 
 
-def random_batch(obs_dim: int, action_dim: int, size: int, horizon: int, device: torch.device) -> TensorDict:
+def random_batch(
+    obs: str, obs_dim: int, action_dim: int, size: int, horizon: int, device: torch.device
+) -> TensorDict:
+    def observed() -> dict[str, torch.Tensor]:
+        shape = (size, horizon, 9, 64, 64)
+        make = {
+            "observation": lambda: normal(obs_dim),
+            "pixels": lambda: torch.randint(256, shape, dtype=torch.uint8, device=device),
+        }
+        return {key: make[key]() for key in OBS_KEYS[obs]}
+
     def normal(*shape):
         return torch.randn(size, horizon, *shape, device=device)
 
     after = {
-        "observation": normal(obs_dim),
+        **observed(),
         "reward": normal(1).abs(),
         "terminated": torch.zeros(size, horizon, 1, dtype=torch.bool, device=device),
     }
-    content = {"observation": normal(obs_dim), "action": normal(action_dim).clamp(-1, 1), "next": after}
+    content = {**observed(), "action": normal(action_dim).clamp(-1, 1), "next": after}
     return TensorDict(content, [size, horizon], device=device)
 
 
 class Update:
     """The arithmetic of `TDMPC2.training_step` without a Trainer."""
 
-    def __init__(self, size: str, compile: bool, bf16: bool, batch: TensorDict, device: torch.device):
-        model = TDMPC2Model(batch["observation"].shape[-1], batch["action"].shape[-1], **asdict(SIZES[size]))
+    def __init__(
+        self, obs: str, size: str, compile: bool, bf16: bool, batch: TensorDict, device: torch.device
+    ):
+        obs_dim = batch["observation"].shape[-1] if "observation" in OBS_KEYS[obs] else 0
+        model = TDMPC2Model(obs_dim, batch["action"].shape[-1], obs=obs, **asdict(SIZES[size]))
         agent = Agent(model, make_planner("policy", model.action_dim))
         self.algorithm = TDMPC2(agent, compile=compile).to(device)
         self.optimizers = self.algorithm.configure_optimizers()
@@ -80,6 +95,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--obs", choices=list(OBS_KEYS), default="state")
     parser.add_argument("--obs-dim", type=int, default=24)
     parser.add_argument("--action-dim", type=int, default=6)
     parser.add_argument("--profile", action="store_true", help="print where the time of five updates goes")
@@ -99,8 +115,8 @@ def main() -> None:
         base = None
         for setting in args.settings:
             torch.manual_seed(0)
-            batch = random_batch(args.obs_dim, args.action_dim, args.batch_size, 3, device)
-            update = Update(size, "compiled" in setting, "bf16" in setting, batch, device)
+            batch = random_batch(args.obs, args.obs_dim, args.action_dim, args.batch_size, 3, device)
+            update = Update(args.obs, size, "compiled" in setting, "bf16" in setting, batch, device)
             first, median, least = measure(update, args.runs)
             base = base or median
             print(
