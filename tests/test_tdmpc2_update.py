@@ -140,7 +140,7 @@ def test_policy_loss_by_hand():
     loss, scale, metrics = policy_loss(model, torch.rand(H + 1, B, 16), draws, torch.tensor(5.0), coef, 0.1)
 
     assert scale.item() == pytest.approx(5 + 0.1 * (1 - 5))  # equal values spread by 0, at least 1 counts
-    log_prob = A * (-0.5 + 4 - 0.5 * math.log(2 * math.pi))
+    log_prob = A * (-0.5 + 4 - 0.5 * math.log(2 * math.pi) - math.log(1 - math.tanh(math.exp(-4)) ** 2))
     q = ((math.e - 1) + (math.e**2 - 1)) / 2
     expected = -(q / 4.6 - 0.01 * A * log_prob) * (1 + 0.5 + 0.25 + 0.125) / 4
     assert loss.item() == pytest.approx(expected, rel=1e-4)
@@ -168,13 +168,35 @@ def test_policy_loss_equals_explicit_loops():
                 ]
                 q[t, b] = (values[1] + values[2]) / 2
                 normal = torch.distributions.Normal(mean[0], log_std[0].exp())
-                entropy[t, b] = -A * normal.log_prob(mean[0] + log_std[0].exp() * noise).sum()
+                squashed = torch.distributions.TransformedDistribution(
+                    normal, torch.distributions.transforms.TanhTransform(cache_size=1)
+                )
+                entropy[t, b] = -A * squashed.log_prob(action[0]).sum()
     spread = torch.quantile(q[0], 0.95) - torch.quantile(q[0], 0.05)
     assert spread > 1
     new_scale = 0.99 * 2 + 0.01 * spread
     expected = -sum(0.5**t * (q[t] / new_scale + 1e-4 * entropy[t]).mean() for t in range(H + 1)) / (H + 1)
     torch.testing.assert_close(scale, new_scale)
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_entropy_alone_leads_to_uniform_actions_not_to_the_bounds():
+    model = random_tdmpc2()
+    last = model.actor.linears[-1]
+    for parameter in (last.weight, last.bias, *model.value_heads.parameters()):
+        torch.nn.init.zeros_(parameter)  # begins narrow; all actions are worth the same
+    zs, optimizer = torch.rand(H + 1, 64, 16), torch.optim.Adam(model.actor.parameters(), lr=3e-3)
+    for seed in range(400):
+        torch.manual_seed(seed)
+        draws = make_draws()._replace(policy_noise=torch.randn((H + 1) * 64, A))
+        loss, *_ = policy_loss(model, zs, draws, torch.ones(()), COEF._replace(entropy=1.0), 0.01)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        action = model.policy(model.latent(zs.flatten(0, 1)), torch.randn((H + 1) * 64, A))
+    assert action.abs().mean().item() == pytest.approx(0.5, abs=0.05)  # of uniform actions; at the bounds 1
+    assert (action.abs() > 0.99).float().mean() < 0.1
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 20, 21, 256])

@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDictBase
 from torch import Tensor
 
@@ -60,6 +61,11 @@ def model_loss(
     return rollout_loss(model, slices, next_z, target, draws.dropout, coef)
 
 
+def log_tanh_slope(x: Tensor) -> Tensor:
+    """log(1 - tanh²(x)), also where tanh rounds to 1."""
+    return 2 * (math.log(2) - x - F.softplus(-2 * x))
+
+
 def policy_loss(
     model: TDMPC2Model,
     zs: Tensor,
@@ -71,7 +77,10 @@ def policy_loss(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Maximise the mean of two random heads, divided by a running scale, plus entropy (eq. 4).
 
-    As in the released program the entropy is that of the Gaussian before tanh, times A.
+    The entropy is that of the action, after tanh, times A. In the released program the correction for tanh
+    cancels out, which leaves the entropy of the Gaussian before it: that grows without end with σ, and where
+    values do not differ yet the policy ends at its largest σ, which is noise between -1 and 1 that tanh
+    saturates, and no gradient leads back from there.
 
     Args:
         zs: latents [H+1, B, D] without gradient.
@@ -84,12 +93,13 @@ def policy_loss(
     steps, size = zs.shape[:2]
     z = zs.flatten(0, 1)
     mean, log_std = model.policy_stats(z)
-    action = torch.tanh(mean + log_std.exp() * draws.policy_noise)
-    logits = model.value_heads(torch.cat([z, action], -1), heads=draws.policy_heads, frozen=True)
+    before = mean + log_std.exp() * draws.policy_noise
+    logits = model.value_heads(torch.cat([z, torch.tanh(before)], -1), heads=draws.policy_heads, frozen=True)
     q = model.two_hot.decode(logits).mean(0)
 
     scale = running_scale(scale, q[:size], scale_rate)
-    log_prob = (-0.5 * draws.policy_noise.square() - log_std - LOG_SQRT_2PI).sum(-1)
+    gaussian = -0.5 * draws.policy_noise.square() - log_std - LOG_SQRT_2PI
+    log_prob = (gaussian - log_tanh_slope(before)).sum(-1)
     entropy = -log_prob * model.action_dim
     objective = (q / scale + coef.entropy * entropy).unflatten(0, (steps, size))
     counted = None if mask is None else mask.flatten()
