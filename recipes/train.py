@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> int:
     agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
-    tell(assembly.claim_replay(env, agent, config.steps, settings, world_size()))
+    need = assembly.claim_replay(env, agent, config.steps, settings, world_size())
     collector, place = build_collector(env, agent, seed, settings), assembly.replay_folder(settings["replay"])
     feed = assembly.build_feed(
         env, agent, config.steps, seed, settings["algorithm"], world_size(), place, collector
@@ -82,6 +82,7 @@ def train(config: TrainConfig) -> int:
         precision=precision,
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
+    tell(need)
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
     feed.close()
 

@@ -93,12 +93,17 @@ def test_mistakes_are_one_line(run, monkeypatch, capsys):
     assert "mixed.ckpt" in line and "not those of a TDMPC2Model" in line
 
 
+def plans_of(run, checkpoint):
+    """What the file of plans holds that a checkpoint names; the previous checkpoint's lies beside it."""
+    name = checkpoint["dreammpc"]["resume"]["ranks"][0]["mutable"]
+    return torch.load(run / "run/checkpoints/replay/rank0" / name, weights_only=True)
+
+
 def test_resume_goes_on_with_the_renewed_plans(run):
     before = load_checkpoint(run / LAST)
     rows = sorted((run / "run/checkpoints/replay/rank0").glob("rows-*.pt"))
     assert all("expert/mean" not in torch.load(path, weights_only=True) for path in rows)
-    (mutable,) = (run / "run/checkpoints/replay/rank0").glob("mutable-*.pt")
-    plans = torch.load(mutable, weights_only=True)
+    plans = plans_of(run, before)
     assert set(plans) == {"expert/mean", "expert/std", "expert/value"}
     random = (plans["expert/mean"] == 0).all(1) & (plans["expert/std"] == 1).all(1)
     assert 0 < int(random.sum()) < 150  # of the 150 random rows some have been planned anew
@@ -107,5 +112,4 @@ def test_resume_goes_on_with_the_renewed_plans(run):
     after = load_checkpoint(run / LAST)
     assert after["dreammpc"]["env_steps"] == 700
     assert after["policy_updates"] == before["policy_updates"] + 25
-    (mutable,) = (run / "run/checkpoints/replay/rank0").glob("mutable-*.pt")
-    assert len(torch.load(mutable, weights_only=True)["expert/mean"]) == 350
+    assert len(plans_of(run, after)["expert/mean"]) == 350

@@ -113,7 +113,8 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_update(stopped):
     assert facts["env_steps"] == env_steps
     assert [rank["replay"]["written"] for rank in facts["resume"]["ranks"]] == [rows, rows]
     segments = [
-        torch.load(folder / f"checkpoints/replay/rank{rank}/rows-0000000000-0000000050.pt") for rank in (0, 1)
+        torch.load(folder / f"checkpoints/replay/rank{rank}" / saved["segments"][0][2], weights_only=True)
+        for rank, saved in enumerate(facts["resume"]["ranks"])
     ]
     assert not torch.equal(segments[0]["observation"], segments[1]["observation"])  # environments differ
     assert not torch.equal(segments[0]["action"], segments[1]["action"])  # and so does exploration
@@ -138,10 +139,8 @@ def test_when_a_rank_dies_all_end_and_the_checkpoint_is_good(stopped):
     facts = load_checkpoint(last)["dreammpc"]
     assert facts["env_steps"] > before
     for rank, saved in enumerate(facts["resume"]["ranks"]):
-        for start, stop in saved["segments"]:
-            rows = torch.load(
-                folder / f"checkpoints/replay/rank{rank}/rows-{start:010d}-{stop:010d}.pt", weights_only=True
-            )
+        for start, stop, name in saved["segments"]:
+            rows = torch.load(folder / f"checkpoints/replay/rank{rank}" / name, weights_only=True)
             assert len(rows["frame"]) == stop - start
 
 

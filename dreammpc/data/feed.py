@@ -49,6 +49,8 @@ class Feed:
         self.seed_steps, self.total_steps = seed_steps, total_steps
         self.utd, self.action_repeat, self.world_size = utd, action_repeat, world_size
         self.agent_steps, self.updates, self.owed = 0, 0, 0.0
+        self.stopped = False
+        """Set by whoever wants the feed to end, also within the seed phase, where no update comes."""
         self.finished: list[tuple[float, int]] = []
         """Return and length (agent steps) of episodes that ended since somebody last emptied the list."""
         self._return = torch.zeros(replay.num_envs)
@@ -77,7 +79,7 @@ class Feed:
 
     def __next__(self) -> TensorDictBase:
         while self.owed < 1:
-            if self.agent_steps >= self.total_steps:
+            if self.stopped or self.agent_steps >= self.total_steps:
                 raise StopIteration
             self._collect()
         self.owed -= 1

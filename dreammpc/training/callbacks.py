@@ -241,4 +241,4 @@ class GracefulStop(Callback):
             os.kill(os.getpid(), number)
         self.signal = number
         if self._trainer is not None and self._trainer.world_size == 1:
-            self._trainer.should_stop = True
+            self._trainer.should_stop = self.feed.stopped = True
