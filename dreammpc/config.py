@@ -16,6 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planner_group import PlannerGroup, PlannerGroupOnPath
 from dreammpc.registry import unknown
+from dreammpc.sweeps import SweepConfig
 from dreammpc.tracking.loggers import KINDS
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
@@ -173,6 +174,7 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = "dreammpc"
     run_name: str | None = None
+    parent: str | None = None  # id of the MLflow run that this one belongs to
     log_every: int = 1000
 
     def __post_init__(self):
@@ -276,6 +278,7 @@ def register_schemas() -> None:
     store.store("train_schema", TrainConfig)
     store.store("evaluate_schema", EvaluateConfig)
     store.store("pendulum_schema", PendulumConfig)
+    store.store("sweep_schema", SweepConfig)
     Plugins.instance().register(PlannerGroup)
     Plugins.instance().register(PlannerGroupOnPath)
     for size in SIZES:

@@ -20,6 +20,7 @@ from dreammpc.config import register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
+from dreammpc.sweeps import expand
 from dreammpc.training import DESCRIPTION, find_resumable, keep_memory, load_checkpoint
 
 PACKAGE = Path(__file__).resolve().parent
@@ -85,6 +86,25 @@ def conf_folder() -> Path:
     return shipped if shipped.is_dir() else PACKAGE.parent / "conf"
 
 
+def compose(name: str, words: list[str]) -> Any:
+    """The configuration of a recipe for the words of a command line, as its dataclass.
+
+    Raises:
+        UsageError: what the recipe itself would refuse.
+    """
+    register_schemas()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return OmegaConf.to_object(hydra.compose(name, rewrite(words, name)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(describe(error, name)) from error
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = running
+
+
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
     `eval_planner=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
@@ -92,6 +112,8 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     Raises:
         UsageError: the planner is chosen twice.
     """
+    if recipe == "sweep":
+        return _sweep_words(arguments)
     chosen = [argument for argument in arguments if argument.startswith(("planner=", "planner._target_="))]
     if len(chosen) > 1:
         raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
@@ -111,7 +133,7 @@ def _rewritten(argument: str, recipe: str) -> str:
     if recipe in COMPARE and key.startswith("planner."):
         return f"++settings.{key.removeprefix('planner.')}={value}"
     if recipe == "evaluate" and key == "checkpoint":
-        return f"checkpoint=[{','.join(map(_quoted, value.strip('[]').split(',')))}]"
+        return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
     if key == "eval_planner":
@@ -121,7 +143,35 @@ def _rewritten(argument: str, recipe: str) -> str:
     return argument
 
 
-def _quoted(text: str) -> str:
+def _sweep_words(arguments: list[str]) -> list[str]:
+    """`tasks=a,b` as lists, and the words that are not `sweep`'s own in its list `train`.
+
+    With `-m`, where Hydra makes a job of each value, sets of tasks are spelled out.
+    """
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    lists = ("tasks", "seeds", "planners", "evaluate")
+    own, options, train = [], [], []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals or key.startswith("-"):
+            options.append(word)
+        elif key in lists:
+            values = [text for text in value.strip("[]").split(",") if text]
+            if multirun and key != "evaluate":
+                values = expand(values)[0] if key == "tasks" else values
+                own.append(f"{key}=" + ",".join(f"[{text}]" for text in values))
+            else:
+                own.append(f"{key}=[{','.join(values)}]")
+        elif key in ("jobs", "folder", "dry") or key.startswith(("hydra.", "hydra/")):
+            own.append(word)
+        else:
+            train.append(word)
+    if train:
+        own.append(f"train=[{','.join(map(quoted, train))}]")
+    return own + options
+
+
+def quoted(text: str) -> str:
     """A word as Hydra's grammar takes it, whatever is in it; one that is quoted already stays."""
     return text if text[:1] in ("'", '"') else "'" + text.replace("'", "\\'") + "'"
 
@@ -141,7 +191,7 @@ def with_resumed(arguments: list[str], recipe: str) -> list[str]:
         if found is None:
             return arguments
         path = str(found)
-        arguments.append(f"resume={_quoted(path)}")
+        arguments.append(f"resume={quoted(path)}")
     saved = load_checkpoint(path)[DESCRIPTION].get("overrides", [])
 
     def replaced(override: str) -> bool:
@@ -165,7 +215,7 @@ def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = hydra.compose(recipe, settings)
     GlobalHydra.instance().clear()
-    folders, expected = [Path(given.get("folder", ""))], {}
+    folders, expected = [Path(config.folder)] if "folder" in given else [], {}
     if "folder" not in given:
         folders = sorted((Path("runs") / config.task).glob("*/"))
         expected = {"task": config.task} | ({"seed": config.seed} if "seed" in given else {})

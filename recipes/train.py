@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> int:
     )
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
-    loggers = make_loggers(folder, settings, to.kind, to.uri, to.experiment, run_name, resumed)
+    loggers = make_loggers(folder, settings, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)

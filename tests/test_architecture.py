@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "tracking": {"interfaces"},
     "training": {"interfaces", "data", "agent", "envs", "evaluation", "tracking"},
     "evaluation": {"interfaces", "agent", "envs", "data", "tracking"},
+    "sweeps": {"interfaces", "envs", "evaluation", "tracking"},
     "trained": {"interfaces", "registry", "models", "tracking", "training"},
     "report": {"interfaces", "evaluation"},
 }

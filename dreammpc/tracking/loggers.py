@@ -10,6 +10,8 @@ from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.provenance import provenance_tags
 
 KINDS = ("mlflow", "none")
+PARENT_TAG = "mlflow.parentRunId"
+"""By which MLflow nests runs."""
 
 
 def make_loggers(
@@ -20,6 +22,7 @@ def make_loggers(
     experiment: str = "dreammpc",
     run_name: str | None = None,
     resumed: dict[str, Any] | None = None,
+    parent: str | None = None,
 ) -> list[Logger]:
     """Loggers that have the run's parameters already.
 
@@ -31,6 +34,7 @@ def make_loggers(
         experiment, run_name: MLflow's.
         resumed: the description of the checkpoint that the run goes on from, with `env_steps` and
             `tracking_run`; later lines of the local log are dropped and the same MLflow run goes on.
+        parent: id of the MLflow run that this one is shown under.
     """
     local = JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)
     origin = provenance_tags()
@@ -40,8 +44,9 @@ def make_loggers(
         from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
 
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
+        tags = origin if parent is None else {**origin, PARENT_TAG: parent}
         run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
-        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, origin, folder, step))
+        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, tags, folder, step))
     for logger in loggers:
         logger.log_hyperparams(params)
     return loggers

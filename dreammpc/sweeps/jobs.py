@@ -1,0 +1,113 @@
+"""The grid of a sweep: one folder for each run, and how far it has come."""
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreammpc.evaluation.rows import read_rows
+from dreammpc.interfaces import UsageError
+
+SHORT = 0.99
+"""A run is over at this share of its steps: agent steps do not always add up to what was asked for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, and the evaluation that may follow."""
+
+    task: str
+    seed: int
+    planner: str | None
+    """That collects; None leaves it to the recipe."""
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def scores(self) -> Path:
+        """Where the evaluation's rows go."""
+        return self.folder / "scores.csv"
+
+    def state(self, steps: int) -> str:
+        """`finished` (`steps` environment steps and the last comparison of planners), `broken` or `new`."""
+        if self.finals() and self._last().get("env_steps", 0) >= SHORT * steps:
+            return "finished"
+        kept = ("last.ckpt", "previous.ckpt")
+        return "broken" if any((self.checkpoint.parent / name).exists() for name in kept) else "new"
+
+    def finals(self) -> dict[str, float]:
+        """Mean return by planner at the end of the training; empty before it."""
+        last = self._last().items()
+        return {key.removeprefix("final/"): value for key, value in last if key.startswith("final/")}
+
+    def evaluated(self, planners: Sequence[str]) -> bool:
+        """Whether `scores` has rows of all `planners`, later than the checkpoint."""
+        if not self.scores.exists() or self.scores.stat().st_mtime < self.checkpoint.stat().st_mtime:
+            return False
+        try:
+            return set(planners) <= {row["planner"] for row in read_rows([self.scores])}
+        except UsageError:  # written anew
+            return False
+
+    def _last(self) -> dict:
+        """The last whole line of the run's log."""
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return {}
+        for line in reversed(lines):
+            try:
+                return json.loads(line)
+            except ValueError:  # torn by a kill
+                continue
+        return {}
+
+
+def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Sequence[str]) -> list[Job]:
+    """All runs, seed by seed, so that every task has one run before any has two.
+
+    Raises:
+        UsageError: no seed, or one that is named twice.
+    """
+    for name, values in (("seeds", seeds), ("planners", planners)):
+        if len(set(values)) < len(values) or not (values or name == "planners"):
+            raise UsageError(f"{name}: expected different ones, at least one, got {list(values)}")
+    collecting: Sequence[str | None] = planners or [None]
+    return [
+        Job(task, seed, planner, folder / task / (f"{planner}-seed{seed}" if planner else f"seed{seed}"))
+        for seed, planner, task in itertools.product(seeds, collecting, tasks)
+    ]
+
+
+def claim(folder: Path, overrides: Sequence[str]) -> None:
+    """Note the trainings' overrides in `folder/sweep.json`; a folder holds runs of one kind only.
+
+    More `steps`, other tracking and other devices do not make another kind.
+
+    Raises:
+        UsageError: the folder belongs to a sweep with other overrides.
+    """
+    loose = ("steps", "tracking", "trainer")
+    own = sorted(word for word in overrides if word.partition("=")[0].split(".")[0] not in loose)
+    note = folder / "sweep.json"
+    try:
+        there = json.loads(note.read_text(encoding="utf-8"))["overrides"]
+    except (OSError, ValueError, KeyError):
+        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
+        draft.write_text(json.dumps({"overrides": own}), encoding="utf-8")
+        os.replace(draft, note)
+        return
+    if there != own:
+        raise UsageError(
+            f"folder {folder} holds a sweep with {' '.join(there) or 'no overrides'}, not with"
+            f" {' '.join(own) or 'none'}; choose another with folder="
+        )

@@ -1,0 +1,28 @@
+"""The MLflow run that a sweep's trainings belong to."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dreammpc.tracking import provenance_tags
+
+
+def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[str, Any]) -> Any:
+    """The sweep's run, as a logger: that of an earlier start from the same folder, or a new one.
+
+    Args:
+        folder: of the sweep, whose name the run gets.
+        uri: as in `make_loggers`.
+        experiment: MLflow's.
+        params: of the run.
+    """
+    from filelock import FileLock
+
+    from dreammpc.tracking import MLflowTracker, default_tracking_uri
+
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
+    with FileLock(folder / ".mlflow.lock"):  # of several starts at once only one makes the run
+        tracker = MLflowTracker(uri, experiment, folder.name, None, provenance_tags(), folder, resume_step=0)
+    tracker.log_hyperparams(params)
+    return tracker

@@ -1,0 +1,110 @@
+"""Train on many tasks with many seeds, and go on where an earlier start ended.
+
+lightning run sweep tasks=dmc8 seeds=1,2,3 steps=100000                  # one run after the other
+lightning run sweep tasks=walker-walk,cup-catch seeds=1,2,3 jobs=2 algorithm=bmpc evaluate=policy,mppi
+lightning run sweep tasks=small6 planners=dream_mpc,mppi dry=true        # says what it would do
+lightning run sweep -m tasks=dmc8 seeds=1,2,3 hydra/launcher=submitit_slurm   # elsewhere: docs/sweeps.md
+"""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from dreammpc import sweeps
+from dreammpc.config import TrainConfig
+from dreammpc.interfaces import UsageError
+from dreammpc.launch import find_recipe
+from dreammpc.recipe import compose, main, quoted
+from dreammpc.sweeps.local import last_line
+from dreammpc.training import open_folder
+
+
+@main("sweep")
+def sweep(config: sweeps.SweepConfig) -> int:
+    # What there is to do. A mistake must show before hours of training, so every training is composed once.
+    tasks, of_set = sweeps.expand(config.tasks)
+    sweeps.check_installed(tasks)
+    train = [*of_set, *config.train]
+    check_own(train)
+    folder = Path(config.folder).resolve()
+    jobs = sweeps.grid(folder, tasks, config.seeds, config.planners)
+    settings: TrainConfig = compose("train", words(jobs[0], train))
+    for planner in config.planners:
+        compose("train", [f"planner={planner}", *train])
+
+    states = {job: job.state(settings.steps) for job in jobs}
+    left = [job for job in jobs if states[job] != "finished" or not job.evaluated(config.evaluate)]
+    count = Counter(states.values())
+    print(f"{len(jobs)} runs in {folder}: {', '.join(f'{n} {state}' for state, n in sorted(count.items()))}")
+    if config.dry:
+        for job in left:
+            print(f"{job.name}: {states[job]}; lightning run train {' '.join(words(job, train))}")
+        return 0
+
+    # Every run is a process of its own, which goes on by itself where it has been before.
+    open_folder(folder)
+    sweeps.claim(folder, train)
+    to, parent = settings.tracking, None
+    if to.kind == "mlflow":
+        about = {"tasks": tasks, "seeds": config.seeds, "planners": config.planners, "train": train}
+        parent = sweeps.parent_run(folder, to.uri, to.experiment, about)
+    under = [f"tracking.parent={parent.version}"] if parent and parent.version else []
+
+    def commands(job: sweeps.Job) -> list[list[str]]:
+        script = [sys.executable, str(find_recipe("train")), *words(job, train), *under, "resume=auto"]
+        trainings = [] if states[job] == "finished" else [script]
+        return trainings + ([evaluation(job, config.evaluate, settings)] if config.evaluate else [])
+
+    runner = sweeps.Runner(config.jobs, lambda line: print(line, flush=True))
+    codes = runner.run((job, commands(job)) for job in left)
+
+    # How it went.
+    finals = [job.finals() for job in jobs if job.state(settings.steps) == "finished"]
+    names = sorted(set().union(*finals))
+    means = {n: sum(f[n] for f in finals if n in f) / sum(n in f for f in finals) for n in names}
+    failed = {job: code for job, code in codes.items() if code}
+    status = "killed" if runner.signal else "failed" if failed else "success"
+    if parent:
+        parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=0)
+        parent.finalize(status)
+        print(parent.hint())
+    print(f"{len(finals)} of {len(jobs)} runs are finished; the same command goes on with the others")
+    for name, mean in means.items():
+        print(f"  {name}: mean final return {mean:.1f}")
+    if runner.signal:
+        return 128 + runner.signal
+    for job, code in failed.items():
+        print(f"{job.name} ended with code {code}: {last_line(job.folder)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def words(job: sweeps.Job, train: list[str]) -> list[str]:
+    """The words of `lightning run train` for one run."""
+    planner = [f"planner={job.planner}"] if job.planner else []
+    return [f"task={job.task}", f"seed={job.seed}", *planner, f"folder={quoted(str(job.folder))}", *train]
+
+
+def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> list[str]:
+    """The command that plays a trained agent with `planners` and writes the episodes as rows."""
+    asked = settings.evaluation
+    return [
+        sys.executable,
+        str(find_recipe("evaluate")),
+        f"checkpoint={job.checkpoint}",
+        f"planner={','.join(planners)}",
+        f"episodes={asked.episodes}",
+        f"seed={asked.seed}",
+        f"output={quoted(str(job.scores))}",
+    ]
+
+
+def check_own(train: list[str]) -> None:
+    """Refuse words that a sweep gives every training itself."""
+    for word in train:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in ("task", "seed", "resume") or key.startswith("tracking.run_name"):
+            raise UsageError(f"{word}: a sweep sets {key} itself; see tasks= and seeds=")
+
+
+if __name__ == "__main__":
+    sweep()
