@@ -38,6 +38,7 @@ def write_run(folder: Path, algorithm: str = "tdmpc2", seed: int = 7, spread: fl
         "task": "cartpole-swingup",
         "seed": seed,
         "folder": str(folder),
+        "replay": {"storage": "memory", "folder": "/secret"},
         "resume": None,
         "env": {"num_envs": 1, "action_repeat": 100},
         "model": {"name": "nano", **WIDTHS},

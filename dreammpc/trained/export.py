@@ -24,7 +24,7 @@ FORMAT = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MODEL = "agent.model."
 TARGETS = MODEL + "target_heads."
-PRIVATE = ("folder", "resume", "tracking", "trainer", "hydra")
+PRIVATE = ("folder", "resume", "replay", "tracking", "trainer", "hydra")
 """Settings that say where and on what a run ran, not what it learned: they stay at home."""
 
 
