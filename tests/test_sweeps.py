@@ -147,10 +147,11 @@ def test_runner_passes_signals_on_and_starts_nothing_new(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=when_ready, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
     codes = runner.run([(job, [[sys.executable, "-c", SAVES]]) for job in jobs])
     assert codes == {jobs[0]: 143, jobs[1]: 143} and runner.signal == signal.SIGTERM
     assert [log.read_text() for log in logs[:2]] == ["ready\nsaved\n"] * 2 and not logs[2].exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 STUB = """

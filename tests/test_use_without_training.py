@@ -38,6 +38,6 @@ def test_the_point_reaches_its_goal(page):
 
 def test_the_pendulum_stands_in_torchrl(page):
     batch = page.batch
-    assert batch["action"].shape == (100, 1) and batch["action"].abs().max() <= 1
+    assert batch["action"].shape == (200, 1) and batch["action"].abs().max() <= 1
     assert (batch["next", "observation"][-10:, 0] > 0.98).all()
     assert batch["is_init"].squeeze(-1).nonzero().tolist() == [[0]]
