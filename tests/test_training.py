@@ -45,6 +45,14 @@ def test_speed_is_chosen_by_what_is_there(monkeypatch):
     assert choose_speed(None, None, 512) == (True, "32-true")
 
 
+@pytest.mark.parametrize(("amx", "avx512_bf16"), [(True, False), (False, True), (False, False)])
+def test_bf16_is_fast_with_instructions_for_it(monkeypatch, amx, avx512_bf16):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert trainer.fast_bf16() is (amx or avx512_bf16)
+
+
 def test_threads_of_narrow_models(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)

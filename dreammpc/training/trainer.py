@@ -125,7 +125,7 @@ def choose_speed(compile: bool | None, precision: str | None, width: int) -> tup
     Args:
         compile: `None` compiles where there is a compiler.
         precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
-            CPUs with AMX) and the model's hidden `width` is large enough to gain from it.
+            CPUs with AMX or AVX512_BF16) and the model's hidden `width` is large enough to gain from it.
     """
     if compile is None:
         compile = can_compile()
@@ -171,7 +171,7 @@ def fast_bf16() -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on the present device."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def can_compile() -> bool:
