@@ -53,6 +53,10 @@ RENDEZVOUS_FLAGS = {
 }
 FLAGS = TRAINER_FLAGS | RENDEZVOUS_FLAGS
 
+RENDERERS = ("", "egl", "osmesa", "glfw")
+SWITCHES = ("disable", "disabled", "off", "false", "0", "enable", "enabled", "on", "true", "1")
+"""What MuJoCo and dm_control both know as MUJOCO_GL; with anything else their import fails."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Console script `lightning`.
@@ -89,6 +93,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     overrides = [f"trainer.{name}={flags[name]}" for name in TRAINER_FLAGS.values() if name in flags]
     command = [str(recipe), *insert_overrides(rest[1:], overrides)]
     check_devices(devices, flags.get("accelerator", "auto"))
+    check_renderer()
     if devices == nodes == 1:
         replace_process([sys.executable, *command])
     if {"-m", "--multirun"} & set(command):
@@ -98,6 +103,13 @@ def run(arguments: Sequence[str]) -> NoReturn:
     from dreammpc import _torchrun
 
     sys.exit(_torchrun.run([*rendezvous, f"--nproc-per-node={devices}", *command]))
+
+
+def check_renderer() -> None:
+    """Fail if MUJOCO_GL names no way to draw that the simulators know."""
+    chosen = os.environ.get("MUJOCO_GL", "")
+    if chosen not in RENDERERS + SWITCHES:
+        fail(f"MUJOCO_GL is {chosen!r}; expected egl, osmesa or glfw (or disable, or leave it unset)")
 
 
 def parse_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

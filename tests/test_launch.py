@@ -160,6 +160,14 @@ def test_bad_flags_are_refused_in_one_line(recipe, capsys, monkeypatch, flags, r
     assert reason in refusal(capsys, "run", "tiny.py", *flags)
 
 
+def test_an_unknown_renderer_is_refused_before_the_recipe(recipe):
+    code, out, err = finish("run", "tiny.py", MUJOCO_GL="EGL")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "MUJOCO_GL is 'EGL'; expected egl, osmesa or glfw" in err
+    assert not list(recipe.parent.glob("seen-*"))
+    assert finish("run", "tiny.py", MUJOCO_GL="disable")[0] == 0
+
+
 def test_devices_are_counted_by_accelerator(capsys, monkeypatch):
     monkeypatch.setattr(launch, "count_gpus", lambda: 4)
     launch.check_devices(4, "gpu")
