@@ -4,7 +4,9 @@
 
 Prints a Markdown table per checkpoint: return over the episodes and its difference to the default on the
 same starts (mean ± standard error), gain in J over the policy's rollouts, gradient norm, ms per action and
-model steps. The time is that of the batch of all episodes divided by their number; run it alone.
+model steps. The time is that of the batch of all episodes divided by their number; run it alone. Of several
+checkpoints a last table has the differences of all: in the mean, with the standard error over checkpoints, and
+the largest loss and gain.
 """
 
 import argparse
@@ -64,8 +66,8 @@ def row(name: str, result: Episodes, base: Episodes) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def ablate(checkpoint: str, args: argparse.Namespace) -> None:
-    """Play and print the table of one checkpoint."""
+def ablate(checkpoint: str, args: argparse.Namespace) -> dict[str, float]:
+    """Play and print the table of one checkpoint; the mean return of every setting."""
     model, facts = load_model(checkpoint)
     task = facts["task"]
     evaluator = Evaluator(task, args.episodes, args.seed, facts["config"]["env"]["action_repeat"])
@@ -73,14 +75,34 @@ def ablate(checkpoint: str, args: argparse.Namespace) -> None:
     print("| setting | return | against default | gain in J | gradient norm | ms/action | model steps |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     base: Episodes | None = None
+    means: dict[str, float] = {}
     for change in [*settings(args.only), None]:
         planner = {"name": "policy"} if change is None else {"name": "dream_mpc", **change}
         result = evaluator.play(Agent(model, build_planner(planner, model.action_dim)))
         assert result is not None
         base = result if base is None else base
         name = "policy alone" if change is None else ", ".join(f"{k} {v}" for k, v in change.items())
-        print(row(name or "default", result, base), flush=True)
+        name = name or "default"
+        print(row(name, result, base), flush=True)
+        means[name] = float(np.mean(result.returns))
     evaluator.close()
+    return means
+
+
+def print_summary(found: list[dict[str, float]]) -> None:
+    """Differences to the default over several checkpoints, the best setting first."""
+    print(f"\n{len(found)} checkpoints, returns against default\n")
+    print("| setting | mean | standard error | least | most |")
+    print("|---|---:|---:|---:|---:|")
+    lines = []
+    for name in found[0]:
+        differences = np.array([means[name] - means["default"] for means in found])
+        error = differences.std(ddof=1) / len(differences) ** 0.5
+        cells = (differences.mean(), error, differences.min(), differences.max())
+        signs = ("+.1f", ".1f", "+.1f", "+.1f")
+        shown = " | ".join(format(cell, sign) for cell, sign in zip(cells, signs, strict=True))
+        lines.append((-differences.mean(), f"| {name} | {shown} |"))
+    print("\n".join(line for _, line in sorted(lines)))
 
 
 def main() -> None:
@@ -94,8 +116,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], choices=[*ALONE, "optimizer"], metavar="SETTING")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    for checkpoint in args.checkpoints:
-        ablate(checkpoint, args)
+    found = [ablate(checkpoint, args) for checkpoint in args.checkpoints]
+    if len(found) > 1:
+        print_summary(found)
 
 
 if __name__ == "__main__":
