@@ -5,8 +5,7 @@
 Prints a Markdown table per checkpoint: return over the episodes and its difference to the default on the
 same starts (mean ± standard error), gain in J over the policy's rollouts, gradient norm, ms per action and
 model steps. The time is that of the batch of all episodes divided by their number; run it alone. Of several
-checkpoints a last table has the differences of all: in the mean, with the standard error over checkpoints, and
-the largest loss and gain.
+checkpoints a last table has the differences of all: the mean, its standard error over checkpoints, the extremes.
 """
 
 import argparse
