@@ -5,7 +5,7 @@
 Prints a Markdown table per checkpoint: return over the episodes and its difference to the default on the
 same starts (mean ± standard error), gain in J over the policy's rollouts, gradient norm, ms per action and
 model steps. The time is that of the batch of all episodes divided by their number; run it alone. Of several
-checkpoints a last table has the differences of all: the mean, its standard error over checkpoints, the extremes.
+checkpoints a last table has the differences of all: mean, standard error over checkpoints, extremes.
 """
 
 import argparse

@@ -78,7 +78,7 @@ def make_case(name: str, model: TDMPC2Model, latent: TensorDict, mode: str, sett
     state = planner.initial_state(latent.shape[0], latent["z"].device)
 
     def plan(latent, state):
-        return planner.plan(imagination, latent, state, 0.0)
+        return planner.plan(imagination, latent, state)
 
     run = compiled(plan, mode)
 

@@ -144,7 +144,7 @@ def returns(planner: Composed, plans: int = 64) -> Tensor:
     latent, state = MODEL.latent(torch.tensor([START]).repeat(plans, 1)), planner.initial_state(plans)
     torch.manual_seed(0)
     with torch.no_grad():
-        return planner.plan(Imagination(MODEL), latent, state, noise_scale=0.0).value
+        return planner.plan(Imagination(MODEL), latent, state).value
 
 
 def main(target: str) -> None:

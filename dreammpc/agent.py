@@ -1,7 +1,7 @@
-"""observe → plan → action, as a TorchRL policy. Owns the carry and its masked reset.
+"""observe → plan → explore → action, as a TorchRL policy. Owns the carry and its masked reset.
 
-The carry is a TensorDict [B] with `belief`, `prev_action` and `plan`; it travels in the environment's
-TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere else.
+The carry is a TensorDict [B] with `belief`, `prev_action`, `plan` and `noise`; it travels in the
+environment's TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere else.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,8 @@ class Agent(TensorDictModuleBase):
     Args:
         model: the world model.
         planner: a planner for the model's action dimension.
-        noise_scale: of exploration noise; 0 acts greedily.
+        noise_scale: of exploration noise, which is in proportion to a plan's `std`; 0 acts greedily.
+        noise_correlation: ρ of the noise from one step to the next, 0 ≤ ρ < 1; its variance stays the same.
         compile: compile observing and planning with `torch.compile`.
         record: `forward` also writes `expert`, what a policy can learn from the plan (see `expert_of`).
 
@@ -43,6 +44,7 @@ class Agent(TensorDictModuleBase):
         noise_scale: float = 0.0,
         compile: bool = False,
         record: bool = False,
+        noise_correlation: float = 0.0,
     ):
         super().__init__()
         if not (hasattr(model, "observe") and hasattr(model, "initial_belief")):
@@ -53,7 +55,10 @@ class Agent(TensorDictModuleBase):
         planned = getattr(planner, "action_dim", model.action_dim)
         if planned != model.action_dim:
             raise ValueError(f"the planner has action_dim {planned}, the model {model.action_dim}")
-        self.model, self.planner, self.noise_scale, self.record = model, planner, noise_scale, record
+        if not 0 <= noise_correlation < 1:
+            raise ValueError(f"noise_correlation must be at least 0 and below 1, got {noise_correlation}")
+        self.model, self.planner, self.record = model, planner, record
+        self.noise_scale, self.noise_correlation = noise_scale, noise_correlation
         self.obs_keys: tuple[str, ...] = getattr(model, "obs_keys", ("observation",))
         """Of an environment's TensorDict, what the model observes."""
         self.in_keys = (*self.obs_keys, "is_init", "_carry")
@@ -83,6 +88,7 @@ class Agent(TensorDictModuleBase):
                 "belief": self.model.initial_belief(batch_size, device),
                 "prev_action": torch.zeros(batch_size, self.model.action_dim, device=device),
                 "plan": self.planner.initial_state(batch_size, device),
+                "noise": torch.zeros(batch_size, self.model.action_dim, device=device),
             },
             [batch_size],
             device=device,
@@ -104,7 +110,7 @@ class Agent(TensorDictModuleBase):
         """
         fresh = self.initial_carry(obs.shape[0], is_init.device)
         carry = torch.where(is_init.squeeze(-1), fresh, carry)
-        arguments = self.model, self.planner, obs, carry, self.noise_scale
+        arguments = self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation
         if self.checked:
             return self._act(*arguments)
         result = act(*arguments, check=True)
@@ -155,16 +161,26 @@ def act(
     obs: TensorDictBase,
     carry: TensorDictBase,
     noise_scale: float,
+    noise_correlation: float,
     check: bool = False,
 ) -> tuple[Plan, TensorDictBase]:
-    """Observe and plan: a function of its arguments alone."""
+    """Observe, plan and explore: a function of its arguments alone.
+
+    The noise begins an episode at zero: an Ornstein-Uhlenbeck process, as in DDPG (arXiv 1509.02971, §7).
+    """
     belief = model.observe(obs, carry["prev_action"], carry["belief"])
     latent = belief.exclude(MEMORY)
     before = carry["plan"].clone() if check else None
-    plan = planner.plan(Imagination(model), latent, carry["plan"], noise_scale)
+    plan = planner.plan(Imagination(model), latent, carry["plan"])
     if before is not None:
         check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
-    content = {"belief": belief, "prev_action": plan.action, "plan": plan.state}
+    noise = carry["noise"]
+    if noise_scale > 0:
+        fresh = (1 - noise_correlation**2) ** 0.5 * torch.randn_like(noise)
+        noise = noise_correlation * noise + fresh
+        moved = plan.action + noise_scale * noise * plan.std[:, 0].nan_to_num(0.0)
+        plan = plan._replace(action=moved.clamp(-1, 1))
+    content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": noise}
     return plan, TensorDict(content, carry.batch_size, device=carry.device)
 
 

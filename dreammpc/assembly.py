@@ -95,7 +95,7 @@ def algorithm_class(name: str) -> type[LatentAlgorithm]:
 def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: bool = False) -> Agent:
     """The agent that collects for the algorithm of `settings`."""
     record = algorithm_class(settings["name"]).learns_from_plans
-    return Agent(model, planner, settings["noise_scale"], compile, record)
+    return Agent(model, planner, settings["noise_scale"], compile, record, settings["noise_correlation"])
 
 
 def build_algorithm(

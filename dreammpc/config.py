@@ -63,6 +63,7 @@ class AlgorithmConfig:
     """TD-MPC2's update (arXiv 2310.16828, Table 8) and how much of it happens.
 
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
+    `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
     """
 
     name: str = "tdmpc2"
@@ -74,6 +75,7 @@ class AlgorithmConfig:
     episodic: bool | None = None
     capacity: int = 1_000_000
     noise_scale: float = 1.0
+    noise_correlation: float = 0.0
     lr: float = 3e-4
     encoder_lr_scale: float = 0.3
     clip: float = 20.0
@@ -96,6 +98,9 @@ class AlgorithmConfig:
             )
         at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps", "max_skipped")
         at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
+        if not 0 <= self.noise_correlation < 1:
+            given = self.noise_correlation
+            raise UsageError(f"algorithm.noise_correlation must be at least 0 and below 1, got {given}")
 
 
 @dataclasses.dataclass

@@ -138,9 +138,6 @@ class Planner(Protocol):
         """Warm start of an episode's first step, TensorDict [B]."""
         ...
 
-    def plan(self, imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float) -> Plan:
-        """Plan for `latent` [B] from the warm start `state` [B].
-
-        `noise_scale` scales exploration noise: 0 acts greedily, 1 as in training.
-        """
+    def plan(self, imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
+        """Plan for `latent` [B] from the warm start `state` [B]; the agent adds exploration noise."""
         ...

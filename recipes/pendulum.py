@@ -76,7 +76,7 @@ def swing_up(planner, episodes: int, steps: int, seed: int) -> Swing:
     x = torch.tensor([math.pi, 0.0]) + 0.1 * torch.randn(episodes, 2)
     angles, returns, began = [], torch.zeros(episodes), time.perf_counter()
     for _ in range(steps):
-        plan = planner.plan(imagination, model.latent(x), state, noise_scale=0.0)
+        plan = planner.plan(imagination, model.latent(x), state)
         state, next_x = plan.state, dynamics(x, plan.action)
         returns -= cost(x, plan.action, next_x)
         x = next_x

@@ -1,5 +1,7 @@
 """The agent: masked reset of the carry, independence of rows, random mode, what it refuses."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -9,6 +11,7 @@ from toy_models import random_tdmpc2
 from dreammpc.agent import Agent
 from dreammpc.envs import make_env
 from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.planning.policy import Policy
 
 A, B = 2, 4
 # Free of noise, so that a row gives the same numbers whatever the size of its batch.
@@ -17,8 +20,9 @@ QUIET = {"policy": {}, "dream_mpc": {"num_candidates": 1, "reuse": 0.5}}
 SMALL_STEPS = {"cem_grad": {"grad_iterations": 1, "step_size": 0.01}}
 
 
-def make_agent(name="dream_mpc", noise_scale=0.0, **settings) -> Agent:
-    return Agent(random_tdmpc2(A), make_planner(name, A, **settings), noise_scale)
+def make_agent(name="dream_mpc", noise_scale=0.0, noise_correlation=0.0, **settings) -> Agent:
+    planner = make_planner(name, A, **settings)
+    return Agent(random_tdmpc2(A), planner, noise_scale, noise_correlation=noise_correlation)
 
 
 def observations(size=B, seed=0) -> TensorDict:
@@ -82,7 +86,7 @@ def test_a_row_alone_acts_as_in_a_batch(name):
 def test_the_next_carry_holds_latent_action_and_warm_start():
     agent, obs = make_agent(noise_scale=1.0), observations()
     plan, carry = agent.step(obs, agent.initial_carry(B), mask(*[True] * B))
-    assert set(carry.keys()) == {"belief", "prev_action", "plan"}
+    assert set(carry.keys()) == {"belief", "prev_action", "plan", "noise"}
     assert torch.equal(carry["belief", "z"], agent.model.encoder(obs["observation"]))
     assert torch.equal(carry["prev_action"], plan.action)
     assert torch.equal(carry["plan", "candidates"], plan.state["candidates"])
@@ -142,6 +146,64 @@ def test_noise_scale_zero_repeats_the_same_action():
     assert torch.equal(first, second)
     first, second = (noisy.step(observations(), carry, start)[0].action for _ in range(2))
     assert not torch.equal(first, second)
+
+
+@dataclass(frozen=True)
+class Still(Policy):
+    """Plans 0 in the first action and 0.5 in the second, with a std of 0.1 and 0.4."""
+
+    std: tuple[float, float] = (0.1, 0.4)
+
+    def plan(self, imagination, latent, state):
+        plan = super().plan(imagination, latent, state)
+        action = torch.tensor([0.0, 0.5]).expand_as(plan.action)
+        return plan._replace(action=action, std=torch.tensor(self.std).expand_as(plan.std))
+
+
+def explored(noise_correlation: float, steps: int = 4000, **settings) -> torch.Tensor:
+    """Actions [steps, B·A] of an episode, its first hundred steps left out."""
+    agent = Agent(random_tdmpc2(A), Still(A, **settings), 0.5, noise_correlation=noise_correlation)
+    carry, actions = agent.initial_carry(B), []
+    for step in range(steps + 100):
+        plan, carry = agent.step(observations(), carry, mask(*[step == 0] * B))
+        assert torch.equal(carry["prev_action"], plan.action)
+        actions.append(plan.action)
+    return torch.stack(actions[100:]).flatten(1)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_exploration_noise_is_in_proportion_to_std_and_correlated_in_time(correlation):
+    torch.manual_seed(0)
+    actions = explored(correlation)
+    assert actions.mean(0).tolist() == pytest.approx([0.0, 0.5] * B, abs=0.03)
+    assert actions.std(0).tolist() == pytest.approx([0.05, 0.2] * B, rel=0.1)
+    centred = actions - actions.mean(0)
+    for lag in (1, 2):
+        found = (centred[lag:] * centred[:-lag]).mean(0) / centred.square().mean(0)
+        assert found.tolist() == pytest.approx([correlation**lag] * (A * B), abs=0.08)
+
+
+def test_exploration_stays_within_range_and_without_nan():
+    assert explored(0.0, 50, std=(30.0, 30.0)).abs().max() == 1
+    broken = explored(0.0, 50, std=(float("nan"), 0.4))
+    assert (broken[:, ::2] == 0).all()
+    assert broken.isfinite().all()
+
+
+def test_an_episode_begins_without_noise():
+    agent = make_agent("policy", noise_scale=1.0, noise_correlation=0.9)
+    carry = agent.initial_carry(B)
+    carry["noise"] += 100.0
+    torch.manual_seed(0)
+    _, carry = agent.step(observations(), carry, mask(True, False, True, False))
+    assert carry["noise"][::2].abs().max() < 5
+    assert carry["noise"][1::2].min() > 80
+
+
+@pytest.mark.parametrize("correlation", [-0.1, 1.0])
+def test_a_correlation_out_of_range_is_refused(correlation):
+    with pytest.raises(ValueError, match="noise_correlation must be at least 0 and below 1"):
+        make_agent(noise_correlation=correlation)
 
 
 def test_a_planner_for_other_actions_is_refused():

@@ -32,7 +32,7 @@ class Oracle:
     def initial_state(self, batch_size, device=None):
         return warm_start.fresh(batch_size, device, mean=(self.horizon, self.action_dim))
 
-    def plan(self, imagination, latent, state, noise_scale):
+    def plan(self, imagination, latent, state):
         size = latent.shape[0]
         spread = imagination.model.policy(latent, torch.ones(size, A)) - imagination.mode(latent)
         CALLS.append({"size": size, "horizon": self.horizon, "state": state.clone(), "spread": spread})
@@ -163,7 +163,7 @@ def test_replanning_is_one_graph(name):
     for function in (replan, torch.compile(replan, backend="eager", fullgraph=True)):
         torch.manual_seed(0)
         with torch.no_grad():
-            plans.append(function(model, planner, obs, 1.0))
+            plans.append(function(model, planner, obs))
     torch.testing.assert_close(plans[1].mean, plans[0].mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(plans[1].std, plans[0].std, rtol=1e-4, atol=1e-4)
 

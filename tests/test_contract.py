@@ -96,24 +96,22 @@ class Good:
     def initial_state(self, batch_size, device=None):
         return TensorDict({"last": torch.zeros(batch_size, self.action_dim, device=device)}, [batch_size])
 
-    def plan(self, imagination, latent, state, noise_scale):
-        noise = torch.randn(latent.shape[0], self.action_dim)
+    def plan(self, imagination, latent, state):
         mode = imagination.mode(latent).float().nan_to_num(0.0)
         mode = 0.5 * (mode + state["last"])
-        action = (mode + noise_scale * noise).clamp(-1, 1)
         value = imagination.model.value(latent, mode).mean(-1).nan_to_num(0.0)
         kept, diagnostics = TensorDict({"last": mode}, [len(mode)]), TensorDict({"v": value}, [len(mode)])
-        return Plan(action, mode[:, None], torch.ones_like(mode)[:, None], value, kept, diagnostics)
+        return Plan(mode, mode[:, None], torch.ones_like(mode)[:, None], value, kept, diagnostics)
 
 
 def broken(change):
-    """A planner whose plan is `change(plan, imagination, latent, state, noise_scale)` of the good one's."""
+    """A planner whose plan is `change(plan, imagination, latent, state)` of the good one's."""
 
     @dataclass(frozen=True)
     class Bad(Good):
-        def plan(self, imagination, latent, state, noise_scale):
-            plan = super().plan(imagination, latent, state, noise_scale)
-            return change(plan, imagination, latent, state, noise_scale)
+        def plan(self, imagination, latent, state):
+            plan = super().plan(imagination, latent, state)
+            return change(plan, imagination, latent, state)
 
     return Bad(A)
 
@@ -122,12 +120,12 @@ def with_action(change):
     return broken(lambda plan, *_: plan._replace(action=change(plan.action), mean=change(plan.mean)))
 
 
-def mutates_state(plan, imagination, latent, state, noise_scale):
+def mutates_state(plan, imagination, latent, state):
     state["last"].add_(1.0)
     return plan
 
 
-def mutates_latent(plan, imagination, latent, state, noise_scale):
+def mutates_latent(plan, imagination, latent, state):
     latent["x"].mul_(2.0)
     return plan
 
@@ -146,7 +144,7 @@ def mixes_rows(plan, *_):
     return plan._replace(value=plan.value - plan.value.mean())
 
 
-def forks_on_state(plan, imagination, latent, state, noise_scale):
+def forks_on_state(plan, imagination, latent, state):
     shift = 0.5 if (state["last"] == 0).all() else 0.0
     return plan._replace(value=plan.value + shift)
 

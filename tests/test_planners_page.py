@@ -110,9 +110,7 @@ def test_the_pictures_candidates_are_the_planners(benchmarks):
             assert value == pytest.approx(worth, rel=1e-4), title
             assert (
                 steps
-                == planner.plan(
-                    Imagination(picture.MODEL), picture.MODEL.latent(x), planner.initial_state(1), 0.0
-                )
+                == planner.plan(Imagination(picture.MODEL), picture.MODEL.latent(x), planner.initial_state(1))
                 .diagnostics["evaluations"]
                 .item()
             )

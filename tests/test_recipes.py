@@ -199,6 +199,7 @@ def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
         ("planner.step_rule=leap", ["step_rule", "backtracking", "leap"]),
         ("model.latent_dim=30", ["latent_dim", "multiple of 8", "30"]),
         ("steps=0", ["steps", "at least 1", "0"]),
+        ("algorithm.noise_correlation=1", ["algorithm.noise_correlation", "below 1", "1.0"]),
         ("env.num_envs=0", ["env.num_envs", "at least 1"]),
         ("tracking=wandb", ["tracking", "mlflow", "none", "wandb"]),
         ("trainer.devices=999", ["devices", "999"]),

@@ -348,10 +348,10 @@ class Faulty(Policy):
     def initial_state(self, batch_size, device=None):
         return TensorDict({"count": torch.zeros(batch_size, 1)}, [batch_size])
 
-    def plan(self, imagination, latent, state, noise_scale):
+    def plan(self, imagination, latent, state):
         state = state.clone() if self.fault != "mutates" else state
         state["count"] += 1
-        plan = super().plan(imagination, latent, super().initial_state(len(latent)), noise_scale)
+        plan = super().plan(imagination, latent, super().initial_state(len(latent)))
         plan = plan._replace(state=state)
         changed = {
             "action": lambda: plan._replace(action=plan.action[0]),

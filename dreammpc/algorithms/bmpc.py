@@ -133,13 +133,11 @@ class Exploring:
         return self.model.policy(latent, noise, EXPLORING)
 
 
-def replan(model: BMPCModel, planner: Any, obs: TensorDictBase, noise_scale: float) -> Plan:
+def replan(model: BMPCModel, planner: Any, obs: TensorDictBase) -> Plan:
     """Plan for `obs` [M] (stacks of frames) without a warm start, from the wider policy: one call for all."""
     latent = model.encode(obs)
     size, device = obs.shape[0], latent["z"].device
-    return planner.plan(
-        Imagination(Exploring(model)), latent, planner.initial_state(size, device), noise_scale
-    )
+    return planner.plan(Imagination(Exploring(model)), latent, planner.initial_state(size, device))
 
 
 class BMPC(LatentAlgorithm):
@@ -228,7 +226,7 @@ class BMPC(LatentAlgorithm):
             `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].
         """
         obs = batch.select(*self.model.obs_keys).flatten(0, 1)
-        fresh = expert_of(self._replan(self.model, self.expert, obs, self.agent.noise_scale))
+        fresh = expert_of(self._replan(self.model, self.expert, obs))
         if self.write_back is not None:
             index, generation = batch["index"].flatten(), batch["index_generation"].flatten()
             self.write_back(index, generation, {"expert": fresh})
@@ -248,7 +246,7 @@ def check_expert(model: Any, planner: Any) -> None:
     device = next(model.parameters()).device
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with torch.random.fork_rng():
-        plan = planner.plan(Imagination(model), latent, state, 1.0)
+        plan = planner.plan(Imagination(model), latent, state)
     evaluations = plan.diagnostics.get("evaluations", None)
     if evaluations is not None and not evaluations.any():
         raise UsageError(f"{who}: it takes no step in the model, so it knows no better than the policy")

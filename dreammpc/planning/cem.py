@@ -27,7 +27,7 @@ class RandomShooting(Named):
         predictive: draw from a Gaussian around the last plan shifted by one step; otherwise uniformly over
             [-1, 1], without a memory.
         std: of that Gaussian.
-        min_std: least standard deviation of exploration noise (times `noise_scale`).
+        min_std: least standard deviation of exploration noise.
         value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
         value_std_weight: w of `mean-std`, mean - w·std.
 
@@ -77,7 +77,7 @@ class CEM(Named):
         iterations: refits.
         num_elites: sequences that a refit is made of.
         init_std: standard deviation that a call starts with.
-        min_std: least standard deviation of the Gaussian, hence of exploration noise (times `noise_scale`).
+        min_std: least standard deviation of the Gaussian, hence of exploration noise.
         warm_start: start from the last call's mean, shifted by one step.
         value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
         value_std_weight: w of `mean-std`, mean - w·std.

@@ -40,8 +40,8 @@ class Composed:
         select: which sequence is executed (`dreammpc.planning.selection`).
         horizon: H.
         objective: J.
-        min_std: least standard deviation of exploration noise (times `noise_scale`) where no Gaussian was
-            fitted and the candidates' own spread is taken.
+        min_std: least `std` of a plan where no Gaussian was fitted and the candidates' own spread is taken:
+            what exploration noise is in proportion to.
         max_ms: time for a call, in milliseconds. It is looked at between iterations, and when it is over the
             best so far is chosen and `stopped_early` is 1; an iteration that has begun is not cut short.
             Under `torch.compile` a plan is one graph and this setting has no effect.
@@ -75,10 +75,8 @@ class Composed:
         """TensorDict [B] with what the stages want back, as `candidates` [B, N, H, A] or `mean` [B, H, A]."""
         return warm_start.fresh(batch_size, device, **self._memory())
 
-    def plan(
-        self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
-    ) -> Plan:
-        """Propose, refine, select; then exploration noise on the first action.
+    def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
+        """Propose, refine, select.
 
         Raises:
             ValueError: the model has another action dimension.
@@ -102,8 +100,7 @@ class Composed:
         std = search.std
         if std is None:
             std = search.candidates.nan_to_num(0.0).std(1, unbiased=False).clamp(min=self.min_std)
-        noise = torch.randn_like(sequence[:, 0]) * noise_scale
-        action = (sequence[:, 0] + std[:, 0] * noise).clamp(-1, 1)
+        action = sequence[:, 0].clamp(-1, 1)
         carry = warm_start.carry_on(state, **self.propose.remember(search, sequence), **search.memory)
         value = finite(choice.value)
         return Plan(action, sequence, std, value, carry, self._diagnostics(choice, usable))
@@ -190,8 +187,6 @@ class Named:
         """Warm start of an episode's first step, TensorDict [B]; see `Composed.initial_state`."""
         return self.composed().initial_state(batch_size, device)
 
-    def plan(
-        self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
-    ) -> Plan:
+    def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """See `Composed.plan`."""
-        return self.composed().plan(imagination, latent, state, noise_scale)
+        return self.composed().plan(imagination, latent, state)

@@ -46,7 +46,7 @@ class DreamMPC(Named):
             plan is never worse than the policy.
         non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none
             is; `zero` sets such J to 0, which can win when returns are negative (released behaviour).
-        min_std: least standard deviation of exploration noise (times `noise_scale`).
+        min_std: least standard deviation of exploration noise.
         uncertainty_coef: λ, how much the value heads' disagreement along the way costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
@@ -143,7 +143,7 @@ class GradMPC(Named):
         optimizer: `sgd` or `adam`, whose moments start anew at every call.
         clip: norm at which a candidate's gradient is clipped.
         init_std: of the random sequences, which are clamped to [-1, 1].
-        min_std: least standard deviation of exploration noise (times `noise_scale`).
+        min_std: least standard deviation of exploration noise.
         value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
         value_std_weight: w of `mean-std`, mean - w·std.
         max_ms: time for a call in milliseconds, looked at between gradient steps; no effect when compiled.

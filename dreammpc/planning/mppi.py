@@ -23,7 +23,7 @@ class MPPI(Named):
         num_policy: how many of them are policy rollouts.
         iterations: refits; two more from 20 action dimensions on.
         num_elites: sequences that take part in a refit.
-        min_std: least standard deviation of the Gaussian, hence of exploration noise (times `noise_scale`).
+        min_std: least standard deviation of the Gaussian, hence of exploration noise.
         max_std: its largest, with which it starts.
         temperature: of the elites' weights, exp(temperature·(J - max J)); 0 weighs all the same.
         uncertainty_coef: λ, how much the value heads' disagreement along the way costs.

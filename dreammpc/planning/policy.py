@@ -16,7 +16,7 @@ from dreammpc.planning.registry import register_planner
 @register_planner("policy")
 @dataclass(frozen=True)
 class Policy:
-    """Acts with the policy's mode, plus its own noise times `noise_scale`."""
+    """Acts with the policy's mode."""
 
     action_dim: int
 
@@ -27,18 +27,14 @@ class Policy:
         """TensorDict [B] that only notes whether the episode has started."""
         return warm_start.fresh(batch_size, device)
 
-    def plan(
-        self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase, noise_scale: float
-    ) -> Plan:
+    def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """No model step; `std` is how far one standard deviation of noise moves the action."""
-        size = latent.shape[0]
-        noise = torch.randn(size, self.action_dim, device=device_of(latent))
         mode = imagination.mode(latent)
-        sample = imagination.model.policy(latent, noise * noise_scale)
-        std = (imagination.model.policy(latent, torch.ones_like(noise)) - mode).abs()
+        one = torch.ones(latent.shape[0], self.action_dim, device=device_of(latent))
+        std = (imagination.model.policy(latent, one) - mode).abs()
         value = imagination.model.value(latent, mode).mean(-1)
-        ok = sample.isfinite().all(-1)
-        action = torch.where(ok.unsqueeze(-1), sample, 0.0).float()  # a policy may answer in bfloat16
+        ok = mode.isfinite().all(-1)
+        action = torch.where(ok.unsqueeze(-1), mode, 0.0).float()  # a policy may answer in bfloat16
         zeros = torch.zeros_like(value)
         report = diagnostics(
             objective=value,

@@ -72,7 +72,6 @@ class Case:
         *,
         latent: TensorDictBase | None = None,
         model: Any = None,
-        noise_scale: float = 0.0,
         seed: int = 0,
         mode: Callable = torch.no_grad,
         why: str = "",
@@ -82,7 +81,7 @@ class Case:
         state = self.fresh(latent.shape[0]) if state is None else state
         imagination = Imagination(self.model if model is None else model)
         with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
-            return self.planner.plan(imagination, latent, state, noise_scale)
+            return self.planner.plan(imagination, latent, state)
 
     def expect_same(
         self,
@@ -146,25 +145,23 @@ def _expect_finite(name: str, td: TensorDictBase) -> None:
 def _shapes(case: Case) -> None:
     name, actions = f"{case.named}.plan", case.planner.action_dim
     for size in (case.size, 1):
-        for noise_scale in (0.0, 1.0, 30.0):
-            state = case.fresh(size)
-            plan = case.plan(state, latent=case.latent[:size], noise_scale=noise_scale)
-            expect(isinstance(plan, Plan), name, "a Plan", type(plan).__name__)
-            common.expect_tensor(f"{name}: action", plan.action, (size, actions))
-            case.expect_action(plan)
-            for field in FIELDS[:3]:
-                dtype = getattr(plan, field).dtype
-                expect(dtype == torch.float32, f"{name}: {field}", "float32", dtype)
-            common.expect_tensor(f"{name}: mean", plan.mean, (size, "H", actions))
-            common.expect_tensor(f"{name}: std", plan.std, tuple(plan.mean.shape))
-            expect((plan.std >= 0).all(), f"{name}: std", "at least 0", plan.std.min().item())
-            common.expect_tensor(f"{name}: value", plan.value, (size,))
-            common.expect_like(f"{name}: state", plan.state, state)
-            _expect_finite(f"{name}: state", plan.state)
-            _diagnostics(f"{name}: diagnostics", plan.diagnostics, size)
-            if noise_scale == 0:
-                expected = "the first action of `mean` where noise_scale is 0"
-                common.expect_close(f"{name}: action", plan.action, plan.mean[:, 0], expected)
+        state = case.fresh(size)
+        plan = case.plan(state, latent=case.latent[:size])
+        expect(isinstance(plan, Plan), name, "a Plan", type(plan).__name__)
+        common.expect_tensor(f"{name}: action", plan.action, (size, actions))
+        case.expect_action(plan)
+        for field in FIELDS[:3]:
+            dtype = getattr(plan, field).dtype
+            expect(dtype == torch.float32, f"{name}: {field}", "float32", dtype)
+        common.expect_tensor(f"{name}: mean", plan.mean, (size, "H", actions))
+        common.expect_tensor(f"{name}: std", plan.std, tuple(plan.mean.shape))
+        expect((plan.std >= 0).all(), f"{name}: std", "at least 0", plan.std.min().item())
+        common.expect_tensor(f"{name}: value", plan.value, (size,))
+        common.expect_like(f"{name}: state", plan.state, state)
+        _expect_finite(f"{name}: state", plan.state)
+        _diagnostics(f"{name}: diagnostics", plan.diagnostics, size)
+        expected = "the first action of `mean`"
+        common.expect_close(f"{name}: action", plan.action, plan.mean[:, 0], expected)
 
 
 def _diagnostics(name: str, diagnostics: Any, size: int) -> None:
@@ -182,13 +179,13 @@ def _repeatable(case: Case) -> None:
     with_gradient = {key: weight.grad for key, weight in given.items() if weight.grad is not None}
     given |= {f"gradient of {key}": gradient for key, gradient in with_gradient.items()}
     before = common.copies(given)
-    one = case.plan(state, noise_scale=1.0)
+    one = case.plan(state)
     common.expect_unchanged(name, given, before)
     for key, weight in common.weights(case.model).items():
         expect(
             key in with_gradient or weight.grad is None, f"{name}: {key}", "no gradient left behind", "one"
         )
-    two = case.plan(state, noise_scale=1.0)
+    two = case.plan(state)
     case.expect_same(two, one, "the same plan for the same latent, state and seed")
     for key, value in common.leaves("state", one.state).items():
         expected = "the same state for the same latent, state and seed"
@@ -198,8 +195,8 @@ def _repeatable(case: Case) -> None:
 def _rows(case: Case) -> None:
     state = case.plan(seed=5).state
     latent = common.row_changed(case.latent, case.latent)
-    one = case.plan(state, noise_scale=1.0)
-    two = case.plan(common.row_changed(state, case.fresh()), latent=latent, noise_scale=1.0)
+    one = case.plan(state)
+    two = case.plan(common.row_changed(state, case.fresh()), latent=latent)
     expected = "rows that do not depend on each other (the others as before when the last row changes)"
     case.expect_same(two, one, expected, slice(0, -1))
 
@@ -218,12 +215,12 @@ def _reset(case: Case) -> None:
 
 
 def _gradient_modes(case: Case) -> None:
-    expected = case.plan(noise_scale=1.0)
+    expected = case.plan()
     for mode, enter in common.gradient_modes().items():
         why = f" under {mode}"
         with enter():
             latent, state = case.latent.clone(), case.fresh()
-        plan = case.plan(state, latent=latent, noise_scale=1.0, mode=enter, why=why)
+        plan = case.plan(state, latent=latent, mode=enter, why=why)
         case.expect_same(plan, expected, "what no_grad gives", why=why, tolerance=common.AMPLIFIED)
 
 
@@ -233,7 +230,7 @@ def _nan(case: Case) -> None:
             where = "everywhere" if everywhere else "where the first action is positive"
             why = f" with NaN in the model's {part} {where}"
             broken = common.Poisoned(case.model, part, everywhere)
-            first = case.plan(model=broken, noise_scale=1.0, why=why)
+            first = case.plan(model=broken, why=why)
             case.expect_action(first, why)
             second = case.plan(first.state, model=broken, why=why)
             case.expect_action(second, why)
@@ -244,13 +241,13 @@ def _nan(case: Case) -> None:
                 expect(finite, f"{case.named}.plan after a step{why}: {field}", "finite numbers", "NaN")
     lost = case.latent.apply(lambda x: torch.full_like(x, torch.nan) if x.is_floating_point() else x)
     why = " from a latent of NaN"
-    case.expect_action(case.plan(latent=lost, noise_scale=1.0, why=why), why)
+    case.expect_action(case.plan(latent=lost, why=why), why)
 
 
 def _precision(case: Case) -> None:
     why, state = " under bfloat16 autocast", case.fresh()
     for _ in range(2):
-        plan = case.plan(state, noise_scale=1.0, mode=lambda: common.autocast(case.device), why=why)
+        plan = case.plan(state, mode=lambda: common.autocast(case.device), why=why)
         case.expect_action(plan, why)
         dtype = plan.action.dtype
         expect(dtype == torch.float32, f"{case.named}.plan{why}: action", "float32", dtype)
@@ -272,4 +269,4 @@ def _compile(case: Case, backend: str) -> None:
     case.expect_action(plan, why)
     common.expect_like(f"{case.named}.plan{why}: state", plan.state, state)
     if backend == "eager":
-        case.expect_same(plan, case.plan(state, noise_scale=1.0), "what eager gives", why=why)
+        case.expect_same(plan, case.plan(state), "what eager gives", why=why)

@@ -33,7 +33,7 @@ class BestOf:
     def initial_state(self, batch_size, device=None):
         return TensorDict({}, [batch_size], device=device)  # nothing is remembered
 
-    def plan(self, imagination, latent, state, noise_scale):
+    def plan(self, imagination, latent, state):
         size = latent.shape[0]
         shape = (size, self.num_candidates, self.horizon, self.action_dim)
         noise = self.gain * torch.randn(shape, device=latent.device)
@@ -43,8 +43,7 @@ class BestOf:
         value, best = scores.max(1)
         mean = candidates[torch.arange(size, device=latent.device), best].nan_to_num(0.0)  # [B, H, A]
         std = candidates.nan_to_num(0.0).std(1, unbiased=False)
-        explored = mean[:, 0] + noise_scale * std[:, 0] * torch.randn_like(mean[:, 0])
         steps = self.num_candidates * (2 * self.horizon - 1)  # of the model: to propose, and to score
         diagnostics = {"objective": value, "evaluations": torch.full_like(value, steps)}
         diagnostics = TensorDict(diagnostics, [size])
-        return Plan(explored.clamp(-1, 1), mean, std, value, state.clone(), diagnostics)
+        return Plan(mean[:, 0], mean, std, value, state.clone(), diagnostics)
