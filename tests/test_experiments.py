@@ -1,4 +1,4 @@
-"""The named experiments of conf/experiment: all compose, and the published settings are the published ones."""
+"""The named experiments of conf/experiment: all compose, and published settings are the published ones."""
 
 import dataclasses
 

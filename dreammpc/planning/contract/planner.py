@@ -260,7 +260,7 @@ def _compile(case: Case, backend: str) -> None:
     imagination, state = Imagination(case.model), case.fresh()
 
     def call(latent: TensorDictBase, state: TensorDictBase) -> Plan:
-        return case.planner.plan(imagination, latent, state, 1.0)
+        return case.planner.plan(imagination, latent, state)
 
     torch.compiler.reset()
     compiled = torch.compile(call, backend=backend, fullgraph=True)
