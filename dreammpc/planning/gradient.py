@@ -21,7 +21,9 @@ class DreamMPC(Named):
     """Policy rollouts improved by gradient ascent (Spieler & Behnke, ICML 2026, arXiv 2605.04568).
 
     Two presets share this class: `dream_mpc`, our default, and `dream_mpc_paper`, what the released program
-    does, which differs from the paper's text in several places.
+    does, which differs from the paper's text in several places. Ours takes a step ten times as long as the
+    paper's α = 0.1 and lets backtracking shorten it, against the more cautious of the value heads, and looks at
+    their disagreement only where a candidate ends: docs/results.md has what each of these gained.
 
     Args:
         horizon: H.
@@ -63,8 +65,8 @@ class DreamMPC(Named):
     horizon: int = 3
     num_candidates: int = 5
     iterations: int = 1
-    step_size: float = 0.1
-    step_rule: str = "fixed"
+    step_size: float = 1.0
+    step_rule: str = "backtracking"
     optimizer: str = "sgd"
     clip: float = 20.0
     clip_over: str = "candidate"
@@ -76,8 +78,8 @@ class DreamMPC(Named):
     non_finite: str = "lose"
     min_std: float = 0.2
     uncertainty_coef: float = 0.01
-    uncertainty: str = "std"
-    value_reduction: str = "mean"
+    uncertainty: str = "terminal"
+    value_reduction: str = "min"
     value_std_weight: float = 1.0
     max_ms: float = torch.inf
 
@@ -119,12 +121,15 @@ class DreamMPCPaper(DreamMPC):
     It never scores the un-optimised policy rollouts, so it cannot tell its gain over the policy (NaN).
     """
 
+    step_size: float = 0.1
+    step_rule: str = "fixed"
     clip_over: str = "all"
     include_mode: bool = False
     selection: str = "before_last_step"
     keep_policy: bool = False
     non_finite: str = "zero"
     uncertainty: str = "released"
+    value_reduction: str = "mean"
 
 
 @register_planner("grad_mpc")
