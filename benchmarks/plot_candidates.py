@@ -24,7 +24,7 @@ from dreammpc.planning.search import Problem
 START = (-2.0, 0.1, 0.0, 0.0)
 HORIZON = 12
 CENTRES = torch.tensor([[-1.0, 0.1], [-0.75, -0.55], [-1.45, 0.95]])
-CLIMB = {"num_candidates": 8, "iterations": 20, "optimizer": "adam"}
+CLIMB = {"num_candidates": 8, "iterations": 20, "optimizer": "adam", "step_rule": "fixed", "step_size": 0.1}
 PANELS = {
     "policy rollouts, unimproved": ("dream_mpc", {**CLIMB, "iterations": 0, "reuse_strategy": "none"}),
     "dream_mpc": ("dream_mpc", CLIMB),

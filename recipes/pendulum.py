@@ -2,7 +2,7 @@
 
 lightning run pendulum                                     # several planners side by side
 lightning run pendulum planner=mppi planner.horizon=30
-lightning run pendulum planner=dream_mpc planner.step_rule=backtracking planner.reuse=0.9 video=swing.mp4
+lightning run pendulum planner=dream_mpc planner.reuse=0.9 video=swing.mp4
 """
 
 import math

@@ -16,8 +16,8 @@ from dreammpc.planning.policy import Policy
 A, B = 2, 4
 # Free of noise, so that a row gives the same numbers whatever the size of its batch.
 QUIET = {"policy": {}, "dream_mpc": {"num_candidates": 1, "reuse": 0.5}}
-# With its own steps cem_grad ends on the bounds of this problem from any warm start.
-SMALL_STEPS = {"cem_grad": {"grad_iterations": 1, "step_size": 0.01}}
+# With their own steps these end on the bounds of this problem from any warm start.
+SMALL_STEPS = {"cem_grad": {"grad_iterations": 1, "step_size": 0.01}, "dream_mpc": {"step_size": 0.1}}
 
 
 def make_agent(name="dream_mpc", noise_scale=0.0, noise_correlation=0.0, **settings) -> Agent:

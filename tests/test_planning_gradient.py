@@ -19,8 +19,12 @@ MODELS = {
 }
 
 
+PLAIN = {"step_rule": "fixed", "step_size": 0.1, "uncertainty": "std", "value_reduction": "mean"}
+
+
 def make(preset="dream_mpc", **settings):
-    return make_planner(preset, A, **settings)
+    """One plain gradient step unless the settings say otherwise, whatever the preset's own."""
+    return make_planner(preset, A, **((PLAIN if preset == "dream_mpc" else {}) | settings))
 
 
 def proposals_of(model, latent, include_mode: bool, seed: int = 0):
@@ -277,7 +281,7 @@ def test_two_more_iterations_from_twenty_actions_on(preset, action_dim, iteratio
     assert make_planner(preset, action_dim).num_iterations == iterations
     model = random_tdmpc2(action_dim)
     result = plan(make_planner(preset, action_dim), model, random_latent(model, 2))
-    per_rollout = {"dream_mpc": 2, "dream_mpc_paper": 0}[preset] + iterations
+    per_rollout = {"dream_mpc": 5 * iterations + 1, "dream_mpc_paper": iterations}[preset]
     assert result.diagnostics["evaluations"].tolist() == [N * (H - 1) + N * H * per_rollout] * 2
 
 

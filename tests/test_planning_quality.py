@@ -160,7 +160,7 @@ def episode(name: str, steps: int = 25, **settings) -> float:
     return total
 
 
-CLIMB = {"iterations": 20, "optimizer": "adam"}
+CLIMB = {"iterations": 20, "optimizer": "adam", "step_rule": "fixed", "step_size": 0.1}
 
 
 def test_a_first_plan_around_obstacles():

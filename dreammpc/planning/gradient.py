@@ -22,8 +22,8 @@ class DreamMPC(Named):
 
     Two presets share this class: `dream_mpc`, our default, and `dream_mpc_paper`, what the released program
     does, which differs from the paper's text in several places. Ours takes a step ten times as long as the
-    paper's α = 0.1 and lets backtracking shorten it, against the more cautious of the value heads, and looks at
-    their disagreement only where a candidate ends: docs/results.md has what each of these gained.
+    paper's α = 0.1 and lets backtracking shorten it, trusts the lowest value head, and looks at the heads'
+    disagreement only where a candidate ends: docs/results.md has what that gained.
 
     Args:
         horizon: H.
