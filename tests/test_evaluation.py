@@ -47,8 +47,8 @@ def test_rows_stop_counting_at_their_own_end():
     assert result.lengths == [3, 7, 5]
     assert result.terminated == [True, False, True]
     assert result.mean == 5.0
-    # 5 candidates: 2 steps to propose, 3 for the gradient, 6 to score candidates and proposals again.
-    assert result.diagnostics["evaluations"] == 5 * (2 + 3 + 6)
+    # 5 candidates: 2 steps to propose, 3 for the gradient, 12 to try four sizes, 3 to score the proposals.
+    assert result.diagnostics["evaluations"] == 5 * (2 + 3 + 12 + 3)
     assert result.ms_per_action > 0
 
 
