@@ -5,8 +5,8 @@
 Reads each run folder's metrics.jsonl and params.json.
 """
 
+import argparse
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,4 +74,10 @@ def main(target: str, folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", help="picture to draw")
+    parser.add_argument("folders", nargs="+", help="of runs")
+    args = parser.parse_args()
+    main(args.target, args.folders)
