@@ -1,6 +1,7 @@
 """Play trained agents with dream_mpc, its settings changed one at a time from the default.
 
     python benchmarks/ablation.py runs/*/checkpoints/best.ckpt --episodes 10
+    python benchmarks/ablation.py runs/*/checkpoints/last.ckpt --change step_size=0.5 iterations=3,reuse=0
 
 Prints a Markdown table per checkpoint: return over the episodes and its difference to the default on the
 same starts (mean ± standard error), gain in J over the policy's rollouts, gradient norm, ms per action and
@@ -9,9 +10,11 @@ checkpoints a last table has the differences of all: mean, standard error over c
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from dreammpc.agent import Agent
 from dreammpc.assembly import build_planner, load_model
@@ -19,32 +22,38 @@ from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
 
 ALONE = {
-    "step_rule": ["normalized", "backtracking"],
-    "step_size": [0.01, 0.03, 0.3, 1.0],
-    "iterations": [0, 2, 3, 5],
+    "step_rule": ["fixed", "normalized"],
+    "step_size": [0.1, 0.3, 0.5, 3.0],
+    "iterations": [0, 2, 3],
     "reuse_strategy": ["none", "best", "matched"],
     "reuse": [0.3, 0.6],
-    "value_reduction": ["min", "mean-std"],
+    "value_reduction": ["mean", "mean-std"],
     "uncertainty_coef": [0.0, 0.1, 1.0],
-    "uncertainty": ["terminal", "released"],
+    "uncertainty": ["std", "released"],
     "clip_over": ["all"],
     "num_candidates": [1, 2, 10, 20],
     "include_mode": [False],
     "keep_policy": [False],
 }
-TOGETHER: list[dict[str, object]] = [  # Adam's steps and the normalised ones have another length
-    *({"optimizer": "adam", "step_size": size} for size in (0.01, 0.03, 0.1)),
-    {"optimizer": "adam", "step_size": 0.03, "iterations": 5},
-    *({"step_rule": "normalized", "step_size": size} for size in (0.01, 0.03)),
-    {"step_rule": "backtracking", "step_size": 1.0},
-    {"step_rule": "backtracking", "optimizer": "adam", "step_size": 0.1},
+PAPER = {"step_rule": "fixed", "step_size": 0.1, "uncertainty": "std", "value_reduction": "mean"}
+"""The paper's gradient step and J, with our choice among the candidates."""
+TOGETHER: list[dict[str, Any]] = [
+    PAPER,
+    {**PAPER, "iterations": 3},
+    {"step_rule": "normalized", "step_size": 0.1},
+    {"optimizer": "adam", "step_size": 0.1},
+    {"value_reduction": "mean", "uncertainty_coef": 1.0},
 ]
 
 
-def settings(only: list[str]) -> list[dict[str, object]]:
-    """The default first, then every change; with `only`, those that concern one of these settings."""
-    changes = [{name: value} for name, values in ALONE.items() for value in values] + TOGETHER
-    return [{}, *(change for change in changes if not only or set(change) & set(only))]
+def settings(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The default first, then the changes that were asked for, or all."""
+    if args.change:
+        changes = [dict(OmegaConf.from_dotlist(change.split(","))) for change in args.change]
+    else:
+        changes = [{name: value} for name, values in ALONE.items() for value in values] + TOGETHER
+        changes = [change for change in changes if not args.only or set(change) & set(args.only)]
+    return [{}, *changes]
 
 
 def row(name: str, result: Episodes, base: Episodes) -> str:
@@ -75,7 +84,7 @@ def ablate(checkpoint: str, args: argparse.Namespace) -> dict[str, float]:
     print("|---|---:|---:|---:|---:|---:|---:|")
     base: Episodes | None = None
     means: dict[str, float] = {}
-    for change in [*settings(args.only), None]:
+    for change in [*settings(args), None]:
         planner = {"name": "policy"} if change is None else {"name": "dream_mpc", **change}
         result = evaluator.play(Agent(model, build_planner(planner, model.action_dim)))
         assert result is not None
@@ -113,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[], choices=[*ALONE, "optimizer"], metavar="SETTING")
+    parser.add_argument("--change", nargs="*", default=[], metavar="KEY=VALUE[,KEY=VALUE]")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     found = [ablate(checkpoint, args) for checkpoint in args.checkpoints]

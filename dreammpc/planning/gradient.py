@@ -49,7 +49,7 @@ class DreamMPC(Named):
         non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none
             is; `zero` sets such J to 0, which can win when returns are negative (released behaviour).
         min_std: least standard deviation of exploration noise.
-        uncertainty_coef: λ, how much the value heads' disagreement along the way costs.
+        uncertainty_coef: λ, how much the value heads' disagreement costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
         value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std` (mean - w·std), the more

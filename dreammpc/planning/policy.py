@@ -31,7 +31,7 @@ class Policy:
         """No model step; `std` is how far one standard deviation of noise moves the action."""
         mode = imagination.mode(latent)
         one = torch.ones(latent.shape[0], self.action_dim, device=device_of(latent))
-        std = (imagination.model.policy(latent, one) - mode).abs()
+        std = (imagination.model.policy(latent, one) - mode).abs().nan_to_num(0.0)
         value = imagination.model.value(latent, mode).mean(-1)
         ok = mode.isfinite().all(-1)
         action = torch.where(ok.unsqueeze(-1), mode, 0.0).float()  # a policy may answer in bfloat16

@@ -232,6 +232,8 @@ def _nan(case: Case) -> None:
             broken = common.Poisoned(case.model, part, everywhere)
             first = case.plan(model=broken, why=why)
             case.expect_action(first, why)
+            finite = first.std.isfinite().all()
+            expect(finite, f"{case.named}.plan{why}: std", "finite numbers, as noise is in proportion", "NaN")
             second = case.plan(first.state, model=broken, why=why)
             case.expect_action(second, why)
             _expect_finite(f"{case.named}.plan{why}: state", second.state)
