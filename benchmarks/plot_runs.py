@@ -1,4 +1,4 @@
-"""Plot the evaluation curves of runs, one line per run, and list their final scores.
+"""Plot the evaluation curves of runs, one line per run, and list their evaluations and final scores.
 
     python benchmarks/plot_runs.py docs/curves.png runs/cartpole-swingup/*
 
@@ -66,11 +66,13 @@ def main(target: str, folders: list[str]) -> None:
     figure.savefig(target, dpi=130)
 
     names = list(dict.fromkeys(name for run in runs for name in run["final"]))
-    print("| task | seed | minutes | " + " | ".join(name.removeprefix("final/") for name in names) + " |")
-    print("|---|---:|---:|" + "---:|" * len(names))
+    heads = ["task", "seed", *(f"`{name.removeprefix('final/')}`" for name in names)]
+    print(f"| {' | '.join(heads)} | evaluations on the way | minutes |")
+    print(f"|---|---:|{'---:|' * len(names)}---|---:|")
     for run in runs:
-        scores = " | ".join(f"{run['final'].get(name, float('nan')):.0f}" for name in names)
-        print(f"| {run['task']} | {run['seed']} | {run['minutes']:.1f} | {scores} |")
+        scores = [f"{run['final'][name]:.1f}" if name in run["final"] else "" for name in names]
+        curve = ", ".join(f"{score:.0f}" for _, score in run["curve"])
+        print(f"| {' | '.join([run['task'], str(run['seed']), *scores, curve])} | {run['minutes']:.1f} |")
 
 
 if __name__ == "__main__":

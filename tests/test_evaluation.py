@@ -20,9 +20,9 @@ class Countdown(gymnasium.Env):
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
     action_space = Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, length: int, falls: bool, succeeds: bool | None = None):
+    def __init__(self, length: int, falls: bool, succeeds: bool | None = None, key: str = "success"):
         self.length, self.falls, self.taken = length, falls, 0
-        self.info = {} if succeeds is None else {"success": succeeds}
+        self.info = {} if succeeds is None else {key: succeeds}
 
     def reset(self, *, seed=None, options=None):
         self.taken = 0
@@ -67,7 +67,8 @@ def test_same_seed_same_episodes_and_random_state_untouched():
 
 def test_each_episode_has_its_own_success_and_diagnostics():
     env = BatchedEnv(
-        [Countdown(3, True, True), Countdown(5, False, False), Countdown(4, True)], task="countdown"
+        [Countdown(3, True, True, "is_success"), Countdown(5, False, False), Countdown(4, True)],
+        task="countdown",
     )
     agent = small_agent()
     torch.nn.init.normal_(agent.model.value_heads.weights[-1])  # a fresh model values everything at 0

@@ -47,7 +47,8 @@ class BatchedEnv(EnvBase):
         max_episode_steps: time limit in decisions, None where the environments do not say.
         episodic: whether an episode can end before its time limit; True where the environments do not say.
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
-        success: float64 [B], `info["success"]` of the last step; NaN before one and where it is not reported.
+        success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and where
+            neither is reported.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -111,7 +112,7 @@ class BatchedEnv(EnvBase):
             self._reward[i, 0] = reward
             self._terminated[i, 0] = terminated
             self._truncated[i, 0] = truncated
-            self.success[i] = info.get("success", np.nan)
+            self.success[i] = info.get("success", info.get("is_success", np.nan))
             self._draw(i)
         if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
             raise RunError(self._what_is_not_finite())
