@@ -11,11 +11,14 @@ def make_collector(env: EnvBase, agent, steps_per_batch: int = 1) -> Collector:
     """Collects forever with `agent` (a policy with `make_tensordict_primer()`) in `env`.
 
     Every item is a TensorDict [*B, steps_per_batch], B being the batch size of `env`, which may be []. The
-    agent's own weights act: no copy is made.
+    agent's own weights act: no copy is made. Trajectories are not numbered: no one reads the numbers, and a
+    process that goes on would begin them anew.
     """
     env = with_carry(env, agent.make_tensordict_primer())
     frames = env.batch_size.numel() * steps_per_batch
-    return Collector(env, agent, frames_per_batch=frames, total_frames=-1, trust_policy=True)
+    return Collector(
+        env, agent, frames_per_batch=frames, total_frames=-1, trust_policy=True, track_traj_ids=False
+    )
 
 
 def with_carry(env: EnvBase, primer: Transform) -> TransformedEnv:
