@@ -17,9 +17,10 @@ import torch
 from omegaconf import OmegaConf
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import build_planner, load_model
+from dreammpc.assembly import load_model
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
+from dreammpc.planners import build_planner
 
 ALONE = {
     "step_rule": ["fixed", "normalized"],

@@ -19,6 +19,7 @@ import torch
 from dreammpc import assembly
 from dreammpc.config import BMPCConfig
 from dreammpc.models import SIZES
+from dreammpc.planners import build_planner
 
 
 class Stopwatch:
@@ -42,7 +43,7 @@ def measure(planner: str, args: argparse.Namespace) -> tuple[float, float, float
     env = assembly.build_env(args.task, 0)
     size = asdict(replace(SIZES[args.model], num_heads=2))
     model = assembly.build_model(env, size, algorithm="bmpc")
-    chosen = assembly.build_planner({"name": planner}, model.action_dim)
+    chosen = build_planner({"name": planner}, model.action_dim)
     agent = assembly.build_agent(model, chosen, settings, args.compile)
     steps = settings["seed_steps"] + int(total / args.utd) + 100
     feed = assembly.build_feed(env, agent, steps * env.action_repeat, 0, settings)

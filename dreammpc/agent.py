@@ -191,8 +191,13 @@ def check_plan(
     who = f"planner {planner}"
     if not isinstance(plan, Plan):
         raise UsageError(f"{who} must return a Plan, got {type(plan).__name__}")
+    added = sorted(set(map(str, given.keys(True, True))) - set(map(str, before.keys(True, True))))
+    if added:
+        raise UsageError(f"{who} added {added[0]!r} to the state that it was given; it must return a new one")
     size = before.shape[0]
-    horizon = plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else "H"
+    horizon: Any = (
+        plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else Letter("H")
+    )
     sequence = [size, horizon, action_dim]
     expected = {"action": [size, action_dim], "mean": sequence, "std": sequence, "value": [size]}
     results = {name: getattr(plan, name) for name in expected}
@@ -206,9 +211,17 @@ def check_plan(
         got = list(results[name].shape) if isinstance(results[name], Tensor) else type(results[name]).__name__
         if got != shape:
             raise UsageError(f"{who}: {name} must have the shape {shape}, got {got}")
+    if not plan.action.isfinite().all():
+        raise UsageError(f"{who}: action must be finite, got {plan.action.tolist()}")
     extra = sorted(set(map(str, plan.state.keys(True, True))) - set(map(str, before.keys(True, True))))
     if extra:
         raise UsageError(f"{who}: state has {extra[0]}, which initial_state does not make")
+
+
+class Letter(str):
+    """A dimension of any size in a shape, printed as it is."""
+
+    __repr__ = str.__str__
 
 
 def as_spec(example: TensorDictBase) -> Composite:

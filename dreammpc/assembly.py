@@ -14,11 +14,7 @@ from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.planners import build_planner as build_planner
-from dreammpc.planners import build_planners as build_planners
-from dreammpc.planners import eval_planners as eval_planners
-from dreammpc.planners import planner_name as planner_name
-from dreammpc.planners import settings_for as settings_for
+from dreammpc.planners import build_planner
 from dreammpc.registry import unknown
 from dreammpc.trained import locate
 from dreammpc.training import DESCRIPTION, load_checkpoint
@@ -283,8 +279,8 @@ def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> No
         )
 
 
-def load_agent(checkpoint: str | Path, planner: str = "dream_mpc", **settings: Any) -> Agent:
-    """A trained agent that acts greedily with the planner called `planner`.
+def load_agent(checkpoint: str | Path, planner: Any = "dream_mpc", **settings: Any) -> Agent:
+    """A trained agent that acts greedily with `planner`, by its name and settings, or as an object.
 
     Example::
 
@@ -292,7 +288,9 @@ def load_agent(checkpoint: str | Path, planner: str = "dream_mpc", **settings: A
         agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
     """
     model, facts = load_model(checkpoint)
-    return Agent(model, build_planner({"name": planner, **settings}, facts["action_dim"]))
+    if isinstance(planner, str):
+        planner = build_planner({"name": planner, **settings}, facts["action_dim"])
+    return Agent(model, planner)
 
 
 def without_name(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dreammpc.compare import action_repeat_of, compare
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.planners import build_planner, build_planners, planner_name
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent
 from dreammpc.trained.published import read_published
@@ -67,7 +68,7 @@ def export(
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
     model, _ = assembly.load_model(checkpoint)
-    chosen = assembly.build_planners([word for word in planners.split(",") if word], model.action_dim)
+    chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []
@@ -152,8 +153,8 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     settings = {"name": "dream_mpc", **planner_choices(choices)}
     path = trained.locate(agent)
     model, facts = assembly.load_model(path)
-    player = assembly.Agent(model, assembly.build_planner(settings, model.action_dim))
-    task, planner = facts["task"], assembly.planner_name(settings)
+    player = assembly.Agent(model, build_planner(settings, model.action_dim))
+    task, planner = facts["task"], planner_name(settings)
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts))
     target = Path(video or f"{task}-{planner}.mp4")
     if show:

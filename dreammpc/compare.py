@@ -16,6 +16,7 @@ from dreammpc.agent import Agent
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.planners import build_planner, settings_for
 from dreammpc.tracking import provenance_tags
 
 
@@ -113,9 +114,7 @@ def build(model: Any, planners: Sequence[str], settings: Mapping[str, Any]) -> d
     """The planners by name, each with those of the settings that it has."""
     names, given = list(planners), dict(settings)
     return {
-        name: assembly.build_planner(
-            {"name": name, **assembly.settings_for(name, given, names)}, model.action_dim
-        )
+        name: build_planner({"name": name, **settings_for(name, given, names)}, model.action_dim)
         for name in names
     }
 

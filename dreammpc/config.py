@@ -16,6 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planner_group import PlannerGroup, PlannerGroupOnPath
 from dreammpc.registry import unknown
+from dreammpc.settings import at_least, check_names
 from dreammpc.sweeps import SweepConfig
 from dreammpc.tracking.loggers import KINDS
 
@@ -243,6 +244,7 @@ class EvaluateConfig:
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
         at_least(self, "", 0, "noise_scale")
+        check_names("planner", self.planners)
 
 
 @dataclasses.dataclass
@@ -259,14 +261,7 @@ class PendulumConfig:
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
         at_least(self, "", 20, "steps")
-
-
-def at_least(section: Any, name: str, low: float, *keys: str) -> None:
-    """Raise UsageError if one of the section's numbers is below `low`; `None` means unset and passes."""
-    for key in keys:
-        value = getattr(section, key)
-        if isinstance(value, (int, float)) and not value >= low:
-            raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
+        check_names("planner", self.planners)
 
 
 def model_schema(size: str) -> type:

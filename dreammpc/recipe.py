@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc.config import register_schemas
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.planner_group import offer_files
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
 from dreammpc.sweeps import expand
@@ -47,6 +48,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         def call(config: DictConfig) -> None:
             nonlocal code
             try:
+                offer_files()
                 code = function(OmegaConf.to_object(config)) or 0
             except (UsageError, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -117,7 +119,11 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     chosen = [argument for argument in arguments if argument.startswith(("planner=", "planner._target_="))]
     if len(chosen) > 1:
         raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
-    return [_rewritten(argument, recipe) for argument in arguments]
+    # Options first: Hydra's parser takes no option between two overrides.
+    ordered = sorted(
+        arguments, key=lambda word: not word.startswith("-") and ("=" in word or word[:1] == "~")
+    )
+    return [_rewritten(argument, recipe) for argument in ordered]
 
 
 def _rewritten(argument: str, recipe: str) -> str:
@@ -268,7 +274,8 @@ def keys_beside(key: str, recipe: str) -> list[str]:
     node = OmegaConf.select(config, section) if section else config
     if not isinstance(node, DictConfig):
         section, node = "", config
-    return [f"{section}.{name!s}" if section else str(name) for name in node]
+    spelt = {"planners": "planner"} if recipe in COMPARE else {}  # as users do, see `rewrite`
+    return [f"{section}.{name!s}" if section else spelt.get(str(name), str(name)) for name in node]
 
 
 def _internal(line: str) -> bool:

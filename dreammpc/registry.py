@@ -5,7 +5,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -25,6 +25,8 @@ class Registry:
         self.kind, self.group = kind, group
         self._things: dict[str, Any] = {}
         self._loaded: dict[str, metadata.EntryPoint] = {}
+        self.offered: dict[str, Callable[[], Any]] = {}
+        """Names for the time being, and what makes what stands behind each; others go before them."""
 
     def add(self, name: str, thing: Any) -> None:
         """Register `thing`; again with the same thing (a module that was reloaded) is no mistake.
@@ -41,7 +43,8 @@ class Registry:
 
     def __iter__(self) -> Iterator[str]:
         """All names, sorted; those of installed packages too, without importing them."""
-        return iter(sorted({*self._things, *(point.name for point in installed(self.group))}))
+        points = (point.name for point in installed(self.group))
+        return iter(sorted({*self._things, *self.offered, *points}))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -58,6 +61,8 @@ class Registry:
         self._load(name)
         if name in self._things:
             return self._things[name]
+        if name in self.offered:
+            return self.offered[name]()
         if "." in name:
             return imported(name, self.kind)
         raise UsageError(unknown(f"{self.kind} {name!r}", name, self))

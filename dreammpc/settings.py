@@ -45,21 +45,24 @@ def settings_of(cls: type, without: Iterable[str] = ()) -> list[Setting]:
     return found
 
 
-def checked_settings(what: str, settings: list[Setting], given: dict[str, Any]) -> dict[str, Any]:
+def checked_settings(
+    what: str, settings: list[Setting], given: dict[str, Any], whole: bool = True
+) -> dict[str, Any]:
     """`given`, each value as the type that its setting is annotated with.
 
     A dictionary with `_target_`, the dotted path of a dataclass, becomes that dataclass, made of the other
     entries, which are checked the same way.
 
     Raises:
-        UsageError: an unknown setting, a missing one or a wrong type; the line begins with `what`.
+        UsageError: an unknown setting, a missing one (if they are to be `whole`) or a wrong type; the line
+            begins with `what`.
     """
     known = {setting.name: setting for setting in settings}
     for name in given:
         if name not in known:
             raise UsageError(f"{what} has no setting {name!r}; {choices(name, known)}")
     for setting in settings:
-        if setting.default is dataclasses.MISSING and setting.name not in given:
+        if whole and setting.default is dataclasses.MISSING and setting.name not in given:
             raise UsageError(f"{what} needs a value for its setting {setting.name!r}")
     checked = {}
     for name, value in given.items():
@@ -142,6 +145,23 @@ def argument_docs(cls: type) -> dict[str, str]:
             for name in names:
                 docs[name] = f"{docs[name]} {text}".strip()
     return docs
+
+
+def check_names(key: str, names: list[str]) -> None:
+    """Raise UsageError if no name is given, or one twice."""
+    if not names:
+        raise UsageError(f"{key}= expects at least one name")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UsageError(f"{key}={','.join(names)} names {twice} twice")
+
+
+def at_least(section: Any, name: str, low: float, *keys: str) -> None:
+    """Raise UsageError if one of the section's numbers is below `low`; `None` means unset and passes."""
+    for key in keys:
+        value = getattr(section, key)
+        if isinstance(value, (int, float)) and not value >= low:
+            raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
 
 
 def summary(thing: Any) -> str:

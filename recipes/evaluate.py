@@ -14,7 +14,7 @@ from dreammpc.config import EvaluateConfig
 from dreammpc.evaluation import table
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
-from dreammpc.evaluation.summary import markdown, summarise
+from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
 from dreammpc.tracking import record_evaluation
@@ -75,7 +75,7 @@ def tell(results: list[Played], row: Row) -> None:
     """Print one agent's table."""
     print(
         f"{row['task']}, {row['checkpoint']} at {row['env_steps']} environment steps,"
-        f" {row['batch']} episodes from seed {results[0].evaluator.seeds[0]}, {row['mode']}:\n\n"
+        f" {many(row['batch'], 'episode')} from seed {results[0].evaluator.seeds[0]}, {row['mode']}:\n\n"
         f"{table({each.planner: each.episodes for each in results})}\n",
         flush=True,
     )

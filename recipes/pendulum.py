@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
-from dreammpc import assembly
+from dreammpc.agent import Agent
 from dreammpc.config import PendulumConfig
 from dreammpc.models import SimulatorModel
-from dreammpc.planning import Imagination
+from dreammpc.planners import build_planner, settings_for
 from dreammpc.planning.registry import planner_settings
 from dreammpc.recipe import main
 from dreammpc.tracking.video import write_video
@@ -72,14 +73,15 @@ def swing_up(planner, episodes: int, steps: int, seed: int) -> Swing:
     """Plan, act, repeat, from hanging at rest; the model is also the world."""
     torch.manual_seed(seed)
     model = SimulatorModel(state_dim=2, action_dim=1, dynamics=dynamics, cost=cost)
-    imagination, state = Imagination(model), planner.initial_state(episodes)
+    agent = Agent(model, planner)
+    carry, is_init = agent.initial_carry(episodes), torch.ones(episodes, 1, dtype=torch.bool)
     x = torch.tensor([math.pi, 0.0]) + 0.1 * torch.randn(episodes, 2)
     angles, returns, began = [], torch.zeros(episodes), time.perf_counter()
     for _ in range(steps):
-        plan = planner.plan(imagination, model.latent(x), state)
-        state, next_x = plan.state, dynamics(x, plan.action)
+        plan, carry = agent.step(TensorDict({"observation": x}, [episodes]), carry, is_init)
+        next_x = dynamics(x, plan.action)
         returns -= cost(x, plan.action, next_x)
-        x = next_x
+        x, is_init = next_x, torch.zeros_like(is_init)
         angles.append(wrapped(x[:, 0]))
     return Swing(torch.stack(angles), returns, 1e3 * (time.perf_counter() - began) / steps)
 
@@ -99,11 +101,10 @@ def pendulum(config: PendulumConfig) -> None:
     for name in config.planners:
         known = {setting.name for setting in planner_settings(name)}
         ours = {key: value for key, value in SETTINGS.items() if key in known}
-        given = assembly.settings_for(name, config.settings, config.planners)
-        planners[name] = assembly.build_planner({"name": name, **ours, **given}, action_dim=1)
-    print(
-        f"{config.episodes} episodes of {config.steps} steps ({config.steps * DT:g} s), seed {config.seed}:\n"
-    )
+        given = settings_for(name, config.settings, config.planners)
+        planners[name] = build_planner({"name": name, **ours, **given}, action_dim=1)
+    seconds = f"{config.steps} steps ({config.steps * DT:g} s)"
+    print(f"{config.episodes} episodes of {seconds}, seed {config.seed}:\n")
     print(f"{'planner':<18}{'return':>8}  upright at the end  ms per step (all episodes)")
     for name, planner in planners.items():
         swing = swing_up(planner, config.episodes, config.steps, config.seed)

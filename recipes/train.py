@@ -12,6 +12,7 @@ from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
+from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
 from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
@@ -47,10 +48,10 @@ def train(config: TrainConfig) -> int:
     model = assembly.build_model(
         env, settings["model"], config.algorithm.discount, config.algorithm.name, config.algorithm.episodic
     )
-    planner = assembly.build_planner(settings["planner"], model.action_dim)
-    compared = assembly.build_planners(config.evaluation.planners, model.action_dim)
-    compared[assembly.planner_name(settings["planner"])] = planner
-    evaluated = assembly.eval_planners(settings, planner)
+    planner = build_planner(settings["planner"], model.action_dim)
+    compared = build_planners(config.evaluation.planners, model.action_dim)
+    compared[planner_name(settings["planner"])] = planner
+    evaluated = eval_planners(settings, planner)
     agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.

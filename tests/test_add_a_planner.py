@@ -102,7 +102,8 @@ def test_command(number, folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     output = run([sys.executable, "-m", "dreammpc.cli", *rest], folder, environment)
     if rest[:2] == ["run", "evaluate"]:
-        assert "| best_of |" in output
+        names = next(word for word in words if word.startswith("planner=")).partition("=")[2].split(",")
+        assert all(re.search(rf"^\| {name} +\|", output, re.MULTILINE) for name in names), output
     elif "--cfg" in rest:
         assert ": best_of.BestOf\n" in output and "gain: 2\n" in output
     elif rest[0] == "run":

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.envs import Compose, InitTracker, TransformedEnv
-from toy_models import random_tdmpc2
+from toy_models import random_latent, random_tdmpc2
 
 from dreammpc.agent import Agent
 from dreammpc.envs import make_env
-from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.planning import PLANNERS, Imagination, make_planner
 from dreammpc.planning.policy import Policy
 
 A, B = 2, 4
@@ -209,6 +209,13 @@ def test_a_correlation_out_of_range_is_refused(correlation):
 def test_a_planner_for_other_actions_is_refused():
     with pytest.raises(ValueError, match="the planner has action_dim 3, the model 2"):
         Agent(random_tdmpc2(2), make_planner("mppi", 3))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_planner_for_other_actions_is_told_by_hand_too(name):
+    model, planner = random_tdmpc2(2), make_planner(name, 3)
+    with torch.no_grad(), pytest.raises(ValueError, match="the planner has action_dim 3, the model 2"):
+        planner.plan(Imagination(model), random_latent(model, 1), planner.initial_state(1))
 
 
 def test_the_primer_gives_an_environment_the_carry():

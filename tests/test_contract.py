@@ -125,6 +125,11 @@ def mutates_state(plan, imagination, latent, state):
     return plan
 
 
+def grows_state(plan, imagination, latent, state):
+    state["more"] = torch.zeros(state.shape[0])
+    return plan
+
+
 def mutates_latent(plan, imagination, latent, state):
     latent["x"].mul_(2.0)
     return plan
@@ -176,6 +181,8 @@ def breaks_the_graph(plan, *_):
 
 @dataclass(frozen=True)
 class Unchecked(Good):
+    horizon: int = 1
+
     def __post_init__(self):
         pass
 
@@ -190,7 +197,7 @@ BAD_PLANNERS = {
     "not frozen": (NotFrozen(A), r"^NotFrozen: expected a frozen dataclass"),
     "settings": (
         Unchecked(A),
-        r"Unchecked\(action_dim=0\): expected a ValueError .* names action_dim, got no",
+        r"Unchecked\(horizon=0\): expected a ValueError .* names horizon, got no",
     ),
     "tuple": (broken(lambda plan, *_: tuple(plan)), r"plan: expected a Plan, got tuple"),
     "shape": (
@@ -211,6 +218,10 @@ BAD_PLANNERS = {
         r"diagnostics\[last\]: expected one number",
     ),
     "mutated state": (broken(mutates_state), r"state\[last\]: expected to be left unchanged"),
+    "grown state": (
+        broken(grows_state),
+        r"state: expected the given one left as it was, with \['last'\], got \['last', 'more'\]",
+    ),
     "mutated latent": (broken(mutates_latent), r"latent\[x\]: expected to be left unchanged"),
     "hidden state": (
         keeps_state_outside(),
@@ -240,6 +251,13 @@ def test_a_bad_planner_is_caught(case):
         check_planner(planner, compile="eager" if case == "graph" else None)
     assert "\n" not in str(error.value)
     assert error.value.expected in str(error.value) and error.value.got in str(error.value)
+
+
+def test_a_class_is_no_planner():
+    with pytest.raises(
+        ContractError, match=r"Good: expected a planner, Good\(action_dim, …\), got the class"
+    ):
+        check_planner(Good)
 
 
 def test_other_action_dimensions_are_told():

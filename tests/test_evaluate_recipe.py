@@ -98,6 +98,9 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
     [
         (["checkpoint=lost-*.ckpt"], ["lost-*.ckpt", "no file matches"]),
         (["checkpoint=a.ckpt,a.ckpt"], ["a.ckpt", "twice"]),
+        (["checkpoint=a.ckpt", "planner=policy,mppi,policy"], ["planner=policy,mppi,policy", "policy twice"]),
+        (["checkpoint=a.ckpt", "planner="], ["planner=", "at least one name"]),
+        (["checkpoint=a.ckpt", "planer=policy"], ["planer", "did you mean planner?"]),
         (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
         (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
         (["checkpoint=it's=here.ckpt"], ["it's=here.ckpt", "does not exist"]),

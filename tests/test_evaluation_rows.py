@@ -107,5 +107,9 @@ def test_files_that_cannot_be_used(rows, tmp_path):
     assert "'checkpoint' is missing" in refusal("foreign.csv", "task,planner\nwalker-walk,mppi\n")
     write_rows(rows, tmp_path / "a.csv")
     write_rows(rows[:1], tmp_path / "b.json")
-    with pytest.raises(UsageError, match=r"b\.json, row 1 and in .*a\.csv: episode seed 1000 .* twice"):
+    alone = read_rows([tmp_path / "a.csv"])
+    assert read_rows([tmp_path / "a.csv", tmp_path / "b.json"]) == alone  # the same return: counted once
+    write_rows([{**rows[0], "return": -1.0}], tmp_path / "b.json")
+    twice = r"b\.json, row 1 and, with another return, in .*a\.csv: episode seed 1000 .* twice"
+    with pytest.raises(UsageError, match=twice):
         read_rows([tmp_path / "a.csv", tmp_path / "b.json"])

@@ -294,3 +294,12 @@ def test_another_action_dimension_than_the_models_is_refused():
     planner = make_planner("dream_mpc", A + 1)
     with pytest.raises(ValueError, match=r"^the planner has action_dim 3, the model 2$"):
         plan(planner, model, random_latent(model, 1))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_no_graph_is_carried_from_call_to_call(name):
+    model, planner = random_tdmpc2(2), make_planner(name, 2)
+    state = planner.initial_state(1)
+    for _ in range(2):
+        state = planner.plan(Imagination(model), random_latent(model, 1), state).state
+    assert not any(value.requires_grad for value in state.values())

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from test_planning import plan
 from toy_models import Ensemble, LinearQuadratic, random_latent
 
-from dreammpc.assembly import build_planner
+from dreammpc.planners import build_planner
 from dreammpc.planning import (
     Ascend,
     Composed,

@@ -14,6 +14,7 @@ from dreammpc.agent import Agent
 from dreammpc.envs import list_tasks, make_env
 from dreammpc.envs import registry as envs
 from dreammpc.interfaces import UsageError
+from dreammpc.planners import build_planner, settings_for
 from dreammpc.planning import PLANNERS, Policy, make_planner, register_planner
 from dreammpc.settings import argument_docs, checked_settings, plain, settings_of
 
@@ -105,6 +106,16 @@ def test_a_decorated_class_is_known_and_its_name_taken(offer):
     assert PLANNERS["mine"] is Mine
 
 
+def test_only_planners_are_registered(offer):
+    @dataclasses.dataclass
+    class Thawed:
+        action_dim: int
+
+    assert "Thawed is not frozen" in line(register_planner("thawed"), Thawed)
+    assert "thawed" not in PLANNERS
+    assert 'register_planner takes a name: @register_planner("faulty")' in line(register_planner, Faulty)
+
+
 def test_an_entry_point_is_listed_at_once_and_imported_when_chosen(offer):
     offer("one", mine="mine:Mine")
     assert "mine" in PLANNERS and "mine" in list(PLANNERS) and len(PLANNERS) == len(list(PLANNERS))
@@ -187,7 +198,7 @@ def test_an_entry_point_to_a_decorated_class_is_one_planner(offer, tmp_path):
 def test_a_dotted_path(offer):
     planner = make_planner("mine.Mine", A, gain=2)
     assert planner.gain == 2.0 and type(planner.gain) is float
-    assert assembly.build_planner({"_target_": "mine.Mine", "gain": 2}, A) == planner
+    assert build_planner({"_target_": "mine.Mine", "gain": 2}, A) == planner
     assert PLANNERS.origin("mine.Mine") == "module mine"
 
 
@@ -204,7 +215,7 @@ def test_a_bad_dotted_path(offer, path, words):
 
 
 def test_a_target_over_the_settings_of_another_planner(offer):
-    refused = line(assembly.build_planner, {"name": "mppi", "_target_": "mine.Mine"}, A)
+    refused = line(build_planner, {"name": "mppi", "_target_": "mine.Mine"}, A)
     assert "mine.Mine over the settings of mppi" in refused and "planner=mine.Mine" in refused
 
 
@@ -317,8 +328,8 @@ def test_an_unknown_planner_on_the_command_line_exits_with_2(capsys):
 
 
 def test_settings_of_several_planners(offer):
-    assert assembly.settings_for("mine.Mine", {"gain": 2, "horizon": 1}, ["mine.Mine", "mppi"]) == {"gain": 2}
-    refused = line(assembly.settings_for, "mppi", {"gian": 1}, ["mine.Mine", "mppi"])
+    assert settings_for("mine.Mine", {"gain": 2, "horizon": 1}, ["mine.Mine", "mppi"]) == {"gain": 2}
+    refused = line(settings_for, "mppi", {"gian": 1}, ["mine.Mine", "mppi"])
     assert "none of mine.Mine, mppi has it; did you mean gain?" in refused
 
 
@@ -335,7 +346,7 @@ def test_settings_of_several_planners(offer):
     ],
 )
 def test_bad_values_of_built_in_planners(name, setting, value, words):
-    refused = line(assembly.build_planner, {"name": name, setting: value}, A)
+    refused = line(build_planner, {"name": name, setting: value}, A)
     assert refused.startswith(f"planner '{name}': ") and words in refused
 
 
@@ -349,7 +360,10 @@ class Faulty(Policy):
         return TensorDict({"count": torch.zeros(batch_size, 1)}, [batch_size])
 
     def plan(self, imagination, latent, state):
+        given = state
         state = state.clone() if self.fault != "mutates" else state
+        if self.fault == "adds":
+            given["more"] = given["count"].clone()
         state["count"] += 1
         plan = super().plan(imagination, latent, super().initial_state(len(latent)))
         plan = plan._replace(state=state)
@@ -360,6 +374,7 @@ class Faulty(Policy):
             "std": lambda: plan._replace(std=plan.std[..., :1]),
             "value": lambda: plan._replace(value=plan.value.unsqueeze(-1)),
             "state": lambda: plan._replace(state=state.exclude("count")),
+            "lost": lambda: plan._replace(action=plan.action * torch.nan),
             "grown": lambda: plan._replace(state=state.clone().set("more", state["count"])),
             "tuple": lambda: tuple(plan),
         }
@@ -371,13 +386,15 @@ class Faulty(Policy):
     [
         ("action", "action must have the shape [3, 2], got [2]"),
         ("wide", "action must have the shape [3, 2], got [3, 4]"),
-        ("mean", "mean must have the shape [3, 'H', 2], got [3, 2]"),
+        ("mean", "mean must have the shape [3, H, 2], got [3, 2]"),
         ("std", "std must have the shape [3, 1, 2], got [3, 1, 1]"),
         ("value", "value must have the shape [3], got [3, 1]"),
         ("state", "state count must have the shape [3, 1], got NoneType"),
         ("grown", "state has more, which initial_state does not make"),
         ("mutates", "changed the state 'count' that it was given"),
         ("tuple", "must return a Plan, got tuple"),
+        ("adds", "added 'more' to the state that it was given; it must return a new one"),
+        ("lost", "action must be finite, got [[nan, nan]"),
     ],
 )
 def test_the_first_plan_is_checked(fault, words):

@@ -47,13 +47,13 @@ class BatchedEnv(EnvBase):
         max_episode_steps: time limit in decisions, None where the environments do not say.
         episodic: whether an episode can end before its time limit; True where the environments do not say.
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
-        success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and where
-            neither is reported.
+        success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and
+            where neither is reported.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
             are not finite; no such ``obs``.
-        RunError: when stepping or resetting, an observation or a reward that is not finite.
+        RunError: when stepping or resetting, an action, an observation or a reward that is not finite.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
@@ -102,6 +102,10 @@ class BatchedEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)
+        if not np.isfinite(actions).all():
+            row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
+            given = actions[row].tolist()
+            raise RunError(f"task {self.task!r}, environment {row}: the action is not finite: {given}")
         if self._rescale is not None:
             middle, half = self._rescale
             actions = middle + half * actions

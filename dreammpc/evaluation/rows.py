@@ -133,7 +133,7 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
             type, a return that is not finite, or the same episode twice.
     """
     rows: list[Row] = []
-    seen: dict[tuple, str | Path] = {}
+    seen: dict[tuple, tuple[str | Path, float]] = {}
     for path in paths:
         found = _read(Path(path))
         if not found:
@@ -142,14 +142,15 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
             row = _checked(raw, f"{path}, row {number}")
             what = (row[name] for name in ("checkpoint", "task", "planner", "mode", "episode_seed"))
             key = (*what, json.dumps(row["settings"], sort_keys=True))
-            if key in seen:
-                where = "" if seen[key] == path else f" and in {seen[key]}"
+            if key not in seen:
+                seen[key] = path, row["return"]
+                rows.append(row)
+            elif seen[key][0] == path or seen[key][1] != row["return"]:
+                where = "" if seen[key][0] == path else f" and, with another return, in {seen[key][0]}"
                 raise UsageError(
                     f"{path}, row {number}{where}: episode seed {row['episode_seed']} of {row['planner']} on"
                     f" {row['task']} ({row['checkpoint']}) is there twice"
                 )
-            seen[key] = path
-            rows.append(row)
     return rows
 
 

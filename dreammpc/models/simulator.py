@@ -81,7 +81,13 @@ class SimulatorModel(nn.Module):
         self._try_functions(next((p.device for p in self.parameters()), None) if device is None else device)
 
     def latent(self, x: Tensor) -> TensorDictBase:
-        """The latent TensorDict [M] of states `x` [M, D]."""
+        """The latent TensorDict [M] of states `x` [M, D].
+
+        Raises:
+            ValueError: states of another shape.
+        """
+        if x.ndim != 2 or x.shape[1] != self.state_dim:
+            raise ValueError(f"expected states of shape [M, {self.state_dim}], got {list(x.shape)}")
         return TensorDict({"x": x}, x.shape[:1], device=x.device)
 
     def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:

@@ -172,6 +172,7 @@ def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(
                 "gradient planning needs a J that is differentiable in the actions, but none of the model's"
                 " step, outcome and value passes a gradient on; detach(), no_grad or numpy in it?"
+                " dreammpc.planning.contract.check_model names the method"
             )
         return scores
 

@@ -68,6 +68,12 @@ class Composed:
         check_at_least("min_std", self.min_std, 0)
         check_at_least("max_ms", self.max_ms, 0)
         check_choice("non_finite", self.non_finite, ("lose", "zero"))
+        check_stage("propose", self.propose, "remember", "PolicyRollouts()")
+        if not isinstance(self.refine, Sequence) or isinstance(self.refine, str):
+            raise ValueError(f"refine must be a list of refinements, got {self.refine!r}")
+        for stage in self.refine:
+            check_stage("refine", stage, "memory", "Refit() or Ascend()", not_a="remember")
+        check_stage("select", self.select, "__call__", "Best()", not_a="memory")
         object.__setattr__(self, "refine", tuple(self.refine))  # a list, where it comes from YAML
         self._memory()
 
@@ -81,10 +87,7 @@ class Composed:
         Raises:
             ValueError: the model has another action dimension.
         """
-        if imagination.action_dim != self.action_dim:
-            raise ValueError(
-                f"the planner has action_dim {self.action_dim}, the model {imagination.action_dim}"
-            )
+        imagination.check_action_dim(self.action_dim)
         lost = 0.0 if self.non_finite == "zero" else -torch.inf
         limited = self.max_ms != torch.inf and not torch.compiler.is_compiling()
         deadline = time.perf_counter() + 1e-3 * self.max_ms if limited else torch.inf
@@ -128,6 +131,15 @@ class Composed:
             fallback=(~usable).to(zeros.dtype),
             stopped_early=zeros + float(search.stopped_early),
         )
+
+
+def check_stage(place: str, stage: object, method: str, example: str, not_a: str = "") -> None:
+    """Raise ValueError if `stage` is of another kind than belongs in its place."""
+    fits = (
+        hasattr(stage, method) and not isinstance(stage, type | str) and not (not_a and hasattr(stage, not_a))
+    )
+    if not fits:
+        raise ValueError(f"{place} takes {example} or the like, got {stage!r}")
 
 
 def merged(

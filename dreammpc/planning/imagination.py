@@ -75,6 +75,7 @@ class Imagination:
     def propose(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
         """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape."""
         shape = noise.shape
+        self.check_action_dim(shape[-1])
         latent = repeat_rows(latent, shape[1])
         noise = noise.flatten(0, 1)
         actions: list[Tensor] = []
@@ -95,7 +96,8 @@ class Imagination:
 
         Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
         """
-        batch, num, horizon = actions.shape[:3]
+        batch, num, horizon, action_dim = actions.shape
+        self.check_action_dim(action_dim)
         rows = batch * num
         steps = actions.flatten(0, 1).transpose(0, 1)  # [H, M, A]
         latents = [repeat_rows(latent, num)]
@@ -126,6 +128,11 @@ class Imagination:
         total = (discounts[:-1] * reward).sum(0) + discounts[-1] * objective.reduce(heads)
         total = total - objective.uncertainty_coef * uncertainty
         return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+
+    def check_action_dim(self, action_dim: int) -> None:
+        """Raise ValueError if a planner of `action_dim` does not fit the model."""
+        if action_dim != self.action_dim:
+            raise ValueError(f"the planner has action_dim {action_dim}, the model {self.action_dim}")
 
 
 def device_of(latent: TensorDictBase) -> torch.device:

@@ -19,10 +19,15 @@ def register_planner(name: str) -> Callable[[PlannerClass], PlannerClass]:
     """Class decorator: make a planner selectable as `planner=NAME`.
 
     Raises:
-        UsageError: the name is taken by another class.
+        UsageError: the name is taken by another class, or the class is not a planner.
     """
+    if not isinstance(name, str):
+        raise UsageError(f'register_planner takes a name: @register_planner("{name.__name__.lower()}")')
 
     def register(cls: PlannerClass) -> PlannerClass:
+        lacks = what_lacks(cls)
+        if lacks:
+            raise UsageError(f"planner {name!r} is not a planner: {place(cls)} {lacks}")
         PLANNERS.add(name, cls)
         return cls
 
@@ -36,22 +41,42 @@ def planner_class(name: str) -> type:
         UsageError: there is none, it cannot be imported, or it is not a planner.
     """
     cls = PLANNERS[name]
+    lacks = what_lacks(cls)
+    if lacks:
+        raise UsageError(f"planner {name!r} ({PLANNERS.origin(name)}) is not a planner: {place(cls)} {lacks}")
+    return cls
+
+
+def what_lacks(cls: Any) -> str:
+    """Why `cls` is not a planner's class; empty if it is."""
     if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
-        lacks = "is not a dataclass"
-    elif not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        lacks = "is not frozen: @dataclass(frozen=True)"
-    elif "action_dim" not in {field.name for field in dataclasses.fields(cls)}:
-        lacks = "has no field action_dim"
-    elif missing := [method for method in ("initial_state", "plan") if not hasattr(cls, method)]:
-        lacks = f"has no method {missing[0]}"
-    else:
-        return cls
-    raise UsageError(f"planner {name!r} ({PLANNERS.origin(name)}) is not a planner: {place(cls)} {lacks}")
+        return "is not a dataclass"
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return "is not frozen: @dataclass(frozen=True)"
+    if "action_dim" not in {field.name for field in dataclasses.fields(cls)}:
+        return "has no field action_dim"
+    missing = [method for method in ("initial_state", "plan") if not hasattr(cls, method)]
+    return f"has no method {missing[0]}" if missing else ""
 
 
 def planner_settings(name: str) -> list[Setting]:
     """The settings of a planner, all but `action_dim`, which the model gives; see `planner_class`."""
     return settings_of(planner_class(name), without=("action_dim",))
+
+
+def with_settings(name: str, base: str, settings: dict[str, Any]) -> type:
+    """The planner class called `base` with other defaults, under a name of its own.
+
+    Raises:
+        UsageError: an unknown planner or setting, or a wrong type.
+    """
+    cls, known = planner_class(base), {setting.name: setting for setting in planner_settings(base)}
+    checked = checked_settings(f"planner {name!r}", list(known.values()), settings, whole=False)
+    fields: list[Any] = [
+        (key, known[key].type, dataclasses.field(default=value)) for key, value in checked.items()
+    ]
+    namespace = {"__doc__": f"{base} with {', '.join(settings) or 'its own defaults'} as in a file.\n"}
+    return dataclasses.make_dataclass(name, fields, bases=(cls,), frozen=True, namespace=namespace)
 
 
 def make_planner(name: str, action_dim: int, **settings: Any) -> Any:

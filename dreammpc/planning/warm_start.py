@@ -17,8 +17,9 @@ def fresh(batch_size: int, device: torch.device | None = None, **shapes: tuple[i
 
 
 def carry_on(state: TensorDictBase, **values: Tensor) -> TensorDictBase:
-    """The next state with `values` and `started` at one."""
-    content = {**values, "started": torch.ones_like(state["started"])}
+    """The next state with `values` and `started` at one; no gradient flows from one call into the next."""
+    content = {name: value.detach() for name, value in values.items()}
+    content["started"] = torch.ones_like(state["started"])
     return TensorDict(content, state.batch_size, device=state.device)
 
 

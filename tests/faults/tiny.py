@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from dreammpc import assembly
 from dreammpc.config import AlgorithmConfig, BMPCConfig
 from dreammpc.evaluation import Evaluator
+from dreammpc.planners import build_planner
 from dreammpc.tracking import JSONLLogger
 from dreammpc.training import (
     DESCRIPTION,
@@ -64,7 +65,7 @@ class Training:
         settings = dataclasses.asdict(CONFIGS[algorithm](**{**small, **algorithm_settings}))
         env = assembly.build_env("pendulum-swingup", seed)
         model = assembly.build_model(env, MODEL, None, algorithm)
-        self.agent = assembly.build_agent(model, assembly.build_planner(planner, model.action_dim), settings)
+        self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), settings)
         self.feed = assembly.build_feed(env, self.agent, steps, seed, settings)
         self.algorithm = assembly.build_algorithm(self.agent, self.feed, settings)
         facts = assembly.describe("pendulum-swingup", model, {"model": MODEL, "algorithm": settings}, [])
@@ -75,7 +76,7 @@ class Training:
         callbacks: list[Callback] = [self.stop, Monitor(self.feed, log_every)]
         if evaluate_every is not None:
             evaluator = Evaluator("pendulum-swingup", 1, 1000, env.action_repeat)
-            planners = {"policy": assembly.build_planner({"name": "policy"}, model.action_dim)}
+            planners = {"policy": build_planner({"name": "policy"}, model.action_dim)}
             play = lambda: evaluator.compare(model, planners)  # noqa: E731
             callbacks.append(Evaluation(self.feed, play, self.checkpoints, evaluate_every))
         self.trainer: Trainer = make_trainer(

@@ -13,7 +13,7 @@ from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.imagination import Imagination, device_of
 
 BAD_SETTINGS = {
-    **dict.fromkeys(("action_dim", "horizon", "num_samples", "num_candidates", "num_elites"), 0),
+    **dict.fromkeys(("horizon", "num_samples", "num_candidates", "num_elites"), 0),
     **dict.fromkeys(("iterations", "step_size", "min_std"), -1),
 }
 """Settings that many planners have, with a value that each must refuse."""
@@ -106,7 +106,8 @@ class Case:
 
 
 def _settings(planner: Any) -> None:
-    named = type(planner).__name__
+    named = planner.__name__ if isinstance(planner, type) else type(planner).__name__
+    expect(not isinstance(planner, type), named, f"a planner, {named}(action_dim, …)", "the class")
     frozen = dataclasses.is_dataclass(planner) and type(planner).__dataclass_params__.frozen  # type: ignore
     expect(frozen, named, "a frozen dataclass of settings", "a class that is not")
     for method in ("action_dim", "initial_state", "plan"):
@@ -146,7 +147,7 @@ def _shapes(case: Case) -> None:
     name, actions = f"{case.named}.plan", case.planner.action_dim
     for size in (case.size, 1):
         state = case.fresh(size)
-        plan = case.plan(state, latent=case.latent[:size])
+        plan = case.plan(state.clone(), latent=case.latent[:size])
         expect(isinstance(plan, Plan), name, "a Plan", type(plan).__name__)
         common.expect_tensor(f"{name}: action", plan.action, (size, actions))
         case.expect_action(plan)
@@ -179,8 +180,11 @@ def _repeatable(case: Case) -> None:
     with_gradient = {key: weight.grad for key, weight in given.items() if weight.grad is not None}
     given |= {f"gradient of {key}": gradient for key, gradient in with_gradient.items()}
     before = common.copies(given)
+    keys = sorted(map(str, state.keys(True, True)))
     one = case.plan(state)
     common.expect_unchanged(name, given, before)
+    now = sorted(map(str, state.keys(True, True)))
+    expect(now == keys, f"{name}: state", f"the given one left as it was, with {keys}", now)
     for key, weight in common.weights(case.model).items():
         expect(
             key in with_gradient or weight.grad is None, f"{name}: {key}", "no gradient left behind", "one"
