@@ -24,7 +24,7 @@ from dreammpc.planners import build_planner
 
 ALONE = {
     "step_rule": ["fixed", "normalized"],
-    "step_size": [0.1, 0.2, 1.0, 3.0],
+    "step_size": [0.1, 0.3, 0.5, 3.0],
     "iterations": [0, 2, 3],
     "reuse_strategy": ["none", "best", "matched"],
     "reuse": [0.3, 0.6],

@@ -21,7 +21,7 @@ class DreamMPC(Named):
     """Policy rollouts improved by gradient ascent (Spieler & Behnke, ICML 2026, arXiv 2605.04568).
 
     Two presets share this class: `dream_mpc`, our default, and `dream_mpc_paper`, what the released program
-    does, which differs from the paper's text in several places. Ours takes a step five times as long as the
+    does, which differs from the paper's text in several places. Ours takes a step ten times as long as the
     paper's α = 0.1 and lets backtracking shorten it, trusts the lowest value head, and looks at the heads'
     disagreement only where a candidate ends: docs/results.md has what that gained.
 
@@ -65,7 +65,7 @@ class DreamMPC(Named):
     horizon: int = 3
     num_candidates: int = 5
     iterations: int = 1
-    step_size: float = 0.5
+    step_size: float = 1.0
     step_rule: str = "backtracking"
     optimizer: str = "sgd"
     clip: float = 20.0
