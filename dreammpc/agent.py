@@ -195,9 +195,7 @@ def check_plan(
     if added:
         raise UsageError(f"{who} added {added[0]!r} to the state that it was given; it must return a new one")
     size = before.shape[0]
-    horizon: Any = (
-        plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else Letter("H")
-    )
+    horizon = plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else "H"
     sequence = [size, horizon, action_dim]
     expected = {"action": [size, action_dim], "mean": sequence, "std": sequence, "value": [size]}
     results = {name: getattr(plan, name) for name in expected}
@@ -210,18 +208,13 @@ def check_plan(
     for name, shape in expected.items():
         got = list(results[name].shape) if isinstance(results[name], Tensor) else type(results[name]).__name__
         if got != shape:
-            raise UsageError(f"{who}: {name} must have the shape {shape}, got {got}")
+            wanted = str(shape).replace("'", "")
+            raise UsageError(f"{who}: {name} must have the shape {wanted}, got {got}")
     if not plan.action.isfinite().all():
         raise UsageError(f"{who}: action must be finite, got {plan.action.tolist()}")
     extra = sorted(set(map(str, plan.state.keys(True, True))) - set(map(str, before.keys(True, True))))
     if extra:
         raise UsageError(f"{who}: state has {extra[0]}, which initial_state does not make")
-
-
-class Letter(str):
-    """A dimension of any size in a shape, printed as it is."""
-
-    __repr__ = str.__str__
 
 
 def as_spec(example: TensorDictBase) -> Composite:

@@ -181,8 +181,6 @@ def breaks_the_graph(plan, *_):
 
 @dataclass(frozen=True)
 class Unchecked(Good):
-    horizon: int = 1
-
     def __post_init__(self):
         pass
 
@@ -197,7 +195,7 @@ BAD_PLANNERS = {
     "not frozen": (NotFrozen(A), r"^NotFrozen: expected a frozen dataclass"),
     "settings": (
         Unchecked(A),
-        r"Unchecked\(horizon=0\): expected a ValueError .* names horizon, got no",
+        r"Unchecked\(action_dim=0\): expected a ValueError .* names action_dim, got no",
     ),
     "tuple": (broken(lambda plan, *_: tuple(plan)), r"plan: expected a Plan, got tuple"),
     "shape": (

@@ -205,3 +205,13 @@ def test_families_are_found_by_the_longest_prefix(monkeypatch):
         make_env("fake-long-two")
     with pytest.raises(ValueError, match="task prefix name 'fake-' is already taken by test_envs"):
         register_env("fake-", Fake)
+
+
+def test_an_action_that_is_not_finite_is_named_and_not_simulated():
+    env = make_env("pendulum-swingup", 2, 0)
+    td = env.reset()
+    td["action"] = torch.tensor([[0.5], [float("nan")]])
+    with pytest.raises(RunError, match=r"environment 1: the action is not finite: \[nan\]"):
+        env.step(td)
+    td["action"] = torch.zeros(2, 1)
+    assert env.step(td)["next", "observation"].isfinite().all()

@@ -10,6 +10,7 @@ from toy_models import Ensemble, LinearQuadratic, random_latent
 from dreammpc.planners import build_planner
 from dreammpc.planning import (
     Ascend,
+    Best,
     Composed,
     Gaussian,
     Objective,
@@ -104,3 +105,20 @@ def test_a_time_budget_ends_the_iterations_and_is_counted(name, least):
     unhurried = plan(make_planner(name, A, max_ms=1e6, iterations=4), model, latent)
     assert (unhurried.diagnostics["stopped_early"] == 0).all()
     torch.testing.assert_close(unhurried.mean, plan(make_planner(name, A, iterations=4), model, latent).mean)
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ({"propose": "gaussian"}, "propose takes PolicyRollouts() or the like, got 'gaussian'"),
+        ({"propose": Refit()}, "propose takes PolicyRollouts() or the like, got Refit("),
+        ({"propose": PolicyRollouts(), "refine": Ascend()}, "refine must be a list of refinements, got"),
+        ({"propose": PolicyRollouts(), "refine": [Best()]}, "refine takes Refit() or Ascend() or the like"),
+        ({"propose": PolicyRollouts(), "select": Best}, "select takes Best() or the like, got <class"),
+        ({"propose": PolicyRollouts(), "select": Ascend()}, "select takes Best() or the like, got Ascend("),
+    ],
+)
+def test_stages_in_the_wrong_place_are_refused(stages, words):
+    with pytest.raises(ValueError) as error:
+        Composed(2, **stages)
+    assert str(error.value).startswith(words)

@@ -182,3 +182,10 @@ def test_a_model_that_cannot_observe_is_no_agent():
 
     with pytest.raises(ValueError, match="model Blind: expected the methods initial_belief and observe"):
         Agent(Blind(), make_planner("policy", A))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4), (2, 1, 3)])
+def test_states_of_another_shape_are_refused(shape):
+    model = SimulatorModel(3, 1, lambda x, a: x + a, cost=lambda x, a, x2: x2.square().sum(-1))
+    with pytest.raises(ValueError, match=r"expected states of shape \[M, 3\], got \["):
+        model.latent(torch.zeros(shape))

@@ -1,6 +1,8 @@
 """Trained agents: a run's checkpoint to weights and card, by name from Python and the command line."""
 
 import json
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
-from dreammpc.trained import library
+from dreammpc.recipe import compose
+from dreammpc.trained import agent_names, library, locate, read_card
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION
+from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
 WIDTHS = {"enc_dim": 32, "mlp_dim": 32, "latent_dim": 16, "num_heads": 2, "num_enc_layers": 2}
 
@@ -240,3 +243,19 @@ def test_what_comes_with_the_package_can_be_played():
         assert facts["task"] == card["task"] == path.parent.name
         action = model.policy(model.initial_belief(3), torch.zeros(3, model.action_dim))
         assert torch.isfinite(action).all()
+
+
+@pytest.mark.parametrize("name", agent_names())
+def test_the_command_on_a_card_is_what_the_agent_was_trained_with(name):
+    """Also after a default has changed since."""
+    path = locate(f"agent:{name}")
+    trained = load_checkpoint(path)[DESCRIPTION]["config"]
+    words = shlex.split(read_card(path)["command"])
+    assert words[:3] == ["lightning", "run", "train"]
+    config = asdict(compose("train", words[3:]))
+    assert {key: config[key] for key in ("task", "seed", "steps")} == {
+        key: trained[key] for key in ("task", "seed", "steps")
+    }
+    assert config["planner"] == trained["planner"]
+    for key in ("name", "batch_size", "lr", "target_rate", "utd", "seed_steps", "horizon"):
+        assert config["algorithm"][key] == trained["algorithm"][key], key

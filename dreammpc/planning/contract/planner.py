@@ -13,7 +13,7 @@ from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.imagination import Imagination, device_of
 
 BAD_SETTINGS = {
-    **dict.fromkeys(("horizon", "num_samples", "num_candidates", "num_elites"), 0),
+    **dict.fromkeys(("action_dim", "horizon", "num_samples", "num_candidates", "num_elites"), 0),
     **dict.fromkeys(("iterations", "step_size", "min_std"), -1),
 }
 """Settings that many planners have, with a value that each must refuse."""
