@@ -6,8 +6,9 @@ from typing import Any
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector
 from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.interfaces import UsageError
 
-COLLECTORS = ("serial", "multiprocess", "async")
+COLLECTORS = ("serial", "multiprocess", "async", "ray")
 
 
 def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str, Any]) -> Any:
@@ -17,13 +18,25 @@ def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str
         env: whose spaces the agent knows; it acts in this one, or in others of the same task and number.
         seed: of the environments and the exploration of workers.
         settings: with `task`, `env` and `collector`.
+
+    Raises:
+        UsageError: Ray is named and not installed, or its cluster is too small.
     """
     chosen = settings["collector"]
     if chosen["kind"] == "serial":
         return make_collector(env, agent)
     make = partial(make_env, settings["task"], **settings["env"])
-    ahead = chosen["kind"] == "async"
-    return WorkerCollector(make, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
+    kind = _ray_collector() if chosen["kind"] == "ray" else WorkerCollector
+    ahead = chosen["kind"] != "multiprocess"
+    return kind(make, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
+
+
+def _ray_collector() -> type[WorkerCollector]:
+    try:
+        from dreammpc.data.ray_workers import RayWorkerCollector
+    except ImportError as error:
+        raise UsageError(f"collector=ray needs a package: pip install 'dreammpc[ray]' ({error})") from None
+    return RayWorkerCollector
 
 
 def count_rows(settings: dict[str, Any]) -> int:

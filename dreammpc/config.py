@@ -44,7 +44,7 @@ class EnvConfig:
 
 @dataclasses.dataclass
 class CollectorConfig:
-    """Who acts: this process (serial), or `workers` that rest during updates (multiprocess) or not (async).
+    """Who acts: this process (serial), `workers` that rest during updates (multiprocess) or go on (async, ray).
 
     `steps` are those of every environment in a batch, taken between two looks of the learner.
     """

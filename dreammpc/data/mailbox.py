@@ -23,7 +23,7 @@ class Mailbox:
     """
 
     def __init__(self, agent: nn.Module):
-        size = sum(_room(tensor) for tensor in _tensors(agent))
+        size = sum(_room(tensor) for tensor in tensors_of(agent))
         self.memory = SharedMemory(create=True, size=HEADER + size)
         self.lock = multiprocessing.get_context("spawn").Lock()
         self.post(agent)
@@ -72,13 +72,14 @@ class Mailbox:
     def _places(self, agent: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         """Every tensor of `agent` with its place in the memory."""
         offset = HEADER
-        for tensor in _tensors(agent):
+        for tensor in tensors_of(agent):
             place = torch.frombuffer(self.memory.buf, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
             yield tensor, place.view(tensor.shape)
             offset += _room(tensor)
 
 
-def _tensors(agent: nn.Module) -> list[Tensor]:
+def tensors_of(agent: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of `agent`, but empty ones."""
     tensors = [*agent.parameters(), *agent.buffers()]
     return [tensor.detach() for tensor in tensors if tensor.numel()]
 

@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 SEEDS = 1_000_000
 """Between the seeds of two workers, far more than ranks and environments add."""
 
-DEATHS = (RuntimeError, ValueError, OSError, EOFError, TimeoutError)
-"""What TorchRL raises when a worker has gone, depending on where it was."""
-
 
 class WorkersDied(RunError):
     """Workers died more often than they are started again."""
@@ -76,9 +73,14 @@ class WorkerCollector:
         self.seed, self.ahead, self.restarts = seed, ahead, restarts
         self.rows = workers * num_envs
         self._starts = 0
-        self._collector: MultiSyncCollector | None = None
-        self._mailbox: Mailbox | None = None
+        self._collector: Any = None
+        self._mailbox: Any = None
         self._batches: Any = None
+
+    @property
+    def deaths(self) -> tuple[type[Exception], ...]:
+        """What is raised when a worker has gone, depending on where it was."""
+        return RuntimeError, ValueError, OSError, EOFError, TimeoutError
 
     def __iter__(self) -> "WorkerCollector":
         return self
@@ -94,18 +96,17 @@ class WorkerCollector:
                 if self._collector is None:
                     self._start()
                 return self._batch()
-            except DEATHS as error:
+            except self.deaths as error:
                 started, dead = self._collector is not None, self._dead()
                 self.shutdown()
                 if not started:
                     raise
-                reason = dead or " ".join(str(error).split()) or type(error).__name__
+                reason = dead or str(error).strip().partition("\n")[0] or type(error).__name__
                 if self._starts > self.restarts:
                     raise WorkersDied(f"collection: workers died {self._starts} times: {reason}") from error
                 log.warning("collection: %s; all start again (%d of %d)", reason, self._starts, self.restarts)
 
     def _batch(self) -> TensorDictBase:
-        assert self._mailbox is not None
         if not self.ahead:
             self._mailbox.post(self.agent)
             return next(self._batches)
@@ -117,7 +118,7 @@ class WorkerCollector:
     def _dead(self) -> str:
         """Which workers ended by themselves; empty if none is known to."""
         dead = []
-        for index, process in enumerate([] if self._collector is None else self._collector.procs):
+        for index, process in enumerate(getattr(self._collector, "procs", [])):
             with contextlib.suppress(ValueError):  # one that TorchRL ended
                 if process.exitcode not in (None, -signal.SIGTERM):
                     dead.append(f"worker {index} died (exit code {process.exitcode})")
@@ -127,7 +128,7 @@ class WorkerCollector:
         """End the workers."""
         collector, self._collector, self._batches = self._collector, None, None
         if collector is not None:
-            processes = list(collector.procs)
+            processes = list(getattr(collector, "procs", []))
             with contextlib.suppress(Exception):
                 collector.shutdown(timeout=5)
             for process in processes:
@@ -138,14 +139,26 @@ class WorkerCollector:
             self._mailbox.close()
             self._mailbox = None
 
-    def _start(self) -> None:
-        self._mailbox = Mailbox(self.agent)
+    def _environments(self) -> "list[WorkerEnv]":
+        """One for each worker, with seeds that no start before has used."""
         primer, first = self.agent.make_tensordict_primer(), 1 + self._starts * self.workers
         self._starts += 1
         seeds = [self.seed + SEEDS * (first + index) for index in range(self.workers)]
-        self._collector = MultiSyncCollector(
-            [WorkerEnv(self.make_env, primer, seed) for seed in seeds],
-            policy_factory=WorkerPolicy(self.agent, self._mailbox),
+        return [WorkerEnv(self.make_env, primer, seed) for seed in seeds]
+
+    def _start(self) -> None:
+        self._mailbox, self._collector = self._make_workers()
+        self._batches = iter(self._collector)
+        if self.ahead:
+            self._batches = Ahead(self._batches)
+            self._batches.begin()
+
+    def _make_workers(self) -> tuple[Any, Any]:
+        """The mailbox of the weights, and TorchRL's collector that has the workers."""
+        mailbox = Mailbox(self.agent)
+        return mailbox, MultiSyncCollector(
+            self._environments(),
+            policy_factory=WorkerPolicy(self.agent, mailbox),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=-1,
             trust_policy=True,
@@ -154,10 +167,6 @@ class WorkerCollector:
             num_threads=torch.get_num_threads(),
             init_fn=Begin(os.getpid()),
         )
-        self._batches = iter(self._collector)
-        if self.ahead:
-            self._batches = Ahead(self._batches)
-            self._batches.begin()
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ class WorkerPolicy:
     """Makes a worker's copy of the agent, in the worker."""
 
     agent: Any
-    mailbox: Mailbox
+    mailbox: Any
 
     def __call__(self) -> "Copy":
         return Copy(self.agent, self.mailbox)
@@ -198,7 +207,7 @@ class WorkerPolicy:
 class Copy(TensorDictModuleBase):
     """An agent that takes the newest weights before it acts."""
 
-    def __init__(self, agent: Any, mailbox: Mailbox):
+    def __init__(self, agent: Any, mailbox: Any):
         super().__init__()
         self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
         self.agent, self.mailbox, self.seen = agent, mailbox, 0
