@@ -44,7 +44,7 @@ class EnvConfig:
 
 @dataclasses.dataclass
 class CollectorConfig:
-    """Who acts: this process (serial), `workers` that rest during updates (multiprocess) or go on (async, ray).
+    """Who acts: this process (serial), or `workers` beside it (docs/scaling.md).
 
     `steps` are those of every environment in a batch, taken between two looks of the learner.
     """
