@@ -75,6 +75,15 @@ def test_more_workers_than_the_cluster_has_cpus(collector_class):
         collector_class(make_drift, make_agent(), workers=3, num_envs=1, steps=8, seed=5)
 
 
+def test_no_cluster_where_one_is_said_to_be(monkeypatch):
+    pytest.importorskip("ray")
+    from dreammpc.data.ray_workers import RayWorkerCollector
+
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(UsageError, match=r"no Ray cluster could be joined or started.*nowhere"):
+        RayWorkerCollector(make_drift, make_agent(), workers=1, num_envs=1, steps=8, seed=5)
+
+
 def test_ray_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "dreammpc.data.ray_workers", raising=False)

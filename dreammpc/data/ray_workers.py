@@ -33,13 +33,19 @@ class RayWorkerCollector(WorkerCollector):
         arguments: those of `WorkerCollector`.
 
     Raises:
-        UsageError: the cluster has fewer CPUs than there are workers.
+        UsageError: no cluster, or one that has fewer CPUs than there are workers.
     """
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            try:
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise UsageError(
+                    f"collector=ray: no Ray cluster could be joined or started: {reason}"
+                ) from error
         cpus = int(ray.cluster_resources().get("CPU", 0))
         if cpus < self.workers:
             raise UsageError(
