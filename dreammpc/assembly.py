@@ -1,13 +1,14 @@
 """From plain values to the objects of a run: what the recipes share, and how a script loads an agent."""
 
 import inspect
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
-from dreammpc.algorithms import ALGORITHMS, LatentAlgorithm
+from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes
@@ -15,9 +16,10 @@ from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 from dreammpc.planners import build_planner
-from dreammpc.registry import unknown
 from dreammpc.trained import locate
 from dreammpc.training import DESCRIPTION, load_checkpoint
+
+log = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 500
 """Episode length in agent steps that is assumed where an environment has none."""
@@ -77,17 +79,6 @@ def build_model(
         raise UsageError(f"model: {error}") from error
 
 
-def algorithm_class(name: str) -> type[LatentAlgorithm]:
-    """The LightningModule called `name`.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in ALGORITHMS:
-        raise UsageError(unknown(f"algorithm {name!r}", name, ALGORITHMS))
-    return ALGORITHMS[name]
-
-
 def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: bool = False) -> Agent:
     """The agent that collects for the algorithm of `settings`."""
     record = algorithm_class(settings["name"]).learns_from_plans
@@ -103,7 +94,8 @@ def build_algorithm(
         UsageError: an algorithm that the agent's model or planner does not fit.
     """
     cls = algorithm_class(settings["name"])
-    known = {name for base in cls.__mro__[:2] for name in inspect.signature(base).parameters}
+    bases = [base for base in cls.__mro__ if issubclass(base, LatentAlgorithm)]
+    known = {name for base in bases for name in inspect.signature(base).parameters}
     own = {key: value for key, value in settings.items() if key in known}
     if cls.learns_from_plans:
         own["write_back"] = feed.replay.update
@@ -156,21 +148,32 @@ def build_feed(
     Args:
         env_steps: environment steps after which the feed ends.
         seed: of the replay's draws.
-        algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`; `None` for the last is
-            five episodes of random action, at least 1000 agent steps.
+        algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`, the environment steps of
+            random action; `None` for the last is five episodes, at least 1000 agent steps.
         world_size: processes that train together.
         folder: of the replay on disk; `None` keeps it in memory.
         collector: see `build_collector`; by default `agent` acts in `env`.
 
     Raises:
-        UsageError: a batch that cannot be divided among them.
+        UsageError: a batch that cannot be divided among them, or windows longer than an episode.
     """
+    if algorithm["horizon"] > episode_length(env):
+        raise UsageError(
+            f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
+            f" got {algorithm['horizon']}"
+        )
     if algorithm["batch_size"] % world_size:
         raise UsageError(
             f"algorithm.batch_size must be a multiple of the {world_size} processes that share a batch,"
             f" got {algorithm['batch_size']}"
         )
-    seed_steps = algorithm["seed_steps"]
+    seed_steps, total_steps = algorithm["seed_steps"], env_steps // env.action_repeat
+    random_steps = (
+        max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps // env.action_repeat
+    )
+    if random_steps >= total_steps:
+        first = random_steps * env.action_repeat
+        log.warning("nothing is learned: the first %d steps are random (algorithm.seed_steps)", first)
     return Feed(
         make_collector(env, agent) if collector is None else collector,
         agent,
@@ -185,8 +188,8 @@ def build_feed(
             obs_keys=agent.obs_keys,
             folder=folder,
         ),
-        seed_steps=max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps,
-        total_steps=env_steps // env.action_repeat,
+        seed_steps=random_steps,
+        total_steps=total_steps,
         utd=algorithm["utd"],
         action_repeat=env.action_repeat,
         world_size=world_size,

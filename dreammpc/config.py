@@ -8,16 +8,10 @@ ranges of a planner's settings are checked where it is built, the same for a rec
 import dataclasses
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-
 from dreammpc.collectors import COLLECTORS
 from dreammpc.interfaces import UsageError
-from dreammpc.models import SIZES
-from dreammpc.planner_group import PlannerGroup, PlannerGroupOnPath
 from dreammpc.registry import unknown
 from dreammpc.settings import at_least, check_names
-from dreammpc.sweeps import SweepConfig
 from dreammpc.tracking.loggers import KINDS
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
@@ -64,7 +58,8 @@ class AlgorithmConfig:
     """TD-MPC2's update (arXiv 2310.16828, Table 8) and how much of it happens.
 
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
-    `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
+    `seed_steps` are the environment steps of random action that a run begins with, by default those of five
+    episodes. `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
     """
 
     name: str = "tdmpc2"
@@ -123,7 +118,7 @@ ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
     "tdmpc2": {"algorithm": AlgorithmConfig},
     "bmpc": {"algorithm": BMPCConfig, "model": {"num_heads": 2}},  # two value heads at every model size
 }
-"""What `algorithm=NAME` sets, before the command line."""
+"""What `algorithm=NAME` sets for those that are built in, before the command line (see `groups.py`)."""
 
 
 @dataclasses.dataclass
@@ -262,26 +257,3 @@ class PendulumConfig:
         at_least(self, "", 1, "episodes")
         at_least(self, "", 20, "steps")
         check_names("planner", self.planners)
-
-
-def model_schema(size: str) -> type:
-    """A dataclass with the widths of a model size, and its name."""
-    fields: list[Any] = [("name", str, dataclasses.field(default=size))]
-    for field, value in dataclasses.asdict(SIZES[size]).items():
-        fields.append((field, type(value), dataclasses.field(default=value)))
-    return dataclasses.make_dataclass(f"{size} model", fields)
-
-
-def register_schemas() -> None:
-    """Hand all schemas to Hydra."""
-    store = ConfigStore.instance()
-    store.store("train_schema", TrainConfig)
-    store.store("evaluate_schema", EvaluateConfig)
-    store.store("pendulum_schema", PendulumConfig)
-    store.store("sweep_schema", SweepConfig)
-    Plugins.instance().register(PlannerGroup)
-    Plugins.instance().register(PlannerGroupOnPath)
-    for size in SIZES:
-        store.store(size, model_schema(size), group="model")
-    for algorithm, content in ALGORITHM_GROUP.items():
-        store.store(algorithm, content, group="algorithm", package="_global_")

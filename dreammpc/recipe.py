@@ -16,9 +16,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc.config import register_schemas
+from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.planner_group import offer_files
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
 from dreammpc.sweeps import expand

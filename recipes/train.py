@@ -100,11 +100,10 @@ def train(config: TrainConfig) -> int:
     results = evaluator.compare(model, compared)
     print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     video = folder / f"{config.task}.mp4"
-    if config.evaluation.video:
-        evaluator.film(Agent(model, planner), video)
+    if config.evaluation.video and evaluator.film(Agent(model, planner), video):
         print(f"video: {video}")
     print(f"checkpoint: {checkpoints.last}")
-    print(f"other planners: lightning run evaluate checkpoint={checkpoints.last} planner=mppi,dream_mpc")
+    print(f"others: lightning run evaluate checkpoint={checkpoints.last} planner=policy,mppi,dream_mpc")
     print(
         finish_run(
             loggers,

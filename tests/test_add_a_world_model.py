@@ -1,6 +1,9 @@
-"""The page docs/add_a_world_model.md: its Python runs, and the names it points at exist."""
+"""The page docs/add_a_world_model.md: its Python and its commands run, and the names it points at exist."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,11 @@ import torch
 from dreammpc.algorithms import ALGORITHMS, bmpc, latent
 from dreammpc.config import ALGORITHM_GROUP
 from dreammpc.models import SIZES, BMPCModel, LatentModel
-from dreammpc.planning import make_planner
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add_a_world_model.md").read_text()
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +25,7 @@ def page() -> dict:
     names: dict = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec("\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)), names)
+        exec("\n".join(BLOCKS), names)
     return names
 
 
@@ -33,11 +38,34 @@ def test_the_pages_model_plans_and_is_bmpcs(page):
     assert torch.equal(ours.value(z, noise), page["model"].value(z, noise))
 
 
-def test_the_pages_algorithm_is_made(page):
-    agent = page["Agent"](
-        BMPCModel(5, 2, enc_dim=32, mlp_dim=32, latent_dim=16), make_planner("cem", 2), record=True
+def test_the_pages_algorithm_trains_and_is_evaluated_from_a_file_and_from_a_package(tmp_path):
+    (tmp_path / "patient.py").write_text("\n".join(b for b in BLOCKS if b.startswith("# patient.py")))
+    (tmp_path / "patient-1.dist-info").mkdir()
+    (tmp_path / "patient-1.dist-info/METADATA").write_text("Name: patient\nVersion: 1\n")
+    offer = next(b for b in re.findall(r"^```toml\n(.*?)^```", PAGE, re.M | re.S))
+    points = offer.replace('project.entry-points."dreammpc.algorithms"', "dreammpc.algorithms")
+    (tmp_path / "patient-1.dist-info/entry_points.txt").write_text(points.replace('"', ""))
+
+    def run(*words: str) -> str:
+        path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+        command = [sys.executable, "-m", "dreammpc.cli", "run", *words]
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = ["task=pendulum-swingup", "steps=400", "algorithm.seed_steps=200", "algorithm.batch_size=8"]
+    small += ["algorithm.utd=0.2", "trainer.compile=false", "tracking=none", "evaluation.episodes=1"]
+    small += ["evaluation.video=false", "evaluation.planners=[policy]", "planner.horizon=2"]
+    run("train", "algorithm=patient.PatientBMPC", "folder=run", *small, "algorithm.reanalyze_interval=4")
+    assert "| dream_mpc |" in run(
+        "evaluate", "checkpoint=run/checkpoints/last.ckpt", "planner=policy,dream_mpc", "episodes=1"
     )
-    assert page["PatientBMPC"](agent).interval == 40
+    shown = run("train", "algorithm=patient_bmpc", "--cfg", "job")
+    assert "  name: patient_bmpc\n" in shown and "  reanalyze_interval: 40\n" in shown
+    assert "  num_heads: 2\n" in shown  # as BMPC has it
 
 
 def test_the_table_names_what_there_is():

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "models": {"interfaces", "nn"},
     "data": {"interfaces", "processes"},
     "agent": {"interfaces", "planning.imagination"},
-    "algorithms": {"interfaces", "nn", "models", "planning", "agent"},
+    "algorithms": {"interfaces", "registry", "nn", "models", "planning", "agent"},
     "tracking": {"interfaces"},
     "training": {"interfaces", "data", "agent", "envs", "evaluation", "tracking"},
     "evaluation": {"interfaces", "agent", "envs", "data", "tracking"},

@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from dreammpc.data import Replay
+from dreammpc.interfaces import RunError
 
 
 class Writer:
@@ -104,7 +105,7 @@ def test_ends_of_episodes_appear_only_at_the_end_of_a_window():
 
 def test_episodes_shorter_than_the_window_are_an_error_not_an_endless_loop():
     replay, _ = filled(2, 1000, 6, 50, longest=4)
-    with pytest.raises(RuntimeError, match="no windows of 6 steps within one episode found in 100 rows"):
+    with pytest.raises(RunError, match="no windows of 6 steps within one episode found in 100 rows"):
         replay.sample()
 
 

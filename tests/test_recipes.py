@@ -17,7 +17,7 @@ from dreammpc.evaluation.rows import read_rows
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "steps=600",
-    "algorithm.seed_steps=150",
+    "algorithm.seed_steps=300",
     "algorithm.batch_size=16",
     "algorithm.utd=0.2",
     "evaluation.every=300",

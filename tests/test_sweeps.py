@@ -205,7 +205,7 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
 
 
 TINY = [
-    "tasks=cartpole-swingup", "folder=sweep", "env.action_repeat=20", "algorithm.seed_steps=60",
+    "tasks=cartpole-swingup", "folder=sweep", "env.action_repeat=20", "algorithm.seed_steps=1200",
     "algorithm.batch_size=8", "algorithm.utd=0.1", "evaluation.every=100000", "evaluation.episodes=1",
     "evaluation.planners=[policy]", "evaluation.video=false", "trainer.compile=false", "planner=policy",
 ]  # fmt: skip

@@ -57,5 +57,7 @@ def claim(needed: int, transitions: int, folder: Path | None = None) -> str:
 
 
 def gigabytes(size: int) -> str:
-    """As people write it, in units of 10⁹ or 10⁶ bytes."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """As people write it, in units of 10⁹, 10⁶ or 10³ bytes."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

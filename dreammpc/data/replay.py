@@ -23,6 +23,7 @@ from torchrl.data import (
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from dreammpc.data.frames import FrameStore
+from dreammpc.interfaces import RunError
 
 EPISODE = 2**32
 PIXELS, NEXT_PIXELS = "pixels", ("next", "pixels")
@@ -61,7 +62,7 @@ class WindowSampler(Sampler):
         """Row indices [batch_size, window] into `storage`.
 
         Raises:
-            RuntimeError: hardly any row starts a whole window (episodes shorter than the window).
+            RunError: hardly any row starts a whole window (episodes shorter than the window).
         """
         rows, span = len(storage), (self.window - 1) * self.stride
         offsets = torch.arange(0, span + 1, self.stride)
@@ -83,9 +84,9 @@ class WindowSampler(Sampler):
             missing -= len(starts)
             if missing == 0:
                 return (torch.cat(accepted).unsqueeze(1) + offsets) % rows, {}
-        raise RuntimeError(
+        raise RunError(
             f"replay: no windows of {self.window} steps within one episode found in {rows} rows;"
-            " collect longer episodes or plan with a shorter horizon"
+            " episodes are too short for algorithm.horizon"
         )
 
     def _empty(self) -> None: ...

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import gymnasium
 import numpy as np
+from mujoco import FatalError
 
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
@@ -57,7 +58,7 @@ def explained(obs: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ImportError, AttributeError, OSError, gymnasium.error.Error) as error:
+    except (RuntimeError, ImportError, AttributeError, OSError, gymnasium.error.Error, FatalError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"obs={obs}: nothing can be drawn here ({reason}); without a display install EGL (Debian and"
