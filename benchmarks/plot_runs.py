@@ -1,8 +1,9 @@
 """Plot the evaluation curves of runs, one line per run, and list their evaluations and final scores.
 
     python benchmarks/plot_runs.py docs/curves.png runs/cartpole-swingup/*
+    python benchmarks/plot_runs.py bmpc.png runs/* --reference learning_curves.json --published tdmpc2 bmpc
 
-Reads each run folder's metrics.jsonl and params.json.
+Reads each run folder's metrics.jsonl and params.json. Published curves (docs/evaluation.md) are points.
 """
 
 import argparse
@@ -45,11 +46,18 @@ def label(run: dict, group: list[dict]) -> str:
     known = set.intersection(*(set(r["settings"]) for r in group))
     names = [n for n in run["settings"] if n.startswith(("algorithm.", "model.", "planner.", "env."))]
     differ = [n for n in names if n in known and len({str(r["settings"][n]) for r in group}) > 1]
-    return ", ".join([f"seed {run['seed']}", *(f"{n.split('.')[-1]} {run['settings'][n]}" for n in differ)])
+    chosen = {n.rpartition(".")[0] for n in differ if n.endswith(".name")}  # whose name says the rest
+    said = [n for n in differ if n.endswith(".name") or n.split(".")[0] not in chosen]
+    words = [
+        f"{run['settings'][n]}" if n.endswith(".name") else f"{n.split('.')[-1]} {run['settings'][n]}"
+        for n in said
+    ]
+    return ", ".join([f"seed {run['seed']}", *words])
 
 
-def main(target: str, folders: list[str]) -> None:
+def main(target: str, folders: list[str], reference: Path | None, published: list[str]) -> None:
     runs = [read(Path(folder)) for folder in folders]
+    curves = json.loads(reference.read_text()) if reference else {}
     by_task = defaultdict(list)
     for run in runs:
         by_task[run["task"]].append(run)
@@ -58,6 +66,14 @@ def main(target: str, folders: list[str]) -> None:
         for run in sorted(group, key=lambda run: run["seed"]):
             steps, returns = zip(*run["curve"], strict=True)
             axis.plot([s / 1000 for s in steps], returns, marker="o", ms=3, label=label(run, group))
+        last = max(steps for run in group for steps, _ in run["curve"])
+        for number, name in enumerate(published):
+            found = curves[name].get(task, {"env_steps": [], "mean": []})
+            count = 1 + sum(steps < last for steps in found["env_steps"])
+            places = [steps / 1000 for steps in found["env_steps"][:count]]
+            axis.plot(
+                places, found["mean"][:count], "x+"[number % 2], color="black", label=f"{name}, published"
+            )
         axis.set(title=task, xlabel="environment steps (thousands)", ylim=(0, 1000))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
@@ -81,5 +97,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("target", help="picture to draw")
     parser.add_argument("folders", nargs="+", help="of runs")
+    parser.add_argument("--reference", type=Path, help="JSON file of published curves")
+    parser.add_argument("--published", nargs="+", default=[], help="which of them")
     args = parser.parse_args()
-    main(args.target, args.folders)
+    main(args.target, args.folders, args.reference, args.published)
