@@ -157,15 +157,15 @@ def build_feed(
     Raises:
         UsageError: a batch that cannot be divided among them, or windows longer than an episode.
     """
-    if algorithm["horizon"] > episode_length(env):
-        raise UsageError(
-            f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
-            f" got {algorithm['horizon']}"
-        )
     if algorithm["batch_size"] % world_size:
         raise UsageError(
             f"algorithm.batch_size must be a multiple of the {world_size} processes that share a batch,"
             f" got {algorithm['batch_size']}"
+        )
+    if algorithm["horizon"] > episode_length(env):
+        raise UsageError(
+            f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
+            f" got {algorithm['horizon']}"
         )
     seed_steps, total_steps = algorithm["seed_steps"], env_steps // env.action_repeat
     random_steps = (

@@ -5,10 +5,12 @@ import torch
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
+from dreammpc import assembly
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.envs.dmcontrol import DMControl
+from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
 
 
@@ -253,3 +255,17 @@ def test_random_steps_in_a_real_collector():
     next(frames)
     assert [bool(started.any()) for _, started, _ in agent.seen] == [False, True, True, True]
     collector.shutdown()
+
+
+def test_random_steps_are_environment_steps_and_a_run_that_ends_in_them_says_so(caplog):
+    env = make_env("cartpole-swingup", 1, 0)
+    agent = Agent(random_tdmpc2(1), make_planner("policy", 1))
+    settings = {"batch_size": 8, "capacity": 1000, "horizon": 3, "utd": 1.0, "seed_steps": 100}
+    feed = assembly.build_feed(env, agent, 102, 0, settings)
+    assert (feed.seed_steps, feed.total_steps) == (50, 51) and not caplog.text  # two to each agent step
+    assembly.build_feed(env, agent, 100, 0, settings)
+    assert "nothing is learned: the first 100 steps are random (algorithm.seed_steps)" in caplog.text
+    settings["seed_steps"] = None
+    assert assembly.build_feed(env, agent, 10_000, 0, settings).seed_steps == 2500  # five episodes
+    with pytest.raises(UsageError, match=r"horizon must be at most an episode's 500 agent steps, got 600"):
+        assembly.build_feed(env, agent, 10_000, 0, settings | {"horizon": 600})

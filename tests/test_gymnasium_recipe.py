@@ -72,7 +72,7 @@ def test_resume_and_a_choice_that_does_not_fit(run, monkeypatch, capsys):
 
 
 def test_without_termination_the_same_agent_takes_ends_for_time_limits(tmp_path):
-    assert train(tmp_path, *PENDULUM, "steps=200", "algorithm.episodic=false") == 0
+    assert train(tmp_path, *PENDULUM, "steps=400", "algorithm.episodic=false") == 0
     model, facts = load_model(tmp_path / LAST)
     assert model.termination is None and not facts["episodic"]
     keys = set().union(*logged(tmp_path))
