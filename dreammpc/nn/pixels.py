@@ -33,8 +33,8 @@ def draw_shift(size: int, device: torch.device) -> Tensor:
 class ConvFeatures(nn.Module):
     """Four convolutions of 32 channels: kernels 7, 5, 3, 3, strides 2, 2, 2, 1, ReLU between.
 
-    Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645), not as torch has them:
-    with those, four layers leave a 35th of the difference between two images.
+    Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645). As torch has
+    them, four layers leave a 35th of the difference between two images.
 
     Args:
         channels: of the images (three per stacked frame).
