@@ -47,9 +47,10 @@ class ConvFeatures(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for kernel, stride in ((7, 2), (5, 2), (3, 2), (3, 1)):
-            layers += [nn.Conv2d(channels, 32, kernel, stride), nn.ReLU()]
-            nn.init.orthogonal_(layers[-2].weight, gain=2**0.5)
-            nn.init.zeros_(layers[-2].bias)
+            conv = nn.Conv2d(channels, 32, kernel, stride)
+            nn.init.orthogonal_(conv.weight, gain=2**0.5)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers += [conv, nn.ReLU()]
             channels = 32
         self.layers = nn.Sequential(*layers[:-1], nn.Flatten())
 
