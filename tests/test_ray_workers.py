@@ -7,20 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from replica_recipe import make_drift
 from test_workers import make_agent
 
 from dreammpc.collectors import build_collector
 from dreammpc.data import WorkersDied
+from dreammpc.data.ray_workers import RayWorkerCollector
 from dreammpc.interfaces import UsageError
 
 
 @pytest.fixture
 def collector_class():
-    ray = pytest.importorskip("ray")
-    from dreammpc.data.ray_workers import RayWorkerCollector
-
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -32,8 +31,6 @@ def collector_class():
 
 
 def kill_first(collector) -> None:
-    import ray
-
     actor = collector._collector.remote_collectors[0]
     os.kill(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
 
@@ -76,9 +73,6 @@ def test_more_workers_than_the_cluster_has_cpus(collector_class):
 
 
 def test_no_cluster_where_one_is_said_to_be(monkeypatch):
-    pytest.importorskip("ray")
-    from dreammpc.data.ray_workers import RayWorkerCollector
-
     monkeypatch.setenv("RAY_ADDRESS", "nowhere")
     with pytest.raises(UsageError, match=r"no Ray cluster could be joined or started.*nowhere"):
         RayWorkerCollector(make_drift, make_agent(), workers=1, num_envs=1, steps=8, seed=5)

@@ -11,8 +11,8 @@ from dreammpc.registry import Registry, place
 ALGORITHMS = Registry("algorithm", "dreammpc.algorithms")
 """What `algorithm=NAME` trains with; each names the world model that it trains."""
 
-for cls in (TDMPC2, BMPC):
-    ALGORITHMS.add(cls.name, cls)
+ALGORITHMS.add("tdmpc2", TDMPC2)
+ALGORITHMS.add("bmpc", BMPC)
 
 
 def algorithm_class(name: str) -> type[LatentAlgorithm]:

@@ -1,6 +1,6 @@
-"""Collection in the actors of a Ray cluster: TorchRL's Ray collector, with copies of the agent that keep up.
+"""Collection in the actors of a Ray cluster: TorchRL's Ray collector, whose agents are sent new weights.
 
-Needs the package `ray`; nothing else imports this module.
+Needs the package `ray`; no module imports this one before it is chosen.
 """
 
 import copy
@@ -16,11 +16,11 @@ from torch import nn
 from torchrl.collectors.distributed import RayCollector
 
 from dreammpc.data.mailbox import tensors_of
-from dreammpc.data.workers import WorkerCollector, WorkerPolicy
+from dreammpc.data.workers import WorkerCollector
 from dreammpc.interfaces import UsageError
 
-for message in ("The policy is not an nn.Module", "RayCollector iteration started before weight sync"):
-    warnings.filterwarnings("ignore", message=message)  # the mailbox sends the weights
+# The mailbox sends the weights.
+warnings.filterwarnings("ignore", message="RayCollector iteration started before weight sync")
 
 
 class RayWorkerCollector(WorkerCollector):
@@ -57,10 +57,9 @@ class RayWorkerCollector(WorkerCollector):
         return (*super().deaths, ray.exceptions.RayError)
 
     def _make_workers(self) -> tuple[Any, Any]:
-        mailbox = RayMailbox(self.agent)
-        return mailbox, RayCollector(
+        collector = RayCollector(
             self._environments(),
-            policy_factory=WorkerPolicy(copy.deepcopy(self.agent).cpu(), mailbox),
+            copy.deepcopy(self.agent).cpu(),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=sys.maxsize,
             sync=True,
@@ -69,45 +68,33 @@ class RayWorkerCollector(WorkerCollector):
             remote_configs={"num_cpus": 1},
             postproc=partial(torch.flatten, start_dim=0, end_dim=1),
         )
+        mailbox = RayMailbox(collector.remote_collectors)
+        mailbox.post(self.agent)
+        return mailbox, collector
 
 
 class RayMailbox:
-    """The newest weights of an agent and its switch `random`, in an actor: `Mailbox` between machines."""
+    """Sends weights to actors, each of which takes them between two batches: it does one thing at a time.
 
-    def __init__(self, agent: nn.Module):
-        self.actor = ray.remote(num_cpus=0)(Newest).remote()
-        self.version = 0
-        self.post(agent)
+    (TorchRL's own scheme knows no switch `random`, which goes with the weights here.)
+    """
+
+    def __init__(self, actors: list[Any]):
+        self.actors = actors
 
     def post(self, agent: nn.Module) -> None:
         """Send the weights of `agent` and its switch."""
-        self.version += 1
-        content = bool(agent.random), [tensor.cpu() for tensor in tensors_of(agent)]
-        ray.get(self.actor.put.remote(self.version, [ray.put(content)]))
-
-    def fetch(self, agent: nn.Module, seen: int) -> int:
-        """As `Mailbox.fetch`."""
-        version, content = ray.get(self.actor.newer_than.remote(seen))
-        if content:
-            agent.random, weights = ray.get(content[0])
-            with torch.no_grad():
-                for tensor, new in zip(tensors_of(agent), weights, strict=True):
-                    tensor.copy_(new)
-        return version
+        content = ray.put((agent.random, [tensor.cpu() for tensor in tensors_of(agent)]))
+        for actor in self.actors:
+            actor.__ray_call__.remote(take, content)
 
     def close(self) -> None:
-        """End the actor."""
-        ray.kill(self.actor)
+        """Nothing is kept."""
 
 
-class Newest:
-    """What the actor keeps: a version and a list of one reference, so that the weights go past it."""
-
-    def __init__(self) -> None:
-        self.version, self.content = 0, []  # type: ignore[var-annotated]
-
-    def put(self, version: int, content: list[Any]) -> None:
-        self.version, self.content = version, content
-
-    def newer_than(self, seen: int) -> tuple[int, list[Any]]:
-        return self.version, [] if self.version == seen else self.content
+def take(collector: Any, content: tuple[bool, list[torch.Tensor]]) -> None:
+    """In an actor: give its agent what was sent."""
+    collector.policy.random, weights = content
+    with torch.no_grad():
+        for tensor, new in zip(tensors_of(collector.policy), weights, strict=True):
+            tensor.copy_(new)

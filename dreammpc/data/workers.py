@@ -198,7 +198,7 @@ class WorkerPolicy:
     """Makes a worker's copy of the agent, in the worker."""
 
     agent: Any
-    mailbox: Any
+    mailbox: Mailbox
 
     def __call__(self) -> "Copy":
         return Copy(self.agent, self.mailbox)
@@ -207,7 +207,7 @@ class WorkerPolicy:
 class Copy(TensorDictModuleBase):
     """An agent that takes the newest weights before it acts."""
 
-    def __init__(self, agent: Any, mailbox: Any):
+    def __init__(self, agent: Any, mailbox: Mailbox):
         super().__init__()
         self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
         self.agent, self.mailbox, self.seen = agent, mailbox, 0

@@ -55,8 +55,8 @@ class FusedEncoder(nn.Module):
 
     Joined before SimNorm, every group of the latent can read from either. (Averaging two finished latents, as
     the published program does, would have both encoders agree on one code, and half of each is lost where one
-    of them cannot know what the other sees.) Each part is normalised first, so that neither drowns the other:
-    a handful of joint angles against 512 convolutional features.
+    of them cannot know what the other sees.) Each part is normalised first, and begins with the same weight,
+    however wide it is: a few joint angles would drown in 512 features.
 
     Args:
         sizes: widths of the proprioceptive part, O first.
@@ -67,6 +67,7 @@ class FusedEncoder(nn.Module):
         super().__init__()
         self.conv = ConvFeatures(3 * STACK)
         self.norm = nn.LayerNorm(self.conv.features)
+        nn.init.constant_(self.norm.weight, (sizes[-1] / self.conv.features) ** 0.5)
         self.body = MLP(sizes, output=mish)
         self.head = MLP([self.conv.features + sizes[-1], latent_dim], output=simnorm)
 

