@@ -6,7 +6,7 @@ One plan each, from rest and without a warm start, at default settings but for t
 gradient planners below. Prints a Markdown table of how good such plans are over many seeds.
 """
 
-import sys
+import argparse
 from dataclasses import replace
 
 import matplotlib
@@ -160,4 +160,6 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "docs/candidates.png")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", nargs="?", default="docs/candidates.png", help="picture to draw")
+    main(parser.parse_args().target)
