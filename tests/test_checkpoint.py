@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from tensordict import TensorDict
 
 from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
+from dreammpc.nn import ConvFeatures
 from dreammpc.training import format
 from dreammpc.training.archive import ReplayArchive, damaged, flat
 from dreammpc.training.files import intact, keep_as, save_atomically, sweep_drafts
-from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
+from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint, migrated
 from dreammpc.training.resume import find_resumable, open_run
 from dreammpc.training.streams import random_state, set_random_state
 
@@ -145,8 +147,9 @@ def test_migrations_run_one_after_the_other(tmp_path, monkeypatch):
         return content
 
     monkeypatch.setattr(format, "MIGRATIONS", {0: renamed, 1: suffixed})
+    monkeypatch.setattr(format, "FORMAT", 2)
     facts = load_checkpoint(path)[DESCRIPTION]
-    assert facts["task"] == "cup-catch" and facts["format"] == FORMAT
+    assert facts["task"] == "cup-catch" and facts["format"] == 2
 
 
 def test_format_1_finds_its_replay_files(tmp_path):
@@ -161,6 +164,15 @@ def test_format_1_finds_its_replay_files(tmp_path):
     restored = Replay(20, 1, 3, 4, seed=9)
     archive.load(restored, share)
     assert torch.equal(restored.rows(0, 10)["observation"], replay.rows(0, 10)["observation"])
+
+
+def test_format_2_saw_images_less_grey():
+    weights = {"agent.model.encoder.conv.layers.0.weight": torch.ones(32, 9, 7, 7, dtype=torch.float16)}
+    content = migrated({"state_dict": weights, DESCRIPTION: {"format": 2}}, Path("old.ckpt"))
+    centre = content["state_dict"]["agent.model.encoder.conv.centre"]
+    assert torch.equal(centre, ConvFeatures(9).centre.half())
+    states = {"state_dict": {"weight": centre}, DESCRIPTION: {"format": 2}}
+    assert list(migrated(states, Path("old.ckpt"))["state_dict"]) == ["weight"]
 
 
 def test_archive_writes_each_row_once(tmp_path):

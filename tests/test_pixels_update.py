@@ -1,5 +1,7 @@
 """Updates from frames: the shift's place among the draws, what is learned, reanalyze on stacks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -96,3 +98,25 @@ def test_one_training_step_moves_the_whole_encoder(cls, obs):
     if plans:  # the tenth update planned anew, from stacks, and wrote back
         assert "reanalyze/moved" in metrics
         assert (replay.rows(0, 80)["expert", "std"] != 1).any()
+
+
+@pytest.mark.parametrize("obs", ["pixels", "both"])
+def test_images_are_centred_once_before_the_first_update(obs):
+    replay, batches = make_replay(obs), []
+
+    def begin(algorithm):
+        algorithm._trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda mean, reduce_op: mean))
+        batches.append(replay.sample())
+        algorithm.on_train_batch_start(batches[-1], 0)
+        return algorithm.model.encoder.conv
+
+    algorithm = make_algorithm(CLASSES[0], obs)
+    conv = begin(algorithm)
+    frames = batches[0]["next", "pixels"].flatten(0, 1).unflatten(1, (3, 3))
+    assert torch.allclose(conv.centre, frames.float().mean((0, 1)) / 255)
+    centre = conv.centre.clone()
+    assert torch.equal(begin(algorithm).centre, centre)  # the next batch
+    again = make_algorithm(CLASSES[0], obs)
+    again.model.load_state_dict(algorithm.model.state_dict())
+    assert torch.equal(begin(again).centre, centre)  # a training that goes on
+    assert not torch.equal(begin(make_algorithm(CLASSES[0], obs)).centre, centre)

@@ -20,7 +20,7 @@ from dreammpc.algorithms.guard import Guard
 from dreammpc.algorithms.slices import Slices, masked_mean
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.nn import draw_shift
+from dreammpc.nn import GREY, ConvFeatures, draw_shift
 from dreammpc.nn.ensemble import dropout_mask
 
 
@@ -179,6 +179,7 @@ class LatentAlgorithm(lightning.LightningModule):
         )
         self._model_loss: Callable = torch.compile(self.model_loss) if compile else self.model_loss
         self._policy_loss: Callable = torch.compile(self.policy_loss) if compile else self.policy_loss
+        self._began = False
         self.policy_parameters = list(self.model.actor.parameters())
         held = {id(p) for p in self.policy_parameters}
         self.model_parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in held]
@@ -187,6 +188,16 @@ class LatentAlgorithm(lightning.LightningModule):
     def model(self) -> LatentModel:
         """The agent's world model."""
         return self.agent.model  # type: ignore[return-value]
+
+    def on_train_batch_start(self, batch: TensorDictBase, batch_idx: int) -> None:
+        """Centre the images, before the first update of a training (not of one that goes on)."""
+        conv = getattr(self.model.encoder, "conv", None)
+        if self._began or not isinstance(conv, ConvFeatures):
+            return
+        self._began = True
+        if (conv.centre == GREY).all():
+            mean = conv.mean_frame(batch["next", "pixels"].flatten(0, -4))
+            conv.centre.copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the world model (encoder slower) and Adam for the policy."""

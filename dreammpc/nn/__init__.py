@@ -2,10 +2,11 @@
 
 from dreammpc.nn.ensemble import StackedMLP
 from dreammpc.nn.layers import MLP, mish, simnorm
-from dreammpc.nn.pixels import ConvFeatures, draw_shift, random_shift
+from dreammpc.nn.pixels import GREY, ConvFeatures, draw_shift, random_shift
 from dreammpc.nn.two_hot import TwoHot, symexp, symlog
 
 __all__ = [
+    "GREY",
     "MLP",
     "ConvFeatures",
     "StackedMLP",

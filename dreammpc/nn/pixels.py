@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 SHIFT = 3
 """Pixels, at most, by which an image moves in training."""
+GREY = 0.5
+"""Halfway between black and white."""
 
 
 def random_shift(images: Tensor, offset: Tensor) -> Tensor:
@@ -33,6 +35,10 @@ def draw_shift(size: int, device: torch.device) -> Tensor:
 class ConvFeatures(nn.Module):
     """Four convolutions of 32 channels: kernels 7, 5, 3, 3, strides 2, 2, 2, 1, ReLU between.
 
+    Images go in less `centre`, which training sets to the mean image before its first update. As published it
+    is grey. Then the background, equal in all images, is most of what goes through the convolutions, and they
+    tell images apart so little that an encoder learns to say the same of all (docs/results.md).
+
     Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645). As torch has
     them, features differ between images by a 37th of that (cartpole-swingup, mean of five draws).
 
@@ -42,9 +48,12 @@ class ConvFeatures(nn.Module):
 
     features = 512
     """Width of the output: 32 channels of 4×4."""
+    centre: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
+        self.frames = channels // 3
+        self.register_buffer("centre", torch.full((3, 64, 64), GREY))
         layers: list[nn.Module] = []
         for kernel, stride in ((7, 2), (5, 2), (3, 2), (3, 1)):
             conv = nn.Conv2d(channels, 32, kernel, stride)
@@ -57,4 +66,8 @@ class ConvFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Bytes [M, channels, 64, 64] → [M, 512]."""
         x = images.to(memory_format=torch.channels_last)  # less than half the time on CPU
-        return self.layers(x.float() / 255 - 0.5)
+        return self.layers(x.float() / 255 - self.centre.repeat(self.frames, 1, 1))
+
+    def mean_frame(self, images: Tensor) -> Tensor:
+        """Of bytes [M, channels, 64, 64]: [3, 64, 64] in [0, 1]."""
+        return images.float().mean(0).unflatten(0, (self.frames, 3)).mean(0) / 255

@@ -95,6 +95,8 @@ def read_published(path: str | Path) -> Published:
     check_limits(found, algorithm, where)
     for key in [key for key in weights if key.startswith("value_heads.")]:
         weights.setdefault(key.replace("value_", "target_", 1), weights[key])
+    if pixels:
+        weights["encoder.conv.centre"] = torch.full((3, 64, 64), 0.5)
     return Published(
         source=str(path),
         algorithm=algorithm,

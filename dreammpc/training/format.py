@@ -9,7 +9,7 @@ import torch
 from dreammpc.interfaces import UsageError
 from dreammpc.training.files import intact
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "dreammpc"
 """The key of a checkpoint under which it describes itself."""
 
@@ -38,6 +38,16 @@ def _named_segments(content: dict[str, Any]) -> dict[str, Any]:
             [start, stop, f"rows-{start:010d}-{stop:010d}.pt"] for start, stop in rank["segments"]
         ]
         rank["mutable"] = f"mutable-{rank['replay']['written']:010d}.pt" if plans else None
+    return content
+
+
+@migration(2)
+def _grey_images(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 knew no mean image: encoders of frames saw all images less 0.5."""
+    weights = content.get("state_dict", {})
+    for key in [key for key in weights if key.endswith("encoder.conv.layers.0.weight")]:
+        centre = key.replace("layers.0.weight", "centre")
+        weights[centre] = torch.full((3, 64, 64), 0.5, dtype=weights[key].dtype)
     return content
 
 
