@@ -39,7 +39,8 @@ def train(config: TrainConfig) -> int:
     check_devices(config.trainer.accelerator, config.trainer.devices)
     set_threads(config.trainer.threads, config.model.mlp_dim)
     seed = seed_everything(config.seed)
-    compile, precision = choose_speed(config.trainer.compile, config.trainer.precision, config.model.mlp_dim)
+    speed, width = config.trainer, config.model.mlp_dim
+    compile, precision = choose_speed(speed.compile, speed.precision, width, config.env.obs)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])

@@ -36,13 +36,14 @@ def test_devices_that_are_not_there():
 
 
 def test_speed_is_chosen_by_what_is_there(monkeypatch):
-    assert choose_speed(False, "64-true", 512) == (False, "64-true")
+    assert choose_speed(False, "64-true", 512, "state") == (False, "64-true")
     monkeypatch.setattr(trainer, "can_compile", lambda: True)
     monkeypatch.setattr(trainer, "fast_bf16", lambda: True)
-    assert choose_speed(None, None, 512) == (True, "bf16-mixed")
-    assert choose_speed(None, None, 128) == (True, "32-true")
+    assert choose_speed(None, None, 512, "state") == (True, "bf16-mixed")
+    assert choose_speed(None, None, 128, "state") == (True, "32-true")
+    assert choose_speed(None, None, 128, "both") == (True, "bf16-mixed")
     monkeypatch.setattr(trainer, "fast_bf16", lambda: False)
-    assert choose_speed(None, None, 512) == (True, "32-true")
+    assert choose_speed(None, None, 512, "state") == (True, "32-true")
 
 
 @pytest.mark.parametrize(("amx", "avx512_bf16"), [(True, False), (False, True), (False, False)])

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy, world_size
 
@@ -119,18 +119,20 @@ def check_devices(accelerator: str, devices: int | str) -> None:
         )
 
 
-def choose_speed(compile: bool | None, precision: str | None, width: int) -> tuple[bool, str]:
+def choose_speed(compile: bool | None, precision: str | None, width: int, obs: str) -> tuple[bool, str]:
     """Fill in what was left open by what this machine is fast at.
 
     Args:
         compile: `None` compiles where there is a compiler.
         precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
-            CPUs with AMX or AVX512_BF16) and the model's hidden `width` is large enough to gain from it.
+            CPUs with AMX or AVX512_BF16) and there is enough of them: the model's hidden `width` is large, or
+            `obs`, what is observed, has pixels.
     """
     if compile is None:
         compile = can_compile()
     if precision is None:
-        precision = "bf16-mixed" if fast_bf16() and width >= WIDE else "32-true"
+        much = width >= WIDE or "pixels" in OBS_KEYS[obs]
+        precision = "bf16-mixed" if fast_bf16() and much else "32-true"
     return compile, precision
 
 
