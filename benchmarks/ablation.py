@@ -10,6 +10,7 @@ checkpoints a last table has the differences of all: mean, standard error over c
 """
 
 import argparse
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dreammpc.agent import Agent
 from dreammpc.assembly import load_model
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
+from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner
 
 ALONE = {
@@ -132,4 +134,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")

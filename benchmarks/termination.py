@@ -10,6 +10,7 @@ share of ends that a threshold finds, over the share of other steps that it take
 """
 
 import argparse
+import sys
 
 import matplotlib
 import numpy as np
@@ -165,4 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")

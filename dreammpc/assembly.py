@@ -220,7 +220,7 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     Raises:
         UsageError: no such file, a damaged one, or one of another task, model or algorithm.
     """
-    facts = training.open_resume(checkpoint, task=settings["task"], model=settings["model"])
+    facts = training.open_resume(checkpoint, settings["steps"], **{k: settings[k] for k in ("task", "model")})
     trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
     if trained != asked:
         raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")

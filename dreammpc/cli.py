@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreammpc import __version__
+from dreammpc.launch import check_renderer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(words))
     command = options.pop("command", parser.print_help)
     try:
+        if command is not parser.print_help:
+            check_renderer()
         command(**options)
     except ValueError as error:  # a UsageError; its module imports torch
         print(f"error: {error}", file=sys.stderr)

@@ -155,7 +155,7 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     model, facts = assembly.load_model(path)
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
-    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts))
+    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)
     target = Path(video or f"{task}-{planner}.mp4")
     if show:
         open_folder(target.parent)

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from dreammpc.collectors import COLLECTORS
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
 from dreammpc.settings import at_least, check_names
 from dreammpc.tracking.loggers import KINDS
@@ -34,6 +34,8 @@ class EnvConfig:
 
     def __post_init__(self):
         at_least(self, "env", 1, "num_envs", "action_repeat")
+        if self.obs not in OBS_KEYS:
+            raise UsageError(unknown(f"env.obs {self.obs!r}", self.obs, list(OBS_KEYS)))
 
 
 @dataclasses.dataclass

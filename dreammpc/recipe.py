@@ -108,7 +108,8 @@ def compose(name: str, words: list[str]) -> Any:
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
-    `eval_planner=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate` `checkpoint=a,b` and `seeds=1,2`.
+    `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
+    `checkpoint=a,b` and `seeds=1,2`.
 
     Raises:
         UsageError: the planner is chosen twice.
@@ -141,8 +142,8 @@ def _rewritten(argument: str, recipe: str) -> str:
         return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
-    if key == "eval_planner":
-        return f"eval_planner=[{value.strip('[]')}]"
+    if key in ("eval_planner", "evaluation.planners"):
+        return f"{key}=[{value.strip('[]')}]"
     if key.startswith("eval_planner."):
         return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
     return argument
@@ -201,7 +202,8 @@ def with_resumed(arguments: list[str], recipe: str) -> list[str]:
 
     def replaced(override: str) -> bool:
         key = override.partition("=")[0].lstrip("+~")
-        return key in given or key.split(".")[0] in given
+        group = key.split(".")[0].replace("eval_settings", "eval_planner")
+        return key in given or group in given
 
     return [override for override in saved if not replaced(override)] + arguments
 

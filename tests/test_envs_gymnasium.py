@@ -1,5 +1,8 @@
 """Gymnasium's environments by id: specs, ends, time limits, action repeat, pictures, error messages."""
 
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -183,3 +186,13 @@ def test_a_reward_that_is_nan_ends_the_run(register):
     register("NoReward-v0", limit=5, reward=float("nan"))
     with pytest.raises(RunError, match="'gym-NoReward-v0', environment 0: the reward is not finite: nan"):
         after(make_env("gym-NoReward-v0"), 1)
+
+
+def test_what_drew_is_closed_before_the_graphics_library():
+    program = """
+from dreammpc.envs import make_env
+print(make_env("gym-InvertedDoublePendulum-v5", obs="pixels").reset()["pixels"].float().std() > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "True" in done.stdout
+    assert "Traceback" not in done.stderr, done.stderr

@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for task, expected in (
         ("gym-CartPole-v1", "flat Box (continuous, 1-D), got Discrete(2)"),
-        ("gym-Hoper-v5", "did you mean gym-Hopper-v5"),
+        ("gym-Hoper-v5", "Did you mean gym-Hopper-v5"),
     ):
         assert expected in refused("train", [f"task={task}", "folder=other"], monkeypatch, capsys)
     assert not Path("other").exists()

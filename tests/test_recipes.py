@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from dreammpc.evaluation.rows import read_rows
+from dreammpc.recipe import with_resumed
+from dreammpc.training.files import save_atomically
+from dreammpc.training.format import DESCRIPTION, FORMAT
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -201,6 +204,8 @@ def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
         ("steps=0", ["steps", "at least 1", "0"]),
         ("algorithm.noise_correlation=1", ["algorithm.noise_correlation", "below 1", "1.0"]),
         ("env.num_envs=0", ["env.num_envs", "at least 1"]),
+        ("obs=pixel", ["env.obs 'pixel'", "did you mean pixels?", "both", "state"]),
+        ("evaluation.planners=policy,mpi", ["mpi", "mppi"]),
         ("tracking=wandb", ["tracking", "mlflow", "none", "wandb"]),
         ("trainer.devices=999", ["devices", "999"]),
         ("trainer.accelerator=abacus", ["abacus", "cpu"]),
@@ -227,6 +232,8 @@ def test_checkpoint_mistakes_are_one_line(run, monkeypatch, capsys):
     assert "model nano" in line and "1M" in line
     line = refused("train", ["resume=run/checkpoints/best.ckpt"], monkeypatch, capsys)
     assert "weights only" in line and "last.ckpt" in line
+    line = refused("train", [f"resume={path}", "steps=100"], monkeypatch, capsys)
+    assert "environment steps: steps must be more, got 100" in line
     line = refused("evaluate", [f"checkpoint={path}", "task=walker-walk"], monkeypatch, capsys)
     assert "cartpole-swingup" in line and "walker-walk" in line
     line = refused(
@@ -238,3 +245,13 @@ def test_checkpoint_mistakes_are_one_line(run, monkeypatch, capsys):
     assert "torn.ckpt" in line and "damaged" in line
     line = refused("evaluate", ["checkpoint=run/checkpoints/lost.ckpt"], monkeypatch, capsys)
     assert "lost.ckpt" in line and "last.ckpt" in line
+
+
+def test_a_new_choice_of_planners_goes_without_the_settings_of_the_old_one(tmp_path):
+    path = tmp_path / "last.ckpt"
+    before = ["seed=3", "eval_planner=[policy,mppi]", "++eval_settings.num_samples=64", "planner.horizon=2"]
+    save_atomically({DESCRIPTION: {"format": FORMAT, "overrides": before}}, path)
+    now = [f"resume={path}", "eval_planner=[policy]"]
+    assert with_resumed(now, "train") == ["seed=3", "planner.horizon=2", *now]
+    now = [f"resume={path}", "++eval_settings.num_samples=32"]
+    assert with_resumed(now, "train") == [*before[:2], before[3], *now]

@@ -46,6 +46,10 @@ def test_jsonl_rewinds_on_resume(tmp_path):
     assert [line["env_steps"] for line in lines(tmp_path)] == [1000, 2000, 3000]
     assert lines(tmp_path)[-1]["wall_s"] >= 70
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    tracking.JSONLLogger(tmp_path).log_metrics(
+        {"loss": 0}, step=500
+    )  # a new run, after one without a checkpoint
+    assert [line["env_steps"] for line in lines(tmp_path)] == [500] and lines(tmp_path)[0]["wall_s"] < 70
 
 
 def test_jsonl_keeps_params(tmp_path):

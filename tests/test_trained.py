@@ -31,9 +31,12 @@ def run(tmp_path, monkeypatch) -> Path:
     return write_run(tmp_path / "secret" / "run")
 
 
-def write_run(folder: Path, algorithm: str = "tdmpc2", seed: int = 7, spread: float = 0.05) -> Path:
+def write_run(
+    folder: Path, algorithm: str = "tdmpc2", seed: int = 7, spread: float = 0.05, obs: str = "state"
+) -> Path:
     torch.manual_seed(0)
-    model = (BMPCModel if algorithm == "bmpc" else TDMPC2Model)(5, 1, 0.99, **WIDTHS)
+    width = 0 if obs == "pixels" else 5
+    model = (BMPCModel if algorithm == "bmpc" else TDMPC2Model)(width, 1, 0.99, obs=obs, **WIDTHS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(spread * torch.randn_like(parameter))
@@ -204,6 +207,16 @@ def test_the_commands(run, tmp_path, capsys):
     first = next(row for row in rows if row["planner"] == "policy")
     assert f"return {first['return']:.1f} in {first['length']} actions" in told
     assert "video: a/b.gif" in told and Path("a/b.gif").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("obs", ["pixels", "both"])
+def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
+    path = write_run(tmp_path / "seeing", obs=obs) / "checkpoints/last.ckpt"
+    cli.main(["demo", str(path), "planner=policy", "--no-video"])
+    plain = capsys.readouterr().out
+    cli.main(["demo", str(path), "planner=policy", "--video", "seen.gif"])
+    told = capsys.readouterr().out
+    assert plain.split(" in ")[0] in told and "video: seen.gif" in told and Path("seen.gif").is_file()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_speed_is_chosen_by_what_is_there(monkeypatch):
     monkeypatch.setattr(trainer, "fast_bf16", lambda: True)
     assert choose_speed(None, None, 512, "state") == (True, "bf16-mixed")
     assert choose_speed(None, None, 128, "state") == (True, "32-true")
-    assert choose_speed(None, None, 128, "both") == (True, "bf16-mixed")
+    assert choose_speed(None, None, 128, "both") == (torch.cuda.is_available(), "bf16-mixed")
     monkeypatch.setattr(trainer, "fast_bf16", lambda: False)
     assert choose_speed(None, None, 512, "state") == (True, "32-true")
 

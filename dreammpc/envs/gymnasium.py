@@ -4,9 +4,11 @@ Any registered id with flat Box spaces will do, also ``gym-package:Name-v0``, wh
 imports. Rewards and ends are the environment's own; one call of its ``step`` is one environment step.
 """
 
+import atexit
 import difflib
 import math
 import warnings
+import weakref
 from typing import Any
 
 import gymnasium
@@ -41,6 +43,7 @@ class GymTask(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, action_repeat: int, time_limit: int, episodic: bool):
         super().__init__(env)
         self.action_repeat, self.episodic = action_repeat, episodic
+        self._drawn = False
         self.max_episode_steps = math.ceil(time_limit / action_repeat)
         self.metadata = {**env.metadata, "render_fps": env.metadata.get("render_fps", 30) / action_repeat}
 
@@ -57,6 +60,9 @@ class GymTask(gymnasium.Wrapper):
     def render(self, height: int = 64, width: int = 64) -> np.ndarray:  # type: ignore[override]
         """The environment's own picture, uint8 [height, width, 3], scaled by averaging."""
         frame = np.asarray(self.env.render())
+        if not self._drawn:  # only now: what ends first at exit is what was registered last
+            self._drawn = True
+            atexit.register(_close, weakref.ref(self.env))
         if frame.shape[:2] == (height, width):
             return frame
         pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1).unsqueeze(0).float()
@@ -79,8 +85,9 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
         env = gymnasium.make(name, disable_env_checker=True, **drawing)
     except gymnasium.error.UnregisteredEnv as error:
         close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
-        raise UsageError(f"unknown task {task!r}: {_one_line(error)}{hint}") from error
+        hint = f" Did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
+        reason = _one_line(error).partition(" Did you mean")[0]
+        raise UsageError(f"unknown task {task!r}: {reason}{hint}") from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
     limit = env.spec.max_episode_steps if env.spec else None
@@ -100,6 +107,12 @@ def list_tasks() -> list[str]:
         for name, spec in gymnasium.registry.items()
         if spec.version == 5 and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
     ]
+
+
+def _close(reference: "weakref.ref[gymnasium.Env]") -> None:
+    """Close an environment that is still there: its viewer must go before the graphics library does."""
+    if (env := reference()) is not None:
+        env.close()
 
 
 def _can_end(env: gymnasium.Env) -> bool:

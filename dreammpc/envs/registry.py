@@ -135,4 +135,4 @@ def _unknown(task: str) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     open_families = sorted(set(FAMILIES) - _CLOSED)
     others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
-    return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see list_tasks(){others}"
+    return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see `dreammpc tasks`{others}"

@@ -35,18 +35,20 @@ def film(
     Returns:
         The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
     """
-    episodes: dict[str, Episodes] = {}
     try:
         env = make_env(task, 1, seed, action_repeat, render=True, obs=obs)
-        for name, agent in agents.items():
-            played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop)
-            if played is None:
-                return None
-            episodes[name] = played
-        env.close()
+        env.reset()
+        env.render(0, VIDEO_SIZE, VIDEO_SIZE)
     except Exception as error:  # whatever OpenGL says: a training must not end without its table
         log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
         return None
+    episodes: dict[str, Episodes] = {}
+    for name, agent in agents.items():
+        played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop)
+        if played is None:
+            return None
+        episodes[name] = played
+    env.close()
     frames = side_by_side({name: played.frames for name, played in episodes.items()})
     fps = min(env.fps, MAX_FPS)
     if path.suffix == ".gif":

@@ -44,7 +44,10 @@ class Refit:
     def __post_init__(self):
         check_count("num_samples", self.num_samples, 1)
         check_count("num_elites", self.num_elites, 1)
-        check_count("num_samples", self.num_samples, self.num_elites)
+        if self.num_samples < self.num_elites:
+            raise ValueError(
+                f"num_samples must be at least num_elites, {self.num_elites}, got {self.num_samples}"
+            )
         check_count("iterations", self.iterations, 1)
         for name in ("temperature", "min_std", "momentum", "noise_beta", "keep_elites"):
             check_at_least(name, getattr(self, name), 0)

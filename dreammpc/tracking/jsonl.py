@@ -23,7 +23,8 @@ class JSONLLogger(Logger):
     Args:
         folder: the run folder, made if missing.
         resume_step: environment steps of the checkpoint that the run goes on from. Later lines are dropped,
-            in one atomic step, so that no step appears twice. None keeps every line.
+            in one atomic step, so that no step appears twice. None begins a run: what is there was written by
+            one that ended before its first checkpoint, and goes.
     """
 
     def __init__(self, folder: str | Path, resume_step: int | None = None) -> None:
@@ -32,7 +33,7 @@ class JSONLLogger(Logger):
         self._elapsed = 0.0
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._elapsed = _rewind(self._path, math.inf if resume_step is None else resume_step)
+            self._elapsed = _rewind(self._path, -1 if resume_step is None else resume_step)
         self._start = time.monotonic()
 
     @property
@@ -88,7 +89,7 @@ class JSONLLogger(Logger):
         _write_atomically(self._path.with_name("origin.json"), text)
 
 
-def _rewind(path: Path, last_step: float) -> float:
+def _rewind(path: Path, last_step: int) -> float:
     """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept."""
     if not path.exists():
         return 0.0

@@ -51,20 +51,26 @@ def open_run(folder: str | Path, resume: str | None) -> Path:
     return open_folder(folder)
 
 
-def open_resume(checkpoint: str | Path, **expected: Any) -> dict[str, Any]:
+def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: Any) -> dict[str, Any]:
     """The description of the checkpoint that a run goes on from.
 
     Args:
         checkpoint: a `last.ckpt`.
+        steps: environment steps at which the run is to end, if that is known.
         expected: facts that must agree with it, such as `task="walker-walk"`.
 
     Raises:
-        UsageError: the file is missing or damaged, holds weights only, differs from `expected`, or belongs
-            to another number of processes (each has a replay of its own).
+        UsageError: the file is missing or damaged, holds weights only, is beyond `steps`, differs from
+            `expected`, or belongs to another number of processes (each has a replay of its own).
     """
     facts = load_checkpoint(checkpoint)[DESCRIPTION]
     if "resume" not in facts:
         raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from last.ckpt beside it")
+    if steps is not None and facts["env_steps"] > steps and facts["config"]["steps"] > steps:
+        raise UsageError(
+            f"checkpoint {checkpoint} is at {facts['env_steps']} environment steps: steps must be more,"
+            f" got {steps}"
+        )
     for name, value in expected.items():
         if facts[name] != value:
             raise UsageError(f"checkpoint {checkpoint} has {name} {_short(facts[name])}, not {_short(value)}")

@@ -123,16 +123,17 @@ def choose_speed(compile: bool | None, precision: str | None, width: int, obs: s
     """Fill in what was left open by what this machine is fast at.
 
     Args:
-        compile: `None` compiles where there is a compiler.
+        compile: `None` compiles where there is a compiler, but not pixels on a CPU, where it takes minutes
+            and an update then takes longer.
         precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
             CPUs with AMX or AVX512_BF16) and there is enough of them: the model's hidden `width` is large, or
             `obs`, what is observed, has pixels.
     """
+    pixels = "pixels" in OBS_KEYS[obs]
     if compile is None:
-        compile = can_compile()
+        compile = can_compile() and (torch.cuda.is_available() or not pixels)
     if precision is None:
-        much = width >= WIDE or "pixels" in OBS_KEYS[obs]
-        precision = "bf16-mixed" if fast_bf16() and much else "32-true"
+        precision = "bf16-mixed" if fast_bf16() and (pixels or width >= WIDE) else "32-true"
     return compile, precision
 
 
