@@ -4,12 +4,14 @@ Workers are spawned, live in sessions of their own (a Ctrl-C or a signal to the 
 the training's business) and end with the process that started them, however it ends.
 """
 
+import atexit
 import contextlib
 import logging
 import os
 import queue
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +78,8 @@ class WorkerCollector:
         self._collector: Any = None
         self._mailbox: Any = None
         self._batches: Any = None
+        # Before multiprocessing's own end, which would wait for workers that wait for it.
+        atexit.register(_shut_down, weakref.ref(self))
 
     @property
     def deaths(self) -> tuple[type[Exception], ...]:
@@ -167,6 +171,12 @@ class WorkerCollector:
             num_threads=torch.get_num_threads(),
             init_fn=Begin(os.getpid()),
         )
+
+
+def _shut_down(reference: "weakref.ref[WorkerCollector]") -> None:
+    """End the workers of a collector that is still there."""
+    if (collector := reference()) is not None:
+        collector.shutdown()
 
 
 @dataclass(frozen=True)
