@@ -189,9 +189,18 @@ def test_a_reward_that_is_nan_ends_the_run(register):
 
 
 def test_what_drew_is_closed_before_the_graphics_library():
+    """Of an environment that is still referred to when its program ends by `sys.exit`, as recipes do."""
     program = """
+import sys
 from dreammpc.envs import make_env
-print(make_env("gym-InvertedDoublePendulum-v5", obs="pixels").reset()["pixels"].float().std() > 0)
+
+def main():
+    env = make_env("gym-InvertedDoublePendulum-v5", obs="pixels")
+    env.itself = env
+    print(env.reset()["pixels"].float().std() > 0)
+    sys.exit()
+
+main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "True" in done.stdout
