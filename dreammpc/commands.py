@@ -14,8 +14,9 @@ from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, build_planners, planner_name
+from dreammpc.tracking.video import video_path
 from dreammpc.trained.export import write_card
-from dreammpc.trained.library import PREFIX, find_agent
+from dreammpc.trained.library import PREFIX, find_agent, hides_packaged
 from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
@@ -33,10 +34,11 @@ def print_agents(name: str | None = None) -> None:
             card = trained.read_card(find_agent(each))
             rows = ", ".join(f"{row['planner']} {row['return']:.0f}" for row in card["evaluations"])
             size = f"{card['model']}, {card['env_steps']:,} env steps, {card['bytes'] / 1e6:.1f} MB"
-            print(f"{each:<{width}}  {size}: {rows or 'not evaluated'}")
+            own = " (yours, before the package's)" if hides_packaged(find_agent(each)) else ""
+            print(f"{each:<{width}}  {size}: {rows or 'not evaluated'}{own}")
         print("\nOf one: dreammpc agents NAME. Play it: dreammpc demo NAME" if names else "no agents")
         return
-    path = find_agent(name)
+    path = find_agent(name.removeprefix(PREFIX))
     card = trained.read_card(path)
     for key, value in card.items():
         if key not in ("curve", "evaluations", "versions"):
@@ -81,6 +83,8 @@ def export(
     print(f"{card['name']}: {card['bytes']:,} bytes, {path} and {path.with_suffix('.json').name}")
     for row in card["evaluations"]:
         print(f"  {row['planner']}: {row['return']:.1f} ({row['dtype']})")
+    if hides_packaged(path):
+        print("  the package has one of this name: yours comes first where DREAMMPC_AGENTS has its folder")
     if card["bytes"] > PACKAGED_BYTES:
         print(f"  too large for the package, whose agents have {PACKAGED_BYTES:,} bytes at most")
 
@@ -152,6 +156,10 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     """
     settings = {"name": "dream_mpc", **planner_choices(choices)}
     path = trained.locate(agent)
+    if video:
+        video_path(video)
+    if seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {seed}")
     model, facts = assembly.load_model(path)
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)

@@ -46,7 +46,7 @@ def eval_planners(settings: dict[str, Any], planner: Any) -> dict[str, Any]:
     if given and not names:
         raise UsageError(f"eval_planner.{min(given)} is of no planner: choose with eval_planner=NAME")
     if not names:
-        return {type(planner).__name__: planner}
+        return {planner_name(settings["planner"]): planner}
     return {
         name: build_planner({"name": name, **settings_for(name, given, names)}, planner.action_dim)
         for name in names

@@ -3,6 +3,8 @@
 import errno
 import functools
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -142,6 +144,8 @@ def _rewritten(argument: str, recipe: str) -> str:
         return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
+    if key in ("folder", "output", "video") and re.search(r"[^!-~]", value):  # blanks, umlauts
+        return f"{key}={quoted(value)}"
     if key in ("eval_planner", "evaluation.planners"):
         return f"{key}=[{value.strip('[]')}]"
     if key.startswith("eval_planner."):
@@ -178,8 +182,14 @@ def _sweep_words(arguments: list[str]) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """A word as Hydra's grammar takes it, whatever is in it; one that is quoted already stays."""
-    return text if text[:1] in ("'", '"') else "'" + text.replace("'", "\\'") + "'"
+    """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
+    plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
+    return text if plain else "'" + text.replace("'", "\\'") + "'"
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
+    return shlex.quote(f"{key}={quoted(str(value))}")
 
 
 def with_resumed(arguments: list[str], recipe: str) -> list[str]:
@@ -257,6 +267,8 @@ def describe(error: BaseException, recipe: str) -> str:
     if text.startswith("Could not override"):
         key = text.split("'")[1]
         return unknown(f"key {key!r}", key, keys_beside(key, recipe))
+    if missing := re.search(r"missing mandatory value: (\w+)", text):
+        return f"{missing[1]}= is needed: lightning run {recipe} {missing[1]}=… (see --help)"
     if error.__cause__ is not None and isinstance(error, HydraException):
         cause = " ".join(line.strip() for line in str(error.__cause__).splitlines() if not _internal(line))
         text = text.removeprefix("Error merging override ") + f": {cause}"

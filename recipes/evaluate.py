@@ -7,7 +7,6 @@ lightning run evaluate checkpoint='runs/*/checkpoints/last.ckpt' planner=policy,
 
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
 
 from dreammpc.compare import Played, compare, find_checkpoints
 from dreammpc.config import EvaluateConfig
@@ -18,6 +17,7 @@ from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
 from dreammpc.tracking import record_evaluation
+from dreammpc.tracking.video import video_path
 from dreammpc.training import open_folder
 
 
@@ -26,7 +26,7 @@ def evaluate(config: EvaluateConfig) -> None:
     checkpoints = find_checkpoints(config.checkpoint)
     seeds = config.seeds or range(config.seed, config.seed + config.episodes)
     files = targets(config.output) if config.output else []
-    video = Path(config.video) if config.video else None
+    video = video_path(config.video) if config.video else None
     for path in filter(None, [*files, video]):
         open_folder(path.parent)
 
@@ -73,9 +73,12 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def tell(results: list[Played], row: Row) -> None:
     """Print one agent's table."""
+    seeds = results[0].evaluator.seeds
+    whole = list(range(seeds[0], seeds[0] + len(seeds)))
+    starts = f"from seed {seeds[0]}" if seeds == whole else f"from seeds {', '.join(map(str, seeds))}"
     print(
         f"{row['task']}, {row['checkpoint']} at {row['env_steps']} environment steps,"
-        f" {many(row['batch'], 'episode')} from seed {results[0].evaluator.seeds[0]}, {row['mode']}:\n\n"
+        f" {many(row['batch'], 'episode')} {starts}, {row['mode']}:\n\n"
         f"{table({each.planner: each.episodes for each in results})}\n",
         flush=True,
     )

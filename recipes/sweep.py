@@ -6,6 +6,7 @@ lightning run sweep tasks=small6 planners=dream_mpc,mppi dry=true        # says 
 lightning run sweep -m tasks=dmc8 seeds=1,2,3 hydra/launcher=submitit_slurm   # elsewhere: docs/sweeps.md
 """
 
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from dreammpc import sweeps
 from dreammpc.config import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.launch import find_recipe
+from dreammpc.planning.registry import planner_settings
 from dreammpc.recipe import compose, main, quoted
 from dreammpc.sweeps.local import last_line
 from dreammpc.training import open_folder
@@ -31,6 +33,11 @@ def sweep(config: sweeps.SweepConfig) -> int:
     settings: TrainConfig = compose("train", words(jobs[0], train))
     for planner in config.planners:
         compose("train", [f"planner={planner}", *train])
+    for planner in config.evaluate:
+        planner_settings(planner)
+    if not config.dry:
+        open_folder(folder)
+    sweeps.claim(folder, train, config.dry)
 
     states = {job: job.state(settings.steps) for job in jobs}
     left = [job for job in jobs if states[job] != "finished" or not job.evaluated(config.evaluate)]
@@ -38,12 +45,10 @@ def sweep(config: sweeps.SweepConfig) -> int:
     print(f"{len(jobs)} runs in {folder}: {', '.join(f'{n} {state}' for state, n in sorted(count.items()))}")
     if config.dry:
         for job in left:
-            print(f"{job.name}: {states[job]}; lightning run train {' '.join(words(job, train))}")
+            print(f"{job.name}: {states[job]}; lightning run train {shlex.join(words(job, train))}")
         return 0
 
     # Every run is a process of its own, which goes on by itself where it has been before.
-    open_folder(folder)
-    sweeps.claim(folder, train)
     to, parent = settings.tracking, None
     if to.kind == "mlflow":
         about = {"tasks": tasks, "seeds": config.seeds, "planners": config.planners, "train": train}
@@ -68,7 +73,8 @@ def sweep(config: sweeps.SweepConfig) -> int:
         parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=0)
         parent.finalize(status)
         print(parent.hint())
-    print(f"{len(finals)} of {len(jobs)} runs are finished; the same command goes on with the others")
+    others = "; the same command goes on with the others" if len(finals) < len(jobs) else ""
+    print(f"{len(finals)} of {len(jobs)} trainings are finished{others}")
     for name, mean in means.items():
         print(f"  {name}: mean final return {mean:.1f}")
     if runner.signal:

@@ -13,7 +13,7 @@ from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
-from dreammpc.recipe import main, overrides, tell
+from dreammpc.recipe import main, overrides, tell, typed
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
     Checkpoints,
@@ -51,8 +51,8 @@ def train(config: TrainConfig) -> int:
     )
     planner = build_planner(settings["planner"], model.action_dim)
     compared = build_planners(config.evaluation.planners, model.action_dim)
-    compared[planner_name(settings["planner"])] = planner
     evaluated = eval_planners(settings, planner)
+    compared |= {planner_name(settings["planner"]): planner} | evaluated
     agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
@@ -91,20 +91,20 @@ def train(config: TrainConfig) -> int:
     if stop.requested():
         if trainer.is_global_zero:
             finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            print(f"stopped at {feed.env_steps} environment steps; go on with resume={checkpoints.last}")
+            print(f"stopped at {feed.env_steps} env steps; go on with {typed('resume', checkpoints.last)}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
         return 0
 
-    # The trained agent under several planners, side by side on the same starts, and a video.
+    # A video, and the trained agent under several planners, side by side on the same starts.
+    video = folder / f"{config.task}.mp4"
+    filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     results = evaluator.compare(model, compared)
     print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
-    video = folder / f"{config.task}.mp4"
-    if config.evaluation.video and evaluator.film(Agent(model, planner), video):
-        print(f"video: {video}")
-    print(f"checkpoint: {checkpoints.last}")
-    print(f"others: lightning run evaluate checkpoint={checkpoints.last} planner=policy,mppi,dream_mpc")
+    print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
+    last = typed("checkpoint", checkpoints.last)
+    print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     print(
         finish_run(
             loggers,

@@ -53,6 +53,11 @@ def test_evaluation_during_training_is_by_its_own_planners(run):
     assert lines and all(line["planner/evaluations"] == 0 for line in lines)  # the policy comes first
     assert all(line["planner/dream_mpc/evaluations"] > 0 for line in lines)
     assert all("eval/dream_mpc/return" in line for line in lines)
+    last = lines[-1]
+    final = next(line for line in logged(run) if "final/dream_mpc" in line)
+    assert final["env_steps"] == last["env_steps"] == 600
+    assert final["final/dream_mpc"] == pytest.approx(last["eval/dream_mpc/return"])  # two candidates here too
+    assert final["final/policy"] == pytest.approx(last["eval/return"])
 
 
 def test_the_trained_agent_is_loaded_and_evaluated(run):

@@ -102,9 +102,11 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "planner="], ["planner=", "at least one name"]),
         (["checkpoint=a.ckpt", "planer=policy"], ["planer", "did you mean planner?"]),
         (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
+        (["checkpoint=a.ckpt", "video=both.avi"], ["both.avi", ".mp4 or .gif"]),
         (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
         (["checkpoint=it's=here.ckpt"], ["it's=here.ckpt", "does not exist"]),
-        (["planner=policy"], ["checkpoint"]),
+        (["planner=policy"], ["checkpoint= is needed: lightning run evaluate checkpoint="]),
+        (["checkpoint=ä b.ckpt", "output=ä b.txt"], ["output ä b.txt", ".csv or .json"]),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):

@@ -75,6 +75,9 @@ def spoil(row, **changes):
     [
         ({"return": math.nan}, ["row 1", "mppi on walker-walk", "seed 1000", "return", "nan"]),
         ({"success": math.inf}, ["success", "inf"]),
+        ({"success": 2.0}, ["success is 2.0", "at least 0 and at most 1"]),
+        ({"ms_per_action": math.nan}, ["ms_per_action is nan"]),
+        ({"ms_per_action": -5.0}, ["ms_per_action is -5.0", "at least 0"]),
         ({"length": "long"}, ["length", "int", "'long'"]),
         ({"terminated": "perhaps"}, ["terminated", "bool", "'perhaps'"]),
         ({"planner": ""}, ["planner", "empty"]),
@@ -102,12 +105,18 @@ def test_files_that_cannot_be_used(rows, tmp_path):
     assert ".csv or .json" in refusal("run.txt", "")
     assert "damaged" in refusal("torn.json", '{"format": 1, "rows": [')
     assert "damaged" in refusal("other.json", '{"planners": {}}')
+    assert "damaged" in refusal("numbers.json", '{"format": 1, "rows": [1]}')
+    (tmp_path / "wide.csv").write_text("task,planner\n" * 1000, encoding="utf-16")
+    assert "damaged" in refusal("wide.csv") and len(refusal("wide.csv")) < 400
     assert "format 99" in refusal("newer.json", '{"format": 99, "rows": []}')
     assert "no rows" in refusal("empty.csv", "task,planner\n")
     assert "'checkpoint' is missing" in refusal("foreign.csv", "task,planner\nwalker-walk,mppi\n")
+    assert "found task;planner" in refusal("semicolons.csv", "task;planner\nwalker-walk;mppi\n")
     write_rows(rows, tmp_path / "a.csv")
     write_rows(rows[:1], tmp_path / "b.json")
     alone = read_rows([tmp_path / "a.csv"])
+    (tmp_path / "marked.csv").write_text((tmp_path / "a.csv").read_text(), encoding="utf-8-sig")
+    assert read_rows([tmp_path / "marked.csv"]) == alone
     assert read_rows([tmp_path / "a.csv", tmp_path / "b.json"]) == alone  # the same return: counted once
     write_rows([{**rows[0], "return": -1.0}], tmp_path / "b.json")
     twice = r"b\.json, row 1 and, with another return, in .*a\.csv: episode seed 1000 .* twice"

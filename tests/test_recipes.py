@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreammpc.evaluation.rows import read_rows
-from dreammpc.recipe import with_resumed
+from dreammpc.recipe import typed, with_resumed
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
 
@@ -255,3 +257,10 @@ def test_a_new_choice_of_planners_goes_without_the_settings_of_the_old_one(tmp_p
     assert with_resumed(now, "train") == ["seed=3", "planner.horizon=2", *now]
     now = [f"resume={path}", "++eval_settings.num_samples=32"]
     assert with_resumed(now, "train") == [*before[:2], before[3], *now]
+
+
+@pytest.mark.parametrize("path", ["runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null"])
+def test_what_is_printed_can_be_typed(path):
+    (word,) = shlex.split(typed("resume", path))
+    (override,) = OverridesParser.create().parse_overrides([word])
+    assert override.key_or_group == "resume" and str(override.value()) == path

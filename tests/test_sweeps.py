@@ -64,14 +64,15 @@ def test_what_is_left_of_a_grid(tmp_path):
     run_folder(tmp_path / "walker-walk/seed1", {"env_steps": 5000}, final)
     run_folder(tmp_path / "cup-catch/seed1", {"env_steps": 5000, "eval/return": 1.0})
     run_folder(tmp_path / "walker-walk/seed2", {"env_steps": 5000}, checkpoint=False)  # died before the first
-    assert [job.state(10_000) for job in jobs] == ["finished", "broken", "new", "new"]
-    assert [job.state(20_000) for job in jobs] == ["broken", "broken", "new", "new"]  # more was asked for
+    assert [job.state(10_000) for job in jobs] == ["finished", "interrupted", "new", "new"]
+    longer = [job.state(20_000) for job in jobs]
+    assert longer == ["interrupted", "interrupted", "new", "new"]
     assert jobs[0].finals() == {"policy": 5.0, "mppi": 7.0} and jobs[1].finals() == {}
     log = tmp_path / "walker-walk/seed1/metrics.jsonl"
     log.write_text(log.read_text() + '{"env_steps": 99')  # torn
     assert jobs[0].state(10_000) == "finished"
     log.write_text(json.dumps(final) + "\n" + '{"env_steps": 12000, "loss/value": 1.0}\n')  # broke
-    assert jobs[0].state(12_000) == "broken"
+    assert jobs[0].state(12_000) == "interrupted"
     assert [job.name for job in grid(tmp_path, ["cup-catch"], [3], ["mppi", "cem"])] == [
         "cup-catch/mppi-seed3", "cup-catch/cem-seed3",
     ]  # fmt: skip
@@ -189,14 +190,18 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     assert code == 0 and "4 new" in out and "task=walker-walk seed=1" in out
     assert not (tmp_path / "a sweep").exists()
     code, out, err = start(*first)
-    assert code == 1 and "3 of 4 runs are finished" in out and "policy: mean final return 1.3" in out
+    assert code == 1 and "3 of 4 trainings are finished" in out and "policy: mean final return 1.3" in out
     assert err == "cup-catch/seed2 ended with code 1: error: no luck\n"
     log = (tmp_path / "a sweep/walker-walk/seed2/run.log").read_text()
     assert log.startswith("task=walker-walk seed=2 folder='") and "algorithm.utd=0.5" in log
     assert log.endswith("resume=auto\n")
+    other = ["tracking=none", "steps=1000", "folder=a sweep"]
+    assert "algorithm.utd=0.5, not with none" in start(*other, "dry=true")[2]
     again = ["tracking=none", "steps=1001", "folder=a sweep", "algorithm.utd=0.5"]
     code, out, err = start(*again)
-    assert code == 0 and "1 broken, 3 finished" in out and out.count("begins") == 1  # 1001 is 1000, nearly
+    assert (
+        code == 0 and "3 finished, 1 interrupted" in out and out.count("begins") == 1
+    )  # 1001 is 1000, nearly
     code, out, err = start(*again, "evaluate=mppi")
     assert code == 0 and out.count("begins") == 4  # none has been evaluated
     assert "checkpoint=" in (tmp_path / "a sweep/cup-catch/seed1/run.log").read_text().splitlines()[-1]
@@ -221,13 +226,13 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
     """Started three times: with one seed, with more seeds and steps, and when nothing is left."""
     first = launch(*TINY, "seeds=1", "steps=1600", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "1 runs" in first.stdout and "1 of 1 runs are finished" in first.stdout
+    assert "1 runs" in first.stdout and "1 of 1 trainings are finished" in first.stdout
     more = [*TINY, "seeds=1,2", "steps=2400", "evaluate=policy"]
     second = launch(*more, cwd=tmp_path)
     assert second.returncode == 0, (
         second.stderr + (tmp_path / "sweep/cartpole-swingup/seed1/run.log").read_text()
     )
-    assert "1 broken, 1 new" in second.stdout and "2 of 2 runs are finished" in second.stdout
+    assert "1 interrupted, 1 new" in second.stdout and "2 of 2 trainings are finished" in second.stdout
     for seed in (1, 2):
         folder = tmp_path / f"sweep/cartpole-swingup/seed{seed}"
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -256,6 +261,7 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
         (["seeds=1,2"], "tasks"),
         (["tasks=cup-catch", "planner.horizom=3"], "did you mean planner.horizon?"),
         (["tasks=cup-catch", "planners=mppi,mpi"], "'mpi'"),
+        (["tasks=cup-catch", "evaluate=policy,mpi"], "unknown planner 'mpi'"),
         (["tasks=cup-catch", "jobs=0"], "jobs must be at least 1"),
         (["tasks=cup-catch", "seed=3"], "a sweep sets seed itself"),
         (["tasks=cup-catch", "seeds=1,1"], "expected different ones"),

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -166,6 +167,11 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
     assert {"cartpole-swingup/tdmpc2-seed7", "cartpole-swingup/bmpc-seed2"} <= set(trained.agent_names())
     assert trained.find_agent("cartpole-swingup/tdmpc2-seed7") == weak
     assert trained.locate("agent:cartpole-swingup/bmpc-seed2") == strong
+    assert not library.hides_packaged(weak)
+    shutil.copytree(tmp_path / "agents", tmp_path / "package")
+    monkeypatch.setattr(library, "PACKAGED", tmp_path / "package")
+    assert library.hides_packaged(weak)
+    assert not library.hides_packaged(tmp_path / "package/cartpole-swingup/tdmpc2-seed7.ckpt")
     monkeypatch.setattr(library, "PACKAGED", tmp_path / "none")
     assert trained.locate("cartpole-swingup") == strong  # the better of the two
     assert assembly.load_agent("cartpole-swingup", "policy").model.value_heads.sizes[0] == 16  # no action
@@ -222,12 +228,17 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["demo", "walker-wok"], "walker-wok does not exist"),
+        (
+            ["demo", "walker-wok"],
+            "walker-wok does not exist, nor does an agent of that name; did you mean walker-walk?",
+        ),
+        (["demo", "{run}", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["demo", "agent:nothing"], "unknown agent 'nothing'"),
         (["demo", "{run}", "planner=mpi"], "unknown planner 'mpi'"),
         (["demo", "{run}", "planner.horizon=far"], "horizon"),
         (["demo", "{run}", "horizon=2"], "expected planner=NAME or planner.KEY=VALUE"),
         (["demo", "{run}", "--video", "/proc/no/a.mp4"], "cannot be written"),
+        (["demo", "{run}", "--video", "a.xyz"], "a.xyz: expected a name that ends in .mp4 or .gif"),
         (["agents", "nothing"], "unknown agent 'nothing'"),
         (["export-agent", "lost.ckpt"], "lost.ckpt does not exist"),
         (["export-agent", "{run}", "--dtype", "int8"], "unknown dtype 'int8'; there are: float16, bfloat16"),

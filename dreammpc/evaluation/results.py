@@ -49,7 +49,8 @@ class Results:
     agents: dict[str, str]
     """By method, what it plays: algorithm and model size."""
     mode: str
-    episodes: int
+    episodes: tuple[int, int]
+    """Of each agent and planner: the fewest and the most."""
     notes: list[str] = field(default_factory=list)
 
     def returns(self, method: str, task: str) -> np.ndarray:
@@ -103,14 +104,9 @@ def collect(rows: Sequence[Row]) -> Results:
         in_order = sorted(group.items(), key=lambda item: (isinstance(item[0], str), item[0]))
         runs[key] = [_run(found, scaled[key[1]]) for _, found in in_order]
     agents = {label: _agent(row) for row, label in zip(rows, labels, strict=True)}
-    results = Results(
-        list(dict.fromkeys(labels)),
-        list(scaled),
-        runs,
-        agents,
-        rows[0]["mode"],
-        len({r["episode_seed"] for r in rows}),
-    )
+    counts = [len(run.returns) for found in runs.values() for run in found]
+    episodes = min(counts), max(counts)
+    results = Results(list(dict.fromkeys(labels)), list(scaled), runs, agents, rows[0]["mode"], episodes)
     results.notes += [
         f"{task}: no success is reported and returns lie outside 0 to {SUITE_MAXIMUM:.0f}: their scale is not"
         " known, and the aggregates leave them out."
@@ -118,6 +114,10 @@ def collect(rows: Sequence[Row]) -> Results:
         if not known
     ]
     results.notes += _differences(rows) + _lacks(results)
+    if not common(results)[0]:
+        results.notes.append(
+            "No task of a known scale was played by every planner, so there are no aggregates."
+        )
     return results
 
 
@@ -260,7 +260,8 @@ def _lacks(results: Results) -> list[str]:
         missing = [task for task in results.tasks if (method, task) not in results.runs]
         if missing:
             notes.append(
-                f"{method} was not played on {', '.join(missing)}: left out of the aggregates for all."
+                f"{method} was not played on {', '.join(missing)}: aggregates of all planners leave"
+                f" {'that task' if len(missing) == 1 else 'those tasks'} out."
             )
     for task in results.tasks:
         counts = {m: len(results.runs[m, task]) for m in results.methods if (m, task) in results.runs}

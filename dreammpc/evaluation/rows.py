@@ -41,6 +41,8 @@ COLUMNS: dict[str, type] = {
 }
 OPTIONAL = ("train_seed", "env_steps", "success", "model")
 """Columns that may be empty (None)."""
+RANGES = {"return": (-math.inf, math.inf), "success": (0, 1), "ms_per_action": (0, math.inf)}
+"""Least and greatest value; what is not finite is refused too."""
 DIAGNOSTICS = "diagnostics."
 MEASURED = ("return", "success", "length", "terminated", "ms_per_action")
 ENDINGS = (".csv", ".json")
@@ -130,7 +132,7 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
 
     Raises:
         UsageError: a missing or damaged file, one without rows, without a column or with a value of a wrong
-            type, a return that is not finite, or the same episode twice.
+            type or outside `RANGES`, or the same episode twice.
     """
     rows: list[Row] = []
     seen: dict[tuple, tuple[str | Path, float]] = {}
@@ -160,32 +162,41 @@ def _read(path: Path) -> list[Row]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
         if path.suffix == ".csv":
             return list(csv.DictReader(io.StringIO(text), strict=True))
         content = json.loads(text)
         rows = content["rows"]
         if content["format"] > FORMAT:
             raise UsageError(f"{path} has format {content['format']}, this version reads up to {FORMAT}")
+        if not all(isinstance(row, dict) for row in rows):
+            raise TypeError("a row is no object")
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UsageError(f"{path} is damaged or not one of evaluate's files ({error!r})") from error
+        # Not all of the error: that of a decoder holds the whole file.
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise UsageError(f"{path} is damaged or not one of evaluate's files ({why})") from error
     return rows
 
 
 def _checked(raw: Row, where: str) -> Row:
     missing = [name for name in COLUMNS if name not in raw]
     if missing:
-        raise UsageError(f"{where}: column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}")
+        found = ", ".join(map(str, raw))[:200]
+        raise UsageError(
+            f"{where}: column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}; found {found}"
+        )
     row = {name: _value(raw[name], kind, name, where) for name, kind in COLUMNS.items()}
     for name, value in raw.items():
         if isinstance(name, str) and name.startswith(DIAGNOSTICS) and value not in (None, ""):
             row[name] = _value(value, float, name, where)
     who = f"{where}: {row['planner']} on {row['task']}, episode seed {row['episode_seed']}"
-    for name in ("return", "success"):
-        if row[name] is not None and not math.isfinite(row[name]):
-            raise UsageError(f"{who}: {name} is {row[name]}, expected a finite number")
+    for name, (least, most) in RANGES.items():
+        if row[name] is not None and not (math.isfinite(row[name]) and least <= row[name] <= most):
+            among = "" if least == -math.inf else f" of at least {least:g}"
+            among += "" if most == math.inf else f" and at most {most:g}"
+            raise UsageError(f"{who}: {name} is {row[name]}, expected a finite number{among}")
     return row
 
 

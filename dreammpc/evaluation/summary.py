@@ -22,7 +22,9 @@ class Estimate(NamedTuple):
     interval: Interval | None
 
     def text(self, digits: int, plus: bool = False) -> str:
-        """`812 [790, 830]`, with a sign if `plus`."""
+        """`812 [790, 830]`, with a sign if `plus`; empty where there is none, as of a ratio to 0."""
+        if not np.isfinite(self.value):
+            return ""
         sign = "+" if plus else ""
         number = f"{self.value:{sign}.{digits}f}"
         if self.interval is None:
@@ -130,9 +132,11 @@ def heading(results: Results) -> str:
     """What was played, in one sentence."""
     seeds = sorted({len(runs) for runs in results.runs.values()})
     trained = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    fewest, most = results.episodes
+    played = many(most, "episode") if fewest == most else f"{fewest} to {many(most, 'episode')}"
     return (
         f"{many(len(results.tasks), 'task')}, {trained} training seed{'' if seeds == [1] else 's'} each,"
-        f" {many(results.episodes, 'episode')} per agent and planner, {results.mode}."
+        f" {played} per agent and planner, {results.mode}."
     )
 
 

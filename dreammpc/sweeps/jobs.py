@@ -38,11 +38,11 @@ class Job:
         return self.folder / "scores.csv"
 
     def state(self, steps: int) -> str:
-        """`finished` (`steps` environment steps and the last comparison of planners), `broken` or `new`."""
+        """`finished` (`steps` environment steps and the comparison after them), `interrupted` or `new`."""
         if self.finals() and self._last().get("env_steps", 0) >= SHORT * steps:
             return "finished"
         kept = ("last.ckpt", "previous.ckpt")
-        return "broken" if any((self.checkpoint.parent / name).exists() for name in kept) else "new"
+        return "interrupted" if any((self.checkpoint.parent / name).exists() for name in kept) else "new"
 
     def finals(self) -> dict[str, float]:
         """Mean return by planner at the end of the training; empty before it."""
@@ -88,10 +88,10 @@ def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Seq
     ]
 
 
-def claim(folder: Path, overrides: Sequence[str]) -> None:
+def claim(folder: Path, overrides: Sequence[str], dry: bool = False) -> None:
     """Note the trainings' overrides in `folder/sweep.json`; a folder holds runs of one kind only.
 
-    More `steps`, other tracking and other devices do not make another kind.
+    More `steps`, other tracking and other devices do not make another kind. `dry` only looks.
 
     Raises:
         UsageError: the folder belongs to a sweep with other overrides.
@@ -102,6 +102,8 @@ def claim(folder: Path, overrides: Sequence[str]) -> None:
     try:
         there = json.loads(note.read_text(encoding="utf-8"))["overrides"]
     except (OSError, ValueError, KeyError):
+        if dry:
+            return
         draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
         draft.write_text(json.dumps({"overrides": own}), encoding="utf-8")
         os.replace(draft, note)

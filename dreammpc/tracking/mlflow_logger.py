@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -123,7 +124,7 @@ class MLflowTracker(Logger):
         )
         if self._uri.startswith(("http://", "https://")):
             return f"{run}: {self._uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.version}"
-        return f"{run}: mlflow ui --backend-store-uri {self._uri}"
+        return f"{run}: mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import unknown
+from dreammpc.registry import choices, unknown
 
 PREFIX = "agent:"
 PACKAGED = Path(__file__).resolve().parent / "agents"
@@ -53,18 +53,29 @@ def find_agent(name: str) -> Path:
     return files[name]
 
 
+def hides_packaged(weights: Path) -> bool:
+    """Whether an agent of one's own bears the name of one that comes with the package."""
+    weights = weights.resolve()
+    return PACKAGED not in weights.parents and (PACKAGED / weights.parent.name / weights.name).exists()
+
+
 def locate(checkpoint: str | Path) -> Path:
     """The file that a user means: a path, `agent:NAME`, or NAME where no file is called so.
 
     Raises:
-        UsageError: `agent:` before a name that no agent has.
+        UsageError: `agent:` before a name that no agent has, or neither a file nor an agent.
     """
     text = str(checkpoint)
     if text.startswith(PREFIX):
         return find_agent(text.removeprefix(PREFIX))
     names = agent_names()
-    if not Path(text).exists() and (text in names or any(name.startswith(f"{text}/") for name in names)):
+    if Path(text).exists():
+        return Path(text)
+    if text in names or any(name.startswith(f"{text}/") for name in names):
         return find_agent(text)
+    if not Path(text).suffix:
+        known = choices(text, {*names, *(name.partition("/")[0] for name in names)})
+        raise UsageError(f"checkpoint {text} does not exist, nor does an agent of that name; {known}")
     return Path(text)
 
 

@@ -176,6 +176,7 @@ class ProgressBar(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:
+            self._bar.update(self.feed.env_steps - self._bar.n)  # what was collected after the last update
             self._bar.close()
             self._bar = None
 

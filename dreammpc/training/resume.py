@@ -30,7 +30,7 @@ def open_folder(folder: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"folder {path} cannot be written: {error.strerror}") from error
     return path
 
 
