@@ -9,12 +9,17 @@ import numpy as np
 from dreammpc.evaluation.aggregate import STATISTICS
 from dreammpc.evaluation.results import Results
 from dreammpc.evaluation.summary import THRESHOLDS, Estimate, Summary, Table
+from dreammpc.report import labels
 from dreammpc.report.inputs import Curve, Reference
 from dreammpc.report.svg import Chart, Scale, around, colour
 
 STEPS_IN_K = 1000
 LONGEST = 40
 """Letters of a method's name that fit beside its row."""
+MANY = 5
+"""With more methods than this, bands and bars would hide each other."""
+SHORTEST_MS, LONGEST_MS = 1e-9, 1e9
+"""Times between these are drawn; a file may hold none, 0 or infinity."""
 
 
 @dataclass
@@ -168,9 +173,8 @@ def _dots(
         )
     told = []
     for i, (method, estimate) in enumerate(found.items()):
-        short = method if len(method) <= LONGEST else method[: LONGEST - 1] + "…"
         own = colour(methods.index(method))
-        chart.text(left - 8, chart.py(i) + 4, short, "name end")
+        chart.text(left - 8, chart.py(i) + 4, _short(method), "name end")
         if estimate.interval is not None:
             chart.line(estimate.interval, [i, i], f"{own} bar", f"{method}: {estimate.text(3)}")
         chart.dot(estimate.value, i, own, f"{method}: {estimate.text(3)}", radius=5)
@@ -209,42 +213,61 @@ def profiles(results: Results, summary: Summary) -> Figure:
 
 def latency(results: Results, summary: Summary) -> Figure:
     """Milliseconds per action against the IQM."""
-    times = [results.ms_per_action(method) for method in results.methods]
-    scores = [summary.aggregates[method]["IQM"] for method in results.methods]
-    ends = [float(end) for estimate in scores if estimate.interval for end in estimate.interval]
-    x = Scale(min(times) / 2, max(times) * 3, log=True)
-    chart = Chart(
-        x, around([*(estimate.value for estimate in scores), *ends]), width=480, height=310, right=24
-    )
+    scores = {method: summary.aggregates[method]["IQM"] for method in results.methods}
+    times = {method: results.ms_per_action(method) for method in results.methods}
+    shown = [method for method in results.methods if SHORTEST_MS < times[method] < LONGEST_MS]
+    caption = "Wall time of the whole batch of episodes divided by its actions, mean over tasks and seeds."
+    if len(shown) < len(times):
+        lacking = ", ".join(method for method in times if method not in shown)
+        caption += f" Without a time that can be drawn: {lacking}."
+    if len(shown) > MANY and summary.counts != [1]:
+        caption += f" Intervals, left out for more than {MANY}, stand under Aggregates."
+    rows = [[name, _number(times[name], 2), score.text(3)] for name, score in scores.items()]
+    pictures = []
+    if shown:
+        chart = _latency_chart(shown, times, scores, [colour(results.methods.index(name)) for name in shown])
+        told = "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows if name in shown) + "."
+        pictures = [("", chart.render("Planner latency against score", told))]
+    return Figure("Latency against return", pictures, caption, table=(["planner", "ms", "IQM"], rows))
+
+
+def _latency_chart(
+    methods: list[str], times: dict[str, float], scores: dict[str, Estimate], colours: list[str]
+) -> Chart:
+    """A dot, a bar and a name for each method."""
+    own = [times[method] for method in methods]
+    heights = [scores[method].value for method in methods]
+    bars = {method: scores[method].interval for method in methods if len(methods) <= MANY}
+    heights += [float(end) for bar in bars.values() for end in bar or ()]
+    x = Scale(min(own) / 2, max(own) * 2, log=True)
+    chart = Chart(x, around(heights), width=480, height=310 + 14 * max(0, len(methods) - MANY))
     chart.axes("milliseconds per action (logarithmic)", "IQM of normalised scores", y_format="{:.3g}")
-    rows = []
-    for i, (method, ms, estimate) in enumerate(zip(results.methods, times, scores, strict=True)):
-        if estimate.interval is not None:
-            chart.line([ms, ms], estimate.interval, f"{colour(i)} bar")
-        chart.dot(ms, estimate.value, colour(i), f"{method}: {ms:.2f} ms, {estimate.text(3)}", radius=5)
-        rows.append([method, f"{ms:.2f}", estimate.text(3)])
-    _name_points(chart, results.methods, times, [estimate.value for estimate in scores])
-    told = "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows) + "."
-    batches = "Wall time of the whole batch of episodes divided by its actions, mean over tasks and seeds."
-    panel = chart.render("Planner latency against score", told)
-    return Figure("Latency against return", [("", panel)], batches, table=(["planner", "ms", "IQM"], rows))
+    points, covered = [], []
+    for method, classes in zip(methods, colours, strict=True):
+        at, bar = chart.px(times[method]), bars.get(method)
+        points.append((at, chart.py(scores[method].value)))
+        if bar is not None:
+            chart.line([times[method]] * 2, bar, f"{classes} bar")
+            covered.append((at - 3, chart.py(float(bar.high)), at + 3, chart.py(float(bar.low))))
+    dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    names = [_short(method) for method in methods]
+    places = labels.place(points, names, dots, covered, chart.frame())
+    for point, box, classes in zip(points, places, colours, strict=True):
+        ends = labels.leader(point, box) if box else None
+        if ends:
+            chart.segment(*ends, f"{classes} leader")
+    for method, classes in zip(methods, colours, strict=True):
+        ms, estimate = times[method], scores[method]
+        chart.dot(ms, estimate.value, classes, f"{method}: {ms:.2f} ms, {estimate.text(3)}", radius=5)
+    for point, name, box, classes in zip(points, names, places, colours, strict=True):
+        if box:
+            at, side = labels.anchor(point, box)
+            chart.text(at, box[3] - 4, name, f"name halo {side} {classes}")
+    return chart
 
 
-def _name_points(chart: Chart, names: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Write each point's name beside it, inside the picture and clear of the names before it."""
-    taken: list[tuple[float, float, float]] = []
-    for i, (name, x, y) in enumerate(zip(names, xs, ys, strict=True)):
-        width, at = 7.4 * len(name), chart.py(y) + 4
-        fits = chart.px(x) + 9 + width < chart.width
-        left = chart.px(x) + 9 if fits else max(chart.left, chart.px(x) - 9 - width)
-        step = 14 if at < chart.height / 2 else -14
-        while any(abs(at - row) < 13 and left < end and begin < left + width for begin, end, row in taken):
-            at += step
-        taken.append((left, left + width, at))
-        if fits:
-            chart.text(left, at, name, f"name halo {colour(i)}")
-        else:
-            chart.text(left + width, at, name, f"name halo end {colour(i)}")
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _number(value: float, digits: int) -> str:

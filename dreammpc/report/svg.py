@@ -50,7 +50,12 @@ class Scale:
             return [tick for tick in self.ticks if self.low <= tick <= self.high]
         if self.log:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            return [10.0**e for e in exponents if self.low <= 10.0**e <= self.high]
+            powers = [10.0**e for e in exponents]
+            inside = [power for power in powers if self.low <= power <= self.high]
+            if len(inside) < 3:
+                powers = [power * factor for power in powers for factor in (1, 2, 5)]
+                inside = [power for power in powers if self.low <= power <= self.high]
+            return inside[:: 1 + len(inside) // 8]
         raw = (self.high - self.low) / 4
         size = 10.0 ** math.floor(math.log10(raw))
         step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)
@@ -108,7 +113,8 @@ class Chart:
 
     def line(self, xs: Iterable[Any], ys: Iterable[Any], classes: str, told: str = "") -> None:
         """A line through the points; `told` is shown where a pointer rests."""
-        points = [f"{self.px(x):.1f} {self.py(y):.1f}" for x, y in zip(xs, ys, strict=True) if np.isfinite(y)]
+        pairs = [(self.px(x), self.py(y)) for x, y in zip(xs, ys, strict=True)]
+        points = [f"{px:.1f} {py:.1f}" for px, py in pairs if np.isfinite([px, py]).all()]
         if points:
             self.parts.append(f'<path class="line {classes}" d="M{"L".join(points)}">{_told(told)}</path>')
 
@@ -119,9 +125,21 @@ class Chart:
         self.parts.append(f'<path class="band {classes}" d="M{"L".join([*there, *back[::-1]])}Z"/>')
 
     def dot(self, x: float, y: float, classes: str, told: str = "", radius: float = 4) -> None:
-        """A mark."""
-        where = f'cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="{radius:g}"'
+        """A mark; none for what is not a finite number."""
+        px, py = self.px(x), self.py(y)
+        if not np.isfinite([px, py]).all():
+            return
+        where = f'cx="{px:.1f}" cy="{py:.1f}" r="{radius:g}"'
         self.parts.append(f'<circle class="dot {classes}" {where}>{_told(told)}</circle>')
+
+    def frame(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what lies between the axes, in pixels."""
+        return self.left, self.top, self.width - self.right, self.height - self.bottom
+
+    def segment(self, start: tuple[float, float], end: tuple[float, float], classes: str) -> None:
+        """A straight line between pixels, not values."""
+        (x, y), (end_x, end_y) = start, end
+        self.parts.append(f'<path class="line {classes}" d="M{x:.1f} {y:.1f}L{end_x:.1f} {end_y:.1f}"/>')
 
     def text(self, x: float, y: float, text: str, classes: str, more: str = "") -> None:
         """Text at pixels, not values."""
