@@ -11,11 +11,13 @@ from dreammpc.evaluation.results import Results
 from dreammpc.evaluation.summary import THRESHOLDS, Estimate, Summary, Table
 from dreammpc.report import labels
 from dreammpc.report.inputs import Curve, Reference
-from dreammpc.report.svg import Chart, Scale, around, colour
+from dreammpc.report.svg import Chart, Scale, around, colour, published_colour
 
 STEPS_IN_K = 1000
 LONGEST = 40
 """Letters of a method's name that fit beside its row."""
+FEW = 12
+"""A training of no more evaluations than this has larger dots at them."""
 MANY = 5
 """With more methods than this, bands and bars would hide each other."""
 SHORTEST_MS, LONGEST_MS = 1e-9, 1e9
@@ -48,10 +50,10 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
         for task, group in sorted(tasks.items())
     ]
     legend = [(colour(i), kind) for i, kind in enumerate(kinds)]
-    legend += [(f"faint f{i % 4}", f"{name}, published") for i, name in enumerate(published)]
+    legend += [(published_colour(i), f"{name}, published") for i, name in enumerate(published)]
     caption = (
         "Mean return of each evaluation during training, over environment steps (simulator control steps)."
-        " Thin: one training seed each; thick: their mean, where all seeds have got to."
+        " Dots: evaluations. Thin: one training seed of several; thick: their mean, where all have got to."
     )
     if published:
         caption += (
@@ -72,26 +74,28 @@ def _curve_panel(
     heights = [value for curve in group for value in curve.returns]
     heights += [value for ref, stop in shown for value in ref.mean[:stop]]
     end = max([end, *(ref.env_steps[stop - 1] for ref, stop in shown)])
-    low = min(0.0, *heights)
-    chart = Chart(Scale(0, end / STEPS_IN_K), around([low, *heights], low=low))
+    chart = Chart(Scale(0, end / STEPS_IN_K), around([0.0, *heights]))
     chart.axes("environment steps, thousands", "return")
     for ref, stop in shown:
         steps = ref.env_steps[:stop] / STEPS_IN_K
-        chart.line(
-            steps, ref.mean[:stop], f"faint f{published.index(ref.name) % 4}", f"{ref.name}, published"
-        )
+        classes = published_colour(published.index(ref.name))
+        chart.line(steps, ref.mean[:stop], classes, f"{ref.name}, published")
     told = []
     for i, kind in enumerate(kinds):
         own = [curve for curve in group if curve.kind == kind]
         for curve in own:
             steps = curve.env_steps / STEPS_IN_K
-            chart.line(steps, curve.returns, f"{colour(i)} thin", f"{kind}, seed {curve.seed}")
-            for step, value in zip(steps, curve.returns, strict=True):
-                chart.dot(step, value, colour(i), f"seed {curve.seed}, {step:g}k: {value:.0f}", radius=2)
+            thin = " thin" if len(own) > 1 else ""
+            chart.line(steps, curve.returns, colour(i) + thin, f"{kind}, seed {curve.seed}")
         if len(own) > 1:
             common = sorted(set.intersection(*(set(curve.env_steps) for curve in own)))
             means = [np.mean([c.returns[c.env_steps == step] for c in own]) for step in common]
             chart.line(np.array(common) / STEPS_IN_K, means, f"{colour(i)} thick", f"{kind}, mean")
+        for curve in own:
+            radius = 3.5 if len(curve.returns) <= FEW else 2
+            for step, value in zip(curve.env_steps / STEPS_IN_K, curve.returns, strict=True):
+                told_here = f"{kind}, seed {curve.seed}, {step:g}k: {value:.0f}"
+                chart.dot(step, value, colour(i), told_here, radius)
         if own:
             last = np.mean([curve.returns[-1] for curve in own])
             told.append(f"{kind}: {len(own)} trainings, the last evaluations at {last:.0f} in the mean")
@@ -121,7 +125,8 @@ def aggregates(results: Results, summary: Summary) -> Figure:
     panels = []
     for name in STATISTICS:
         found = {method: summary.aggregates[method][name] for method in results.methods}
-        panels.append((name, _dots(name, found, "normalised score", results.methods)))
+        label = "optimality gap (lower is better)" if name == "optimality gap" else "normalised score"
+        panels.append((name, _dots(name, found, label, results.methods)))
     caption = (
         f"Normalised scores (return / 1000, or success) over {', '.join(summary.tasks)}. IQM: the mean of the"
         " middle half of all runs. Optimality gap: by how much runs fall short of 1; lower is better."
@@ -163,7 +168,7 @@ def _dots(
     values = [estimate.value for estimate in found.values()]
     values += [float(end) for estimate in found.values() if estimate.interval for end in estimate.interval]
     longest = max(map(len, found))
-    left, rows = 16 + 8 * min(longest, LONGEST), len(found)
+    left, rows = 24 + 8 * min(longest, LONGEST), len(found)
     chart = Chart(scale or around(values), Scale(rows - 0.5, -0.5), width=300 + left, left=left, right=62)
     chart.height = 64 + 30 * rows
     chart.axes(label)
@@ -174,7 +179,7 @@ def _dots(
     told = []
     for i, (method, estimate) in enumerate(found.items()):
         own = colour(methods.index(method))
-        chart.text(left - 8, chart.py(i) + 4, _short(method), "name end")
+        chart.text(left - 14, chart.py(i) + 4, _short(method), "name end")
         if estimate.interval is not None:
             chart.line(estimate.interval, [i, i], f"{own} bar", f"{method}: {estimate.text(3)}")
         chart.dot(estimate.value, i, own, f"{method}: {estimate.text(3)}", radius=5)
@@ -190,7 +195,7 @@ def profiles(results: Results, summary: Summary) -> Figure:
     chart.axes("normalised score τ", "share of runs above τ")
     for i, method in enumerate(results.methods):
         _, band = summary.profiles[method]
-        if band is not None:
+        if band is not None and len(results.methods) <= MANY:
             chart.band(THRESHOLDS, band.low, band.high, colour(i))
     for i, method in enumerate(results.methods):
         chart.line(THRESHOLDS, summary.profiles[method][0], colour(i), method)
@@ -205,7 +210,8 @@ def profiles(results: Results, summary: Summary) -> Figure:
         "A run is one trained agent on one task. Higher is better; where lines cross, neither always is."
     )
     if any(band is not None for _, band in summary.profiles.values()):
-        caption += " Bands: 95 % stratified-bootstrap intervals."
+        caption += " Bands: 95 % stratified-bootstrap intervals"
+        caption += "." if len(results.methods) <= MANY else f", left out for more than {MANY} lines."
     panel = chart.render("Performance profiles", told)
     table = ["share of runs above", *map(str, marks)], rows
     return Figure("Performance profiles", [("", panel)], caption, legend, table)
@@ -237,21 +243,27 @@ def _latency_chart(
     """A dot, a bar and a name for each method."""
     own = [times[method] for method in methods]
     heights = [scores[method].value for method in methods]
-    bars = {method: scores[method].interval for method in methods if len(methods) <= MANY}
-    heights += [float(end) for bar in bars.values() for end in bar or ()]
+    bars = {name: bar for name in methods if (bar := scores[name].interval) and len(methods) <= MANY}
+    heights += [float(end) for bar in bars.values() for end in bar]
     x = Scale(min(own) / 2, max(own) * 2, log=True)
-    chart = Chart(x, around(heights), width=480, height=310 + 14 * max(0, len(methods) - MANY))
-    chart.axes("milliseconds per action (logarithmic)", "IQM of normalised scores", y_format="{:.3g}")
-    points, covered = [], []
-    for method, classes in zip(methods, colours, strict=True):
-        at, bar = chart.px(times[method]), bars.get(method)
-        points.append((at, chart.py(scores[method].value)))
-        if bar is not None:
-            chart.line([times[method]] * 2, bar, f"{classes} bar")
-            covered.append((at - 3, chart.py(float(bar.high)), at + 3, chart.py(float(bar.low))))
-    dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    chart = Chart(x, around(heights), width=480, left=62)
     names = [_short(method) for method in methods]
-    places = labels.place(points, names, dots, covered, chart.frame())
+    for extra in (0, 100, 200, 300):  # a higher picture where not all names find room
+        chart.height = 310 + 14 * max(0, len(methods) - MANY) + extra
+        points = [(chart.px(times[method]), chart.py(scores[method].value)) for method in methods]
+        dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+        covered = [
+            (x - 3, chart.py(float(bars[name].high)), x + 3, chart.py(float(bars[name].low)))
+            for name, (x, _) in zip(methods, points, strict=True)
+            if name in bars
+        ]
+        places = labels.place(points, names, dots, covered, chart.frame())
+        if None not in places:
+            break
+    chart.axes("milliseconds per action (logarithmic)", "IQM of normalised scores", y_format="{:.3g}")
+    for method, classes in zip(methods, colours, strict=True):
+        if method in bars:
+            chart.line([times[method]] * 2, bars[method], f"{classes} bar")
     for point, box, classes in zip(points, places, colours, strict=True):
         ends = labels.leader(point, box) if box else None
         if ends:

@@ -20,10 +20,12 @@ def place(
 ) -> list[Box | None]:
     """A box for each point's name: beside its dot where that is free, else at the nearest place that is.
 
+    Where dots crowd so that a line from one can't leave without crossing another, it does cross.
+
     Args:
         points: middles of the dots.
         names: one for each.
-        dots: what neither a name nor the line to it may lie over.
+        dots: what no name may lie over, and no line to a name if that can be.
         bars: what no name may lie over.
         frame: what all names must lie in.
 
@@ -32,14 +34,14 @@ def place(
     """
     taken, leads = list(dots), list[Box]()
     found: list[Box | None] = [None] * len(points)
-    for places in (_beside, _anywhere):
+    for places, clear in ((_beside, True), (_anywhere, True), (_anywhere, False)):
         for i, (point, name) in enumerate(zip(points, names, strict=True)):
             if found[i] is not None:
                 continue
             for box in places(point, LETTER * len(name), frame):
                 lead = _leader_boxes(point, box)
-                free = not _meet([box], [*taken, *bars, *leads]) and not _meet(lead, [*taken, *leads])
-                if free and _inside(box, frame):
+                free = _inside(box, frame) and not _meet([box], [*taken, *bars, *leads])
+                if free and not (clear and _meet(lead, [*taken, *leads])):
                     found[i] = box
                     taken.append(box)
                     leads += lead

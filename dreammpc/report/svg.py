@@ -1,7 +1,7 @@
 """A few primitives of charts, as SVG that takes its colours and fonts from the page's style.
 
-Classes: `cN` names a colour, `line`, `band`, `dot`, `faint` say what is drawn. Coordinates are in pixels of
-the view box; the page scales it.
+Classes: `cN` names a colour, `mN` a muted one, `line`, `band`, `dot`, `faint` say what is drawn. Coordinates
+are in pixels of the view box; the page scales it.
 """
 
 import math
@@ -21,6 +21,11 @@ _numbers = count()
 def colour(index: int) -> str:
     """Classes of the line or mark with this number."""
     return f"c{index % COLOURS}" + (f" d{index // COLOURS}" if index >= COLOURS else "")
+
+
+def published_colour(index: int) -> str:
+    """Classes of a published curve: a muted colour and a dash, both other than its neighbours'."""
+    return f"faint m{index % 4} f{(index + index // 4) % 4}"
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,8 @@ class Chart:
 
 def swatch(classes: str) -> str:
     """A short line for a legend."""
-    line = f'<path class="line {classes}" d="M0 4H28"/>'
-    return f'<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true">{line}</svg>'
+    line = f'<path class="line {classes}" d="M0 4H40"/>'
+    return f'<svg class="swatch" viewBox="0 0 40 8" aria-hidden="true">{line}</svg>'
 
 
 def _told(text: str) -> str:
