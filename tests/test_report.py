@@ -16,6 +16,7 @@ from dreammpc.evaluation.rows import write_rows
 from dreammpc.evaluation.summary import summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.report import write_report
+from dreammpc.report.films import names
 from dreammpc.report.inputs import Reference, read_run
 from dreammpc.report.svg import Chart, Scale, around
 
@@ -142,12 +143,22 @@ def test_references_end_where_they_end():
 def test_frames_of_a_video(page):
     from PIL import Image
 
-    text, _ = page
-    (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
-    image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert image.size == (6 * 320, 160)
-    shades = [image.getpixel((320 * i + 160, 80))[0] for i in range(6)]
+    text, parsed = page
+    data = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    images = [Image.open(io.BytesIO(base64.b64decode(each))) for each in data]
+    assert [image.size for image in images] == [(320, 160)] * 6
+    shades = [image.getpixel((160, 80))[0] for image in images]
     assert shades == pytest.approx([0, 40, 80, 120, 160, 200], abs=8)
+    assert "6 moments of an episode each, from its start, left" in " ".join(parsed.text)
+
+
+def test_headings_tell_videos_apart(tmp_path):
+    curves = [read_run(make_run(tmp_path / f"run{seed}", seed=seed))[0] for seed in (1, 2)]
+    videos = [tmp_path / name for name in ("run1/walk.mp4", "run2/walk.mp4", "a/play.mp4", "b/play.mp4")]
+    expected = ["walk, seed 1 (run1)", "walk, seed 2 (run2)", "play (a)", "play (b)", "alone"]
+    assert names([*videos, tmp_path / "alone.gif"], curves) == expected
+    alike = [tmp_path / name for name in ("x/a/play.mp4", "y/a/play.mp4")]
+    assert names(alike, []) == [f"play ({path.parent})" for path in alike]
 
 
 def test_values_lie_where_the_axes_say():
@@ -162,6 +173,8 @@ def test_values_lie_where_the_axes_say():
         [-0.3, -0.2, -0.1, 0, 0.1]
     )
     scale = around([3.0, 5.0])
+    assert Scale(1, 27, log=True).marks() == [1, 2, 5, 10, 20]
+    assert len(Scale(1e-9, 1e9, log=True).marks()) < 10
     assert scale.low < 3 and scale.high > 5 and around([2.0]).high > 2
 
 
@@ -173,6 +186,25 @@ def test_one_training_seed_and_other_starts_are_said(tmp_path):
     assert "cup-catch: one training seed only, so no interval can be given." in words
     assert "Learning curves of walker-walk: one training seed only." in words
     assert "no intervals can be given" in words and "[" not in words
+
+
+def test_words_are_explained_and_inputs_are_named(page):
+    _, parsed = page
+    words = " ".join(" ".join(parsed.text).split())
+    for start in ("A planner chooses", "“policy” is", "Greedy: ", "Model steps: "):
+        assert start in words[:800], start
+    for name in ("run1 (walker-walk, seed 1)", "run2 (walker-walk, seed 2)", "published.json"):
+        assert name in words[words.index("Run folders: ") :], name
+    assert "optimality gap (lower is better)" in words
+
+
+def test_published_curves_without_runs_are_said(tmp_path):
+    write_rows(score_rows(), tmp_path / "scores.csv")
+    (tmp_path / "published.json").write_text("{}")
+    write_report([tmp_path / "scores.csv"], tmp_path / "out.html", tmp_path / "published.json")
+    words = " ".join(Page((tmp_path / "out.html").read_text()).text)
+    assert "published.json: published curves are drawn only beside those of run folders" in words
+    assert "Published curves:" not in words
 
 
 def test_trainings_that_differ_are_said(tmp_path):

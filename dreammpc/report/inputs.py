@@ -59,6 +59,8 @@ class Inputs:
     videos: list[Path] = field(default_factory=list)
     references: dict[str, list[Reference]] = field(default_factory=dict)
     """By task."""
+    reference: str | None = None
+    """The file of published curves."""
 
 
 def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> Inputs:
@@ -89,6 +91,7 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
             raise UsageError(f"{path}: expected a run folder, scores (.csv, .json) or a video (.mp4, .gif)")
     inputs.rows = read_rows(scores)
     if reference is not None:
+        inputs.reference = str(reference)
         tasks = {curve.task for curve in inputs.curves}
         pixels = any(curve.pixels for curve in inputs.curves)
         inputs.references = read_references(Path(reference), tasks, pixels)

@@ -1,17 +1,11 @@
 """The report: one HTML page that needs nothing else."""
 
-import base64
-import io
 from collections import defaultdict
-from collections.abc import Sequence
 from datetime import date
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from dreammpc.evaluation.results import Results, collect
-from dreammpc.evaluation.rows import Row
 from dreammpc.evaluation.summary import (
     Summary,
     Table,
@@ -24,10 +18,9 @@ from dreammpc.evaluation.summary import (
 )
 from dreammpc.report import figures
 from dreammpc.report.figures import Figure
+from dreammpc.report.films import films
 from dreammpc.report.inputs import Curve, Inputs
 from dreammpc.report.svg import swatch
-
-FRAMES, FRAME_HEIGHT = 6, 160
 
 
 def render(inputs: Inputs, title: str) -> str:
@@ -48,6 +41,11 @@ def render(inputs: Inputs, title: str) -> str:
             f'<p class="lead">Training: {many(len(folders), "run")} on {many(len(tasks), "task")}.</p>'
         )
         notes += curve_notes(inputs)
+    elif inputs.reference:
+        notes.append(
+            f"{inputs.reference}: published curves are drawn only beside those of run folders; here are none."
+        )
+    parts.append(glossary(results))
     if notes:
         told = "".join(f"<li>{escape(note)}</li>" for note in notes)
         parts.append(f'<aside class="notes" aria-label="Notes"><ul>{told}</ul></aside>')
@@ -56,8 +54,8 @@ def render(inputs: Inputs, title: str) -> str:
     if inputs.curves:
         parts.append(section(figures.curves(inputs.curves, inputs.references)))
     if inputs.videos:
-        parts.append(films(inputs.videos))
-    parts.append(footer(inputs.rows))
+        parts.append(films(inputs.videos, inputs.curves))
+    parts.append(footer(inputs))
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -135,46 +133,23 @@ def curve_notes(inputs: Inputs) -> list[str]:
     return notes
 
 
-def films(videos: Sequence[Path]) -> str:
-    """Frames of each video, evenly spaced."""
-    parts = []
-    for path in videos:
-        strip = base64.b64encode(film_strip(path)).decode()
-        alt = f"{FRAMES} frames of {path.name}, evenly spaced from the first to the last"
-        parts.append(
-            f'<figure class="panel" style="max-width:none"><h3>{escape(path.stem)}</h3>'
-            f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{strip}"></figure>'
-        )
-    return f'<section><h2>Videos</h2><div class="films">{"".join(parts)}</div></section>'
+def glossary(results: Results | None) -> str:
+    """The words of the page that an outsider cannot know, one sentence each."""
+    told = ["A planner chooses each action by trying sequences of actions in a learned model of the world."]
+    if results is not None:
+        if any(method.split()[0] == "policy" for method in results.methods):
+            told.append("“policy” is the trained policy alone, without planning.")
+        if results.mode == "greedy":
+            told.append("Greedy: actions are played as they were chosen, without noise for exploration.")
+        else:
+            told.append(f"{results.mode}: noise for exploration is added to each action, of this scale.")
+        told.append("Model steps: how often the model predicts one step ahead, here to choose one action.")
+    return f'<ul class="terms" aria-label="Terms">{"".join(f"<li>{escape(text)}</li>" for text in told)}</ul>'
 
 
-def film_strip(path: Path) -> bytes:
-    """A JPEG of `FRAMES` frames in a row.
-
-    Raises:
-        UsageError: a video that cannot be read.
-    """
-    import imageio.v3 as iio
-    from PIL import Image
-
-    from dreammpc.interfaces import UsageError
-
-    try:
-        frames = np.stack(list(iio.imiter(path)))
-    except Exception as error:  # the readers raise what they like
-        raise UsageError(f"video {path} cannot be read ({type(error).__name__})") from error
-    chosen = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
-    width = round(frames.shape[2] * FRAME_HEIGHT / frames.shape[1])
-    row = np.concatenate(
-        [np.asarray(Image.fromarray(f).resize((width, FRAME_HEIGHT))) for f in chosen], axis=1
-    )
-    file = io.BytesIO()
-    Image.fromarray(row).convert("RGB").save(file, "JPEG", quality=82)
-    return file.getvalue()
-
-
-def footer(rows: Sequence[Row]) -> str:
+def footer(inputs: Inputs) -> str:
     """When, on what and from what."""
+    rows = inputs.rows
     told = [f"Made on {date.today().isoformat()} by dreammpc."]
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     versions = list(
@@ -185,4 +160,7 @@ def footer(rows: Sequence[Row]) -> str:
     checkpoints = list(dict.fromkeys(f"{row['checkpoint']} ({row['task']})" for row in rows))
     told += [f"Machine: {'; '.join(machines)}.", f"Versions: {'; '.join(versions)}."] if rows else []
     told += [f"Agents: {', '.join(checkpoints)}."] if checkpoints else []
+    runs = list(dict.fromkeys(f"{c.folder} ({c.task}, seed {c.seed})" for c in inputs.curves))
+    told += [f"Run folders: {', '.join(runs)}."] if runs else []
+    told += [f"Published curves: {inputs.reference}."] if inputs.reference and inputs.curves else []
     return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in told)}</footer>"
