@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_models import GAMMA, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
-from dreammpc.planning import Imagination, Objective
+from dreammpc.planning import Imagination, Objective, imagination
 from dreammpc.planning.imagination import sample_std
 
 B, N, H, A = 2, 4, 3, 2
@@ -14,7 +14,7 @@ MODELS = {"ensemble": lambda: Ensemble(A), "tdmpc2": lambda: random_tdmpc2(A, ep
 
 
 def explicit_score(model, latent, actions, objective):
-    """J and u of one candidate [H, A] from one latent [1], straight from algorithms.md §3."""
+    """J and u of one candidate [H, A] from one latent [1], straight from the definition."""
     coef, discount, total, uncertainty = objective.uncertainty_coef, 1.0, 0.0, 0.0
     for t in range(H):
         action = actions[t][None]
@@ -39,7 +39,9 @@ def explicit_score(model, latent, actions, objective):
 @pytest.mark.parametrize(
     ("uncertainty", "coef"), [("std", 0.0), ("std", 0.3), ("terminal", 0.3), ("released", 0.3)]
 )
-def test_score_equals_explicit_loops(name, reduction, uncertainty, coef):
+@pytest.mark.parametrize("cpu_rows", [512, 3])  # all at a time, or in parts of 3, 3 and 2
+def test_score_equals_explicit_loops(name, reduction, uncertainty, coef, cpu_rows, monkeypatch):
+    monkeypatch.setattr(imagination, "CPU_ROWS", cpu_rows)
     model = MODELS[name]()
     latent, objective = random_latent(model, B), Objective(coef, uncertainty, reduction)
     actions = torch.rand(B, N, H, A, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -52,6 +54,20 @@ def test_score_equals_explicit_loops(name, reduction, uncertainty, coef):
                 torch.testing.assert_close(scored.objective[b, n], total, rtol=1e-4, atol=1e-4)
                 if coef:
                     torch.testing.assert_close(scored.uncertainty[b, n], spread, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_have_the_gradients_of_the_whole(monkeypatch):
+    model = random_tdmpc2(A)
+    latent, objective = random_latent(model, B), Objective(0.3, "std", "min")
+    drawn = torch.rand(B, N, H, A, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    gradients = []
+    for cpu_rows in (512, 3):
+        monkeypatch.setattr(imagination, "CPU_ROWS", cpu_rows)
+        actions = drawn.clone().requires_grad_()
+        Imagination(model).score(latent, actions, objective).objective.sum().backward()
+        gradients.append(actions.grad)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)
 
 
 def test_score_by_hand():

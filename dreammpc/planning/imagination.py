@@ -15,6 +15,8 @@ from dreammpc.planning.checks import check_at_least, check_choice
 
 VALUE_REDUCTIONS = ("mean", "min", "mean-std")
 UNCERTAINTIES = ("std", "terminal", "released")
+CPU_ROWS = 512
+"""Sequences that are scored at a time on a CPU, whose caches then hold what layers hand on; the same bits."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,23 @@ class Imagination:
         )
 
     def score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> Imagined:
-        """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B].
+        """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B]."""
+        batch, num = actions.shape[:2]
+        self.check_action_dim(actions.shape[-1])
+        on_cpu = actions.device.type == "cpu" and not torch.compiler.is_compiling()
+        size = CPU_ROWS if on_cpu else batch * num
+        parts = zip(repeat_rows(latent, num).split(size), actions.flatten(0, 1).split(size), strict=True)
+        total, uncertainty = zip(*(self._score(*part, objective) for part in parts), strict=True)
+        return Imagined(torch.cat(total).view(batch, num), torch.cat(uncertainty).view(batch, num))
+
+    def _score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """J and uncertainty [M] of `actions` [M, H, A] from `latent` [M].
 
         Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
         """
-        batch, num, horizon, action_dim = actions.shape
-        self.check_action_dim(action_dim)
-        rows = batch * num
-        steps = actions.flatten(0, 1).transpose(0, 1)  # [H, M, A]
-        latents = [repeat_rows(latent, num)]
+        rows, horizon = actions.shape[:2]
+        steps = actions.transpose(0, 1)  # [H, M, A]
+        latents = [latent]
         for t in range(horizon):
             latents.append(self.model.step(latents[-1], steps[t]))
         last, along = latents[-1], steps.flatten(0, 1)
@@ -126,8 +136,7 @@ class Imagination:
             else:
                 uncertainty = spread.sum(0).detach()
         total = (discounts[:-1] * reward).sum(0) + discounts[-1] * objective.reduce(heads)
-        total = total - objective.uncertainty_coef * uncertainty
-        return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+        return total - objective.uncertainty_coef * uncertainty, uncertainty
 
     def check_action_dim(self, action_dim: int) -> None:
         """Raise ValueError if a planner of `action_dim` does not fit the model."""
