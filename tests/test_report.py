@@ -228,6 +228,7 @@ def test_tables_alone(tmp_path):
     [
         (["lost"], ["lost does not exist"]),
         (["empty"], ["empty is no run folder", "metrics.jsonl"]),
+        (["sweep"], ["sweep is no run folder", "metrics.jsonl; sweep/walker-walk/seed1 is one"]),
         (["notes.txt"], ["notes.txt", "run folder"]),
         (["bad"], ["bad", "after 20000 environment steps is not a number"]),
         (["torn"], ["torn is damaged"]),
@@ -246,6 +247,8 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "torn")
     (tmp_path / "torn/params.json").write_text("{}")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sweep/walker-walk").mkdir(parents=True)
+    make_run(tmp_path / "sweep/walker-walk/seed1")
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "film.mp4").write_bytes(b"no film")
     rows = score_rows(tasks=["cup-catch"])

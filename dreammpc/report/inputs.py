@@ -102,7 +102,9 @@ def read_run(folder: Path) -> list[Curve]:
     """The curves of a run folder, one for each planner that was evaluated on the way."""
     for name in ("metrics.jsonl", "params.json"):
         if not (folder / name).is_file():
-            raise UsageError(f"{folder} is no run folder: it has no {name}")
+            inside = next(folder.rglob(name), None)
+            hint = f"; {inside.parent} is one" if inside else ""
+            raise UsageError(f"{folder} is no run folder: it has no {name}{hint}")
     try:
         params = json.loads((folder / "params.json").read_text())
         text = (folder / "metrics.jsonl").read_text()
