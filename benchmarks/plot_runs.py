@@ -3,11 +3,15 @@
     python benchmarks/plot_runs.py docs/curves.png runs/cartpole-swingup/*
     python benchmarks/plot_runs.py bmpc.png runs/* --reference learning_curves.json --published tdmpc2 bmpc
 
-Reads each run folder's metrics.jsonl and params.json. Published curves (docs/evaluation.md) are points.
+    python benchmarks/plot_runs.py agents.png dreammpc/trained/agents/*/tdmpc2-seed*.json
+
+Reads each run folder's metrics.jsonl and params.json, or the card of a trained agent. Published curves
+(docs/evaluation.md) are points.
 """
 
 import argparse
 import json
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,11 @@ import matplotlib.pyplot as plt
 
 
 def read(folder: Path) -> dict:
+    if folder.suffix == ".json":
+        card = json.loads(folder.read_text())
+        final = {f"final/{row['planner']}": row["return"] for row in card["evaluations"]}
+        kept = {key: card[key] for key in ("task", "seed", "curve")}
+        return {**kept, "settings": {}, "final": final, "minutes": (card["seconds"] or 0) / 60}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     params = json.loads((folder / "params.json").read_text())
     curve = [(line["env_steps"], line["eval/return"]) for line in lines if "eval/return" in line]
@@ -52,7 +61,7 @@ def label(run: dict, group: list[dict]) -> str:
         f"{run['settings'][n]}" if n.endswith(".name") else f"{n.split('.')[-1]} {run['settings'][n]}"
         for n in said
     ]
-    return ", ".join([f"seed {run['seed']}", *words])
+    return textwrap.fill(", ".join([f"seed {run['seed']}", *words]), 40)
 
 
 def main(target: str, folders: list[str], reference: Path | None, published: list[str]) -> None:
@@ -61,8 +70,12 @@ def main(target: str, folders: list[str], reference: Path | None, published: lis
     by_task = defaultdict(list)
     for run in runs:
         by_task[run["task"]].append(run)
-    figure, axes = plt.subplots(1, len(by_task), figsize=(4.2 * len(by_task), 3.2), squeeze=False)
-    for axis, (task, group) in zip(axes[0], by_task.items(), strict=True):
+    columns = min(3, len(by_task))
+    rows = -(-len(by_task) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(by_task) :]:
+        axis.axis("off")
+    for axis, (task, group) in zip(axes.flat, by_task.items(), strict=False):
         for run in sorted(group, key=lambda run: run["seed"]):
             steps, returns = zip(*run["curve"], strict=True)
             axis.plot([s / 1000 for s in steps], returns, marker="o", ms=3, label=label(run, group))
@@ -76,8 +89,9 @@ def main(target: str, folders: list[str], reference: Path | None, published: lis
             )
         axis.set(title=task, xlabel="environment steps (thousands)", ylim=(0, 1000))
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    axes[0][0].set_ylabel("return, mean of 10 episodes")
+        axis.legend(frameon=False, fontsize=7).set_in_layout(False)
+    for row in axes:
+        row[0].set_ylabel("return, mean of 10 episodes")
     figure.tight_layout()
     figure.savefig(target, dpi=130)
 
