@@ -2,7 +2,6 @@
 
     python benchmarks/plot_runs.py docs/curves.png runs/cartpole-swingup/*
     python benchmarks/plot_runs.py bmpc.png runs/* --reference learning_curves.json --published tdmpc2 bmpc
-
     python benchmarks/plot_runs.py agents.png dreammpc/trained/agents/*/tdmpc2-seed*.json
 
 Reads each run folder's metrics.jsonl and params.json, or the card of a trained agent. Published curves

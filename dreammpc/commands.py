@@ -11,10 +11,10 @@ from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.compare import action_repeat_of, compare
 from dreammpc.evaluation import Evaluator
+from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, build_planners, planner_name
-from dreammpc.tracking.video import video_path
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, hides_packaged
 from dreammpc.trained.published import read_published
@@ -31,10 +31,11 @@ def print_agents(name: str | None = None) -> None:
         names = trained.agent_names()
         width = max(map(len, names), default=0)
         for each in names:
-            card = trained.read_card(find_agent(each))
+            path = find_agent(each)
+            card = trained.read_card(path)
             rows = ", ".join(f"{row['planner']} {row['return']:.0f}" for row in card["evaluations"])
             size = f"{card['model']}, {card['env_steps']:,} env steps, {card['bytes'] / 1e6:.1f} MB"
-            own = " (yours, before the package's)" if hides_packaged(find_agent(each)) else ""
+            own = " (yours, before the package's)" if hides_packaged(path) else ""
             print(f"{each:<{width}}  {size}: {rows or 'not evaluated'}{own}")
         print("\nOf one: dreammpc agents NAME. Play it: dreammpc demo NAME" if names else "no agents")
         return

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -184,7 +185,7 @@ def _sweep_words(arguments: list[str]) -> list[str]:
 def quoted(text: str) -> str:
     """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
     plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
-    return text if plain else "'" + text.replace("'", "\\'") + "'"
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
 
 
 def typed(key: str, value: object) -> str:

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from dreammpc.compare import Played, compare, find_checkpoints
 from dreammpc.config import EvaluateConfig
 from dreammpc.evaluation import table
+from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
 from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
 from dreammpc.tracking import record_evaluation
-from dreammpc.tracking.video import video_path
 from dreammpc.training import open_folder
 
 

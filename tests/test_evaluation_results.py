@@ -138,3 +138,19 @@ def test_markdown_is_tables_of_equal_width():
         "cup-catch", "walker-walk", "ms per action", "model steps per action",
     ]  # fmt: skip
     assert text.startswith("2 tasks, 3 training seeds each, 4 episodes per agent and planner, greedy.")
+
+
+def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():
+    rows = score_rows(tasks=["cup-catch"], planners=["mppi"], episodes=2)
+    rows += score_rows(tasks=["walker-walk"], planners=["policy"], episodes=3)
+    results = collect(rows)
+    text = markdown(results, summarise(results))
+    assert "2 to 3 episodes per agent and planner" in text
+    assert "No task of a known scale was played by every planner, so there are no aggregates." in text
+    assert "IQM" not in text
+
+
+def test_a_ratio_to_nothing_is_left_empty():
+    rows = [{**row, "return": 0.0} for row in score_rows(planners=["policy", "mppi"])]
+    text = markdown(results := collect(rows), summarise(results))
+    assert "| policy against mppi | +0.000 [+0.000, +0.000] |  | 0.50 [0.50, 0.50] |" in text

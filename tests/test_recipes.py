@@ -259,7 +259,9 @@ def test_a_new_choice_of_planners_goes_without_the_settings_of_the_old_one(tmp_p
     assert with_resumed(now, "train") == [*before[:2], before[3], *now]
 
 
-@pytest.mark.parametrize("path", ["runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null"])
+@pytest.mark.parametrize(
+    "path", ["runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null", "a b\\"]
+)
 def test_what_is_printed_can_be_typed(path):
     (word,) = shlex.split(typed("resume", path))
     (override,) = OverridesParser.create().parse_overrides([word])

@@ -9,14 +9,28 @@ from PIL import Image, ImageDraw
 
 from dreammpc.envs import make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
+from dreammpc.interfaces import UsageError
 from dreammpc.tracking.video import write_gif, write_video
 
 log = logging.getLogger(__name__)
 
+ENDINGS = (".mp4", ".gif")
 VIDEO_SIZE = 256
 MAX_FPS = 50
 GIF_EVERY, GIF_WIDTH = 4, 160
 CAPTION_HEIGHT = 24
+
+
+def video_path(name: str | Path) -> Path:
+    """The path of a video, refused before hours of episodes and not after.
+
+    Raises:
+        UsageError: its ending is neither .mp4 nor .gif.
+    """
+    path = Path(name)
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"video {name}: expected a name that ends in .mp4 or .gif")
+    return path
 
 
 def film(

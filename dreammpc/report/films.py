@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreammpc.interfaces import UsageError
 from dreammpc.report.inputs import Curve
 
 FRAMES, FRAME_HEIGHT = 6, 160
@@ -56,8 +57,6 @@ def moments(path: Path) -> list[tuple[int, bytes]]:
     """
     import imageio.v3 as iio
     from PIL import Image
-
-    from dreammpc.interfaces import UsageError
 
     try:
         frames = np.stack(list(iio.imiter(path)))

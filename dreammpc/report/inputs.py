@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dreammpc.evaluation.film import ENDINGS as VIDEOS
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
-
-VIDEOS = (".mp4", ".gif")
 
 
 @dataclass

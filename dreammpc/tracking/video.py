@@ -7,22 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from dreammpc.interfaces import UsageError
-
-ENDINGS = (".mp4", ".gif")
-
-
-def video_path(name: str | Path) -> Path:
-    """The path of a video, refused before hours of episodes and not after.
-
-    Raises:
-        UsageError: its ending is neither .mp4 nor .gif.
-    """
-    path = Path(name)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"video {name}: expected a name that ends in .mp4 or .gif")
-    return path
-
 
 def write_video(path: str | Path, frames: Any, fps: float) -> None:
     """Write an mp4 (H.264, yuv420p), atomically.
