@@ -16,7 +16,7 @@ from dreammpc.planning.checks import check_at_least, check_choice
 VALUE_REDUCTIONS = ("mean", "min", "mean-std")
 UNCERTAINTIES = ("std", "terminal", "released")
 CPU_ROWS = 512
-"""Sequences that are scored at a time on a CPU, whose caches then hold what layers hand on; the same bits."""
+"""Sequences that are scored at a time on a CPU, whose caches then hold what layers hand on."""
 
 
 @dataclass(frozen=True)
