@@ -241,6 +241,10 @@ class EvaluateConfig:
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
         at_least(self, "", 0, "noise_scale")
+        if self.seeds and self.episodes not in (EvaluateConfig.episodes, len(self.seeds)):
+            raise UsageError(
+                f"episodes={self.episodes} does not go with {len(self.seeds)} seeds: one episode for each"
+            )
         check_names("planner", self.planners)
 
 

@@ -215,6 +215,15 @@ def test_trainings_that_differ_are_said(tmp_path):
     assert "one training seed only" not in words
 
 
+def test_rows_of_several_revisions_name_each_version_once(tmp_path):
+    rows = score_rows()
+    for row, revision in zip(rows, ["abc", "def"] * len(rows), strict=False):
+        row["versions"] = {"git": revision, "torch": "2.13.0"}
+    write_rows(rows, tmp_path / "scores.csv")
+    write_report([tmp_path / "scores.csv"], tmp_path / "page.html")
+    assert "Versions: git abc and def, torch 2.13.0." in (tmp_path / "page.html").read_text()
+
+
 def test_tables_alone(tmp_path):
     write_rows(score_rows(), tmp_path / "scores.csv")
     write_report([tmp_path / "scores.csv"], tmp_path / "scores.md")

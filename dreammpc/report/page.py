@@ -152,13 +152,13 @@ def footer(inputs: Inputs) -> str:
     rows = inputs.rows
     told = [f"Made on {date.today().isoformat()} by dreammpc."]
     machines = list(dict.fromkeys(row["machine"] for row in rows))
-    versions = list(
-        dict.fromkeys(
-            ", ".join(f"{name} {text}" for name, text in sorted(row["versions"].items())) for row in rows
-        )
-    )
+    versions: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, text in sorted(row["versions"].items()):
+            versions.setdefault(name, {})[text] = None
+    named = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in versions.items())
     checkpoints = list(dict.fromkeys(f"{row['checkpoint']} ({row['task']})" for row in rows))
-    told += [f"Machine: {'; '.join(machines)}.", f"Versions: {'; '.join(versions)}."] if rows else []
+    told += [f"Machine: {'; '.join(machines)}.", f"Versions: {named}."] if rows else []
     told += [f"Agents: {', '.join(checkpoints)}."] if checkpoints else []
     runs = list(dict.fromkeys(f"{c.folder} ({c.task}, seed {c.seed})" for c in inputs.curves))
     told += [f"Run folders: {', '.join(runs)}."] if runs else []
