@@ -75,7 +75,7 @@ def test_the_cost_is_what_the_planner_reports(name, text, number):
 
 
 def test_what_one_step_size_costs():
-    (text,) = re.findall(r"with another step rule than `backtracking` it takes (\S+ \+ \S+)\.", PAGE)
+    (text,) = re.findall(r"with `fixed` or `normalized` steps it takes (\S+ \+ \S+)\.", PAGE)
     for settings in ({}, {"num_candidates": 3, "iterations": 2}):
         settings |= {"step_rule": "fixed"}
         assert cost("dream_mpc", **settings) == formula(text, make_planner("dream_mpc", 2, **settings))

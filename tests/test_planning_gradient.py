@@ -9,6 +9,7 @@ from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_
 
 from dreammpc.interfaces import Outcome
 from dreammpc.planning import Best, Imagination, Objective, make_planner
+from dreammpc.planning.ascend import STEP_RULES
 from dreammpc.planning.search import Search
 
 A, B, N, H = 2, 3, 5, 3
@@ -55,7 +56,7 @@ def gradient(model, latent, actions, **objective):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("step_rule", ["fixed", "normalized", "backtracking"])
+@pytest.mark.parametrize("step_rule", STEP_RULES)
 @pytest.mark.parametrize("step_size", [0.1, 50.0])
 def test_the_plan_is_never_worse_than_the_policy_by_the_models_own_j(name, step_rule, step_size):
     model = MODELS[name]()
@@ -236,31 +237,68 @@ def test_a_normalised_step_has_the_step_size_as_its_length_per_coordinate():
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("step_size", [0.1, 5.0, 1000.0])
-def test_backtracking_never_makes_a_candidate_worse(name, step_size):
+@pytest.mark.parametrize("step_rule", ["backtracking", "line_search"])
+def test_sizes_that_are_tried_never_make_a_candidate_worse(name, step_size, step_rule):
     model = MODELS[name]()
     latent = random_latent(model, B)
     before = score(model, latent, proposals_of(model, latent, include_mode=True))
     for iterations in (1, 2, 3):
-        planner = make(step_rule="backtracking", step_size=step_size, iterations=iterations)
+        planner = make(step_rule=step_rule, step_size=step_size, iterations=iterations)
         after = score(model, latent, plan(planner, model, latent).state["candidates"])
         assert (after >= before - 1e-4 * before.abs().clamp(min=1)).all()
         before = after
 
 
-@pytest.mark.parametrize(("name", "step_size"), [("lq", 0.6), ("lq", 8.0), ("ensemble", 8.0)])
-def test_backtracking_takes_the_best_of_its_sizes(name, step_size):
+@pytest.mark.parametrize(
+    ("name", "step_rule", "step_size"),
+    [
+        ("lq", "backtracking", 0.6),
+        ("lq", "backtracking", 8.0),
+        ("ensemble", "backtracking", 8.0),
+        ("lq", "line_search", 1.0),
+        ("ensemble", "line_search", 2.0),
+    ],
+)
+def test_the_best_of_the_sizes_is_taken(name, step_rule, step_size):
     """Of α, α/2, α/4, α/8 and 0 along the gradient, projected, the best J."""
     model = MODELS[name]()
     latent = random_latent(model, B)
     policy = proposals_of(model, latent, include_mode=True)
     step = gradient(model, latent, policy)
+    if step_rule == "line_search":
+        step = step / step.square().mean((-2, -1), keepdim=True).sqrt()
     sizes = [step_size, step_size / 2, step_size / 4, step_size / 8, 0.0]
     tried = torch.stack([(policy + size * step).clamp(-1, 1) for size in sizes])
     scores = torch.stack([score(model, latent, actions) for actions in tried])
     assert len(scores.argmax(0).unique()) > 1
-    result = plan(make(step_rule="backtracking", step_size=step_size, clip=1e9), model, latent)
+    result = plan(make(step_rule=step_rule, step_size=step_size, clip=1e9), model, latent)
     reached = score(model, latent, result.state["candidates"])
     torch.testing.assert_close(reached, scores.amax(0), rtol=1e-4, atol=1e-4)
+
+
+class Slope(LinearQuadratic):
+    """J = x·Σa, whose x stays as it is; actions start at 0."""
+
+    def step(self, latent, action):
+        return latent
+
+    def outcome(self, latent, action, next_latent):
+        return Outcome(latent["x"][:, 0] * action.sum(-1), torch.ones_like(action[:, 0]))
+
+    def value(self, latent, action):
+        return 0 * latent["x"][:, :1]
+
+    def policy(self, latent, noise):
+        return 0 * noise
+
+
+def test_a_line_search_goes_as_far_on_a_flat_j_as_on_a_steep_one():
+    model = Slope(A)
+    latent = model.latent(torch.tensor([[0.01], [1.0], [100.0]]))
+    clipped = 0.1 * 20 / math.sqrt(6)
+    for step_rule, expected in (("line_search", [0.1, 0.1, 0.1]), ("backtracking", [0.001, 0.1, clipped])):
+        moved = plan(make(step_rule=step_rule, step_size=0.1), model, latent).mean[:, 0, 0]
+        torch.testing.assert_close(moved, torch.tensor(expected), rtol=1e-3, atol=0)
 
 
 # --- spread and counting --------------------------------------------------------------------------------

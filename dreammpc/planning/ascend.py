@@ -9,10 +9,10 @@ from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.search import Problem, Search, rows
 
-STEP_RULES = ("fixed", "normalized", "backtracking")
+STEP_RULES = ("fixed", "normalized", "backtracking", "line_search")
 OPTIMIZERS = ("sgd", "adam")
 BACKTRACKS = 4
-"""Step sizes tried at once by the backtracking rule: α, α/2, α/4, α/8."""
+"""Step sizes tried at once by `backtracking` and `line_search`: α, α/2, α/4, α/8."""
 BETAS, EPS = (0.9, 0.999), 1e-8
 """Adam's (Kingma & Ba 2015, arXiv 1412.6980, Algorithm 1)."""
 
@@ -26,7 +26,8 @@ class Ascend:
         step_size: α.
         step_rule: `fixed` adds α·d, with d the gradient or Adam's direction; `normalized` moves every
             candidate by α per coordinate (root mean square) along d; `backtracking` tries α, α/2, α/4, α/8
-            times d in one batch and takes the best by J, or stays where none is better.
+            times d in one batch and takes the best by J, or stays where none is better; `line_search` does
+            so along d scaled as in `normalized`: as far on a flat J as on a steep one.
         optimizer: `sgd` climbs along the gradient; `adam` along its running mean over its running root mean
             square. Adam's moments go on in the next call, shifted like the candidates, where a candidate
             continues one of the last call's (reuse strategies `index` and `matched`); else they start anew.
@@ -64,7 +65,7 @@ class Ascend:
         return {"moment_1": shape, "moment_2": shape, "adam_steps": (incoming,)}
 
     def __call__(self, problem: Problem, search: Search) -> Search:
-        """`iterations · N · H` model steps, five times as many with backtracking."""
+        """`iterations · N · H` model steps, five times as many where step sizes are tried."""
         actions, scores, fresh = search.candidates, search.scores, search.fresh
         before, policy_scores, evaluations = search.before, search.policy_scores, search.evaluations
         moments = self._moments(problem, search)
@@ -80,7 +81,9 @@ class Ascend:
                 policy_scores = scores
             gradient, norm, clipped = self._clip(gradient)
             direction, moments = self._direction(gradient, moments)
-            if self.step_rule == "backtracking":
+            if self.step_rule in ("normalized", "line_search"):
+                direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
+            if self.step_rule in ("backtracking", "line_search"):
                 actions, scores = self._backtrack(problem, actions, scores, direction)
                 evaluations += BACKTRACKS * actions.shape[1] * problem.horizon
                 fresh = True
@@ -138,8 +141,6 @@ class Ascend:
         return mean / (square.sqrt() + EPS), {"moment_1": first, "moment_2": second, "adam_steps": steps}
 
     def _step(self, actions: Tensor, direction: Tensor) -> Tensor:
-        if self.step_rule == "normalized":
-            direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
         stepped = actions + self.step_size * direction
         return stepped.clamp(-1, 1) if self.project else stepped
 

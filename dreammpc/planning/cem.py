@@ -178,7 +178,8 @@ class CEMGrad(CEM):
     Args:
         grad_iterations: gradient steps.
         step_size: α, with `adam` the length of a step per coordinate of the action.
-        step_rule: `backtracking` never leaves an elite worse than CEM found it; also `fixed`, `normalized`.
+        step_rule: `backtracking` and `line_search` never leave an elite worse than CEM found it; also
+            `fixed`, `normalized`.
         optimizer: `adam`, which the scale of returns does not matter to and whose moments start anew at every
             call; or `sgd`.
         clip: norm at which an elite's gradient is clipped.

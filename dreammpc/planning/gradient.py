@@ -32,7 +32,8 @@ class DreamMPC(Named):
         step_size: α.
         step_rule: `fixed` adds α·∇J; `normalized` moves every candidate by α per coordinate (root mean
             square) along its gradient; `backtracking` tries α, α/2, α/4, α/8 in one batch and takes the best
-            by J, or stays: safe with large α, at five times the model steps.
+            by J, or stays: safe with large α, at five times the model steps; `line_search` does so along the
+            gradient scaled as in `normalized`: as far on a flat J as on a steep one.
         optimizer: `sgd`, or `adam` with moments carried from call to call: steps of like length in every
             coordinate, whatever the scale of returns; wants a smaller α.
         clip: norm at which gradients are clipped.
@@ -144,7 +145,7 @@ class GradMPC(Named):
         num_candidates: N random sequences.
         iterations: gradient steps; two more from 20 action dimensions on.
         step_size: α.
-        step_rule: `fixed`, `normalized` or `backtracking`, see `DreamMPC`.
+        step_rule: `fixed`, `normalized`, `backtracking` or `line_search`, see `DreamMPC`.
         optimizer: `sgd` or `adam`, whose moments start anew at every call.
         clip: norm at which a candidate's gradient is clipped.
         init_std: of the random sequences, which are clamped to [-1, 1].
