@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,8 +90,10 @@ def conf_folder() -> Path:
     return shipped if shipped.is_dir() else PACKAGE.parent / "conf"
 
 
-def compose(name: str, words: list[str]) -> Any:
+def compose(name: str, words: list[str], beside: Sequence[str] = ()) -> Any:
     """The configuration of a recipe for the words of a command line, as its dataclass.
+
+    Of an unknown key it is said that there are those of `beside` too.
 
     Raises:
         UsageError: what the recipe itself would refuse.
@@ -103,7 +105,7 @@ def compose(name: str, words: list[str]) -> Any:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return OmegaConf.to_object(hydra.compose(name, rewrite(words, name)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(describe(error, name)) from error
+        raise UsageError(describe(error, name, beside)) from error
     finally:
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = running
@@ -259,7 +261,7 @@ def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     sys.exit(code)
 
 
-def describe(error: BaseException, recipe: str) -> str:
+def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> str:
     """One line of an error: what is wrong, what was expected, what exists."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -267,7 +269,7 @@ def describe(error: BaseException, recipe: str) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
     if text.startswith("Could not override"):
         key = text.split("'")[1]
-        return unknown(f"key {key!r}", key, keys_beside(key, recipe))
+        return unknown(f"key {key!r}", key, [*beside, *keys_beside(key, recipe)])
     if missing := re.search(r"missing mandatory value: (\w+)", text):
         return f"{missing[1]}= is needed: lightning run {recipe} {missing[1]}=… (see --help)"
     if error.__cause__ is not None and isinstance(error, HydraException):

@@ -9,6 +9,7 @@ lightning run sweep -m tasks=dmc8 seeds=1,2,3 hydra/launcher=submitit_slurm   # 
 import shlex
 import sys
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 from dreammpc import sweeps
@@ -20,6 +21,8 @@ from dreammpc.recipe import compose, main, quoted
 from dreammpc.sweeps.local import last_line
 from dreammpc.training import open_folder
 
+OWN = [field.name for field in fields(sweeps.SweepConfig) if field.name != "train"]
+
 
 @main("sweep")
 def sweep(config: sweeps.SweepConfig) -> int:
@@ -30,7 +33,7 @@ def sweep(config: sweeps.SweepConfig) -> int:
     check_own(train)
     folder = Path(config.folder).resolve()
     jobs = sweeps.grid(folder, tasks, config.seeds, config.planners)
-    settings: TrainConfig = compose("train", words(jobs[0], train))
+    settings: TrainConfig = compose("train", words(jobs[0], train), OWN)
     for planner in config.planners:
         compose("train", [f"planner={planner}", *train])
     for planner in config.evaluate:

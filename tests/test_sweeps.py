@@ -261,6 +261,7 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
         (["tasks=cup-catch", "planner.horizom=3"], "did you mean planner.horizon?"),
         (["tasks=cup-catch", "planners=mppi,mpi"], "'mpi'"),
         (["tasks=cup-catch", "evaluate=policy,mpi"], "unknown planner 'mpi'"),
+        (["tasks=cup-catch", "job=2"], "unknown key 'job'; did you mean jobs?"),
         (["tasks=cup-catch", "jobs=0"], "jobs must be at least 1"),
         (["tasks=cup-catch", "seed=3"], "a sweep sets seed itself"),
         (["tasks=cup-catch", "seeds=1,1"], "expected different ones"),
