@@ -23,6 +23,8 @@ from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
 PACKAGED_BYTES = 3_000_000
 """An agent that comes with the package is no larger."""
+CHOICES = ("planner", "planner.name", "planner._target_")
+"""Keys that choose a planner."""
 
 
 def print_agents(name: str | None = None) -> None:
@@ -32,11 +34,12 @@ def print_agents(name: str | None = None) -> None:
         width = max(map(len, names), default=0)
         for each in names:
             path = find_agent(each)
-            card = trained.read_card(path)
-            rows = ", ".join(f"{row['planner']} {row['return']:.0f}" for row in card["evaluations"])
-            size = f"{card['model']}, {card['env_steps']:,} env steps, {card['bytes'] / 1e6:.1f} MB"
+            try:
+                text = in_short(trained.read_card(path))
+            except UsageError as error:  # a card that cannot be read must not hide the others
+                text = f"unusable: {error}"
             own = " (yours, before the package's)" if hides_packaged(path) else ""
-            print(f"{each:<{width}}  {size}: {rows or 'not evaluated'}{own}")
+            print(f"{each:<{width}}  {text}{own}")
         print("\nOf one: dreammpc agents NAME. Play it: dreammpc demo NAME" if names else "no agents")
         return
     path = find_agent(name.removeprefix(PREFIX))
@@ -48,6 +51,14 @@ def print_agents(name: str | None = None) -> None:
         print(f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}")
     print("curve: " + ", ".join(f"{steps:,}: {value:.0f}" for steps, value in card["curve"]))
     print(f"file: {path}")
+
+
+def in_short(card: dict[str, Any]) -> str:
+    """Size and returns of an agent in one line."""
+    steps = "unknown" if card["env_steps"] is None else f"{card['env_steps']:,}"
+    size = f"{card['model'] or 'unknown size'}, {steps} env steps, {card['bytes'] / 1e6:.1f} MB"
+    rows = ", ".join(f"{row['planner']} {row['return']:.0f}" for row in card["evaluations"])
+    return f"{size}: {rows or 'not evaluated'}"
 
 
 def export(
@@ -180,18 +191,21 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
 
 
 def planner_choices(words: Sequence[str]) -> dict[str, Any]:
-    """`planner=NAME planner.KEY=VALUE …` as settings.
+    """`planner=NAME planner.KEY=VALUE …` as settings; NAME may be the dotted path of a class.
 
     Raises:
-        UsageError: any other word.
+        UsageError: any other word, or the planner is chosen twice.
     """
     settings: dict[str, Any] = {}
+    chosen = [word for word in words if word.partition("=")[0] in CHOICES]
+    if len(chosen) > 1:
+        raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or (key != "planner" and not key.startswith("planner.")):
+        key, _, value = word.partition("=")
+        if not value or (key != "planner" and not key.startswith("planner.")):
             raise UsageError(f"{word!r}: expected planner=NAME or planner.KEY=VALUE")
-        if key == "planner":
-            settings["_target_" if "." in value else "name"] = value
+        if key in CHOICES:
+            settings["name"] = value
             continue
         try:
             settings[key.removeprefix("planner.")] = OmegaConf.from_dotlist([f"x={value}"])["x"]

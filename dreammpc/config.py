@@ -167,6 +167,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         at_least(self, "evaluation", 1, "every", "episodes")
+        at_least(self, "evaluation", 0, "seed")
 
 
 @dataclasses.dataclass
@@ -216,6 +217,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least(self, "", 1, "steps", "save_every")
+        at_least(self, "", 0, "seed")
 
 
 @dataclasses.dataclass
@@ -240,7 +242,9 @@ class EvaluateConfig:
 
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
-        at_least(self, "", 0, "noise_scale")
+        at_least(self, "", 0, "seed", "noise_scale")
+        if self.seeds and min(self.seeds) < 0:
+            raise UsageError(f"seeds must be at least 0, got {min(self.seeds)}")
         if self.seeds and self.episodes not in (EvaluateConfig.episodes, len(self.seeds)):
             raise UsageError(
                 f"episodes={self.episodes} does not go with {len(self.seeds)} seeds: one episode for each"

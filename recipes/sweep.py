@@ -46,9 +46,16 @@ def sweep(config: sweeps.SweepConfig) -> int:
     left = [job for job in jobs if states[job] != "finished" or not job.evaluated(config.evaluate)]
     count = Counter(states.values())
     print(f"{len(jobs)} runs in {folder}: {', '.join(f'{n} {state}' for state, n in sorted(count.items()))}")
+
+    def commands(job: sweeps.Job, *under: str) -> list[list[str]]:
+        training = ["train", *words(job, train), *under, "resume=auto"]
+        trainings = [training] if states[job] != "finished" else []
+        return trainings + ([evaluation(job, config.evaluate, settings)] if config.evaluate else [])
+
     if config.dry:
         for job in left:
-            print(f"{job.name}: {states[job]}; lightning run train {shlex.join(words(job, train))}")
+            typed = (f"lightning run {shlex.join(command)}" for command in commands(job))
+            print(f"{job.name}: {states[job]}; {' && '.join(typed)}")
         return 0
 
     # Every run is a process of its own, which goes on by itself where it has been before.
@@ -57,14 +64,9 @@ def sweep(config: sweeps.SweepConfig) -> int:
         about = {"tasks": tasks, "seeds": config.seeds, "planners": config.planners, "train": train}
         parent = sweeps.parent_run(folder, to.uri, to.experiment, about)
     under = [f"tracking.parent={parent.version}"] if parent and parent.version else []
-
-    def commands(job: sweeps.Job) -> list[list[str]]:
-        script = [sys.executable, str(find_recipe("train")), *words(job, train), *under, "resume=auto"]
-        trainings = [] if states[job] == "finished" else [script]
-        return trainings + ([evaluation(job, config.evaluate, settings)] if config.evaluate else [])
-
+    script = {name: [sys.executable, str(find_recipe(name))] for name in ("train", "evaluate")}
     runner = sweeps.Runner(config.jobs, lambda line: print(line, flush=True))
-    codes = runner.run((job, commands(job)) for job in left)
+    codes = runner.run((job, [[*script[key], *rest] for key, *rest in commands(job, *under)]) for job in left)
 
     # How it went.
     finals = [job.finals() for job in jobs if job.state(settings.steps) == "finished"]
@@ -94,11 +96,10 @@ def words(job: sweeps.Job, train: list[str]) -> list[str]:
 
 
 def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> list[str]:
-    """The command that plays a trained agent with `planners` and writes the episodes as rows."""
+    """The recipe and words that play a trained agent with `planners` and write the episodes as rows."""
     asked = settings.evaluation
     return [
-        sys.executable,
-        str(find_recipe("evaluate")),
+        "evaluate",
         f"checkpoint={job.checkpoint}",
         f"planner={','.join(planners)}",
         f"episodes={asked.episodes}",

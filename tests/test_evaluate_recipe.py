@@ -106,6 +106,8 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "video=both.avi"], ["both.avi", ".mp4 or .gif"]),
         (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
         (["checkpoint=a.ckpt", "seeds=1,2", "episodes=5"], ["episodes=5", "2 seeds", "one episode for each"]),
+        (["checkpoint=a.ckpt", "seed=-1"], ["seed must be at least 0, got -1"]),
+        (["checkpoint=a.ckpt", "seeds=-1,2"], ["seeds must be at least 0, got -1"]),
         (["checkpoint=it's=here.ckpt"], ["it's=here.ckpt", "does not exist"]),
         (["planner=policy"], ["checkpoint= is needed: lightning run evaluate checkpoint="]),
         (["checkpoint=ä b.ckpt", "output=ä b.txt"], ["output ä b.txt", ".csv or .json"]),

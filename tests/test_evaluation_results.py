@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from score_rows import score_rows
 
+from dreammpc.evaluation.aggregate import Interval
 from dreammpc.evaluation.results import collect, common
-from dreammpc.evaluation.summary import markdown, summarise, task_estimate
+from dreammpc.evaluation.summary import Estimate, markdown, summarise, task_estimate
 from dreammpc.interfaces import UsageError
 
 
@@ -30,6 +31,27 @@ def test_success_is_the_score_where_it_is_reported():
     rows = [{**row, "success": float(row["episode"] == 0), "return": -5000.0} for row in score_rows()]
     results = collect(rows)
     assert results.runs["mppi", "cup-catch"][0].score == 0.25 and results.notes == []
+
+
+def test_a_task_has_one_scale_where_only_some_runs_report_success():
+    rows = score_rows()
+    for row in rows:
+        row["success"] = 1.0 if row["train_seed"] == 1 else None
+    results = collect(rows)
+    for (_, task), runs in results.runs.items():
+        assert [run.score for run in runs] == pytest.approx([run.returns.mean() / 1000 for run in runs]), task
+    assert results.runs["mppi", "cup-catch"][0].success == 1 and results.notes == []
+
+
+def test_returns_of_gymnasium_have_no_scale_wherever_they_lie():
+    rows = score_rows(tasks=["cup-catch", "gym-Hopper-v5"])
+    results = collect(rows)
+    assert common(results)[0] == ["cup-catch"]
+    assert np.isnan(results.runs["mppi", "gym-Hopper-v5"][0].score)
+    (note,) = results.notes
+    assert note.startswith("gym-Hopper-v5: no success") and "leave it out" in note
+    results = collect([{**row, "success": 1.0} for row in rows])
+    assert common(results)[0] == ["cup-catch", "gym-Hopper-v5"] and results.notes == []
 
 
 def test_planners_on_the_same_agents_are_compared_in_pairs():
@@ -116,6 +138,18 @@ def test_what_was_not_played_is_left_out_for_all_and_said():
     assert "over cup-catch:" in text
 
 
+def test_seeds_that_are_left_out_are_said_with_two_kinds_of_agents():
+    rows = score_rows(planners=["policy", "mppi"], train_seeds=[4, 5], algorithm="bmpc")
+    assert collect(score_rows() + rows).notes == []  # each kind has its own seeds
+    rows += score_rows(planners=["policy", "mppi"]) + score_rows(planners=["dream_mpc"], train_seeds=[1, 2])
+    results = collect(rows)
+    assert [len(runs) for runs in common(results)[1]["mppi on tdmpc2 nano"]] == [2, 2]
+    assert results.notes == [
+        f"{task}: dream_mpc on tdmpc2 nano not played with every training seed; aggregates use the shared."
+        for task in ("cup-catch", "walker-walk")
+    ]
+
+
 def test_unknown_scales_other_machines_and_budgets_are_said():
     rows = score_rows(tasks=["cup-catch"]) + [
         {**row, "return": -row["return"]} for row in score_rows(tasks=["pendulum-swing"], machine="another")
@@ -154,3 +188,13 @@ def test_a_ratio_to_nothing_is_left_empty():
     rows = [{**row, "return": 0.0} for row in score_rows(planners=["policy", "mppi"])]
     text = markdown(results := collect(rows), summarise(results))
     assert "| policy against mppi | +0.000 [+0.000, +0.000] |  | 0.50 [0.50, 0.50] |" in text
+
+
+def test_a_ratio_whose_base_may_be_nothing_has_no_interval():
+    rows = score_rows(tasks=["cup-catch"], planners=["policy", "mppi"])
+    for row in rows:
+        row["return"] = 500.0 if row["train_seed"] == 1 or row["planner"] == "policy" else 0.0
+    comparison = summarise(collect(rows)).comparisons[0]
+    assert comparison.ratio.text(2) == "3.00"
+    assert "[" in comparison.difference.text(2)
+    assert Estimate(1.5, Interval(np.float64(1), np.float64(np.inf))).text(1) == "1.5"

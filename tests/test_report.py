@@ -15,9 +15,10 @@ from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import write_rows
 from dreammpc.evaluation.summary import summarise
 from dreammpc.interfaces import UsageError
-from dreammpc.report import write_report
+from dreammpc.report import figures, write_report
 from dreammpc.report.films import names
-from dreammpc.report.inputs import Reference, read_run
+from dreammpc.report.inputs import Reference, read, read_run
+from dreammpc.report.page import curve_notes
 from dreammpc.report.svg import Chart, Scale, around
 
 VOID = {"meta", "img", "br", "path", "circle"}
@@ -50,7 +51,9 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=500.0, batch_size=128):
+def make_run(
+    folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=500.0, batch_size=128, obs="state"
+):
     """A run folder with evaluations every 10,000 steps, and the comparison at its end."""
     folder.mkdir()
     lines = [
@@ -67,6 +70,7 @@ def make_run(folder, task="walker-walk", seed=1, returns=(100.0, 300.0), final=5
         "eval_planner": [],
         "algorithm": {"name": "tdmpc2", "batch_size": batch_size},
         "model": {"name": "nano"},
+        "env": {"obs": obs},
     }
     (folder / "params.json").write_text(json.dumps(params))
     return folder
@@ -205,6 +209,36 @@ def test_published_curves_without_runs_are_said(tmp_path):
     words = " ".join(Page((tmp_path / "out.html").read_text()).text)
     assert "published.json: published curves are drawn only beside those of run folders" in words
     assert "Published curves:" not in words
+
+
+def test_runs_from_pixels_and_from_states_have_their_own_published_curves(tmp_path):
+    runs = [
+        make_run(tmp_path / "walk"),
+        make_run(tmp_path / "walk-pixels", seed=2, obs="pixels"),
+        make_run(tmp_path / "catch", task="cup-catch"),
+        make_run(tmp_path / "swing", task="pendulum-swing", obs="pixels"),
+        make_run(tmp_path / "stand", task="walker-stand"),
+        make_run(tmp_path / "stand-pixels", task="walker-stand", obs="pixels"),
+    ]
+    curve = {"metric": "reward", "env_steps": [0, 100_000], "mean": [0, 1000], "std": [0, 50]}
+    tasks = ("walker-walk", "cup-catch", "pendulum-swing")
+    known = {"a": dict.fromkeys((*tasks, "walker-stand"), curve), "a_pixels": dict.fromkeys(tasks, curve)}
+    (tmp_path / "published.json").write_text(json.dumps(known))
+    inputs = read(runs, tmp_path / "published.json")
+    assert {task: [ref.name for ref in refs] for task, refs in inputs.references.items()} == {
+        "walker-walk": ["a", "a_pixels"],
+        "cup-catch": ["a"],
+        "pendulum-swing": ["a_pixels"],
+        "walker-stand": ["a"],
+    }
+    assert [note for note in curve_notes(inputs) if "reference" in note] == [
+        "walker-stand from pixels: the reference file has no curve of returns."
+    ]
+    heads, rows = figures.curves(inputs.curves, inputs.references).table
+    shown = {(row[0], row[1]): row[6:] for row in rows}
+    assert heads[6:] == ["a", "ratio", "a_pixels", "ratio"]
+    assert shown["walker-walk", "tdmpc2 nano, dream_mpc"] == ["300", "1.67", "", ""]
+    assert shown["walker-walk", "tdmpc2 nano from pixels, dream_mpc"] == ["", "", "300", "1.67"]
 
 
 def test_trainings_that_differ_are_said(tmp_path):

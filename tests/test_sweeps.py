@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from score_rows import score_rows
 
 from dreammpc.envs import list_tasks
-from dreammpc.evaluation.rows import read_rows
+from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import compose, rewrite
 from dreammpc.sweeps import TASK_SETS, Runner, check_installed, claim, expand, grid
@@ -45,6 +46,17 @@ def test_what_is_not_installed_is_named():
             assert task in text
     assert "of 25 tasks are not installed here" in text and "did you mean walker-walk?" in text
     assert "dog-run" not in text
+
+
+def test_what_is_evaluated(tmp_path):
+    (job,) = grid(tmp_path, ["walker-walk"], [1], [])
+    assert job.evaluated([]) and not job.evaluated(["policy"])
+    job.checkpoint.parent.mkdir(parents=True)
+    job.checkpoint.touch()
+    write_rows(score_rows(["walker-walk"], ["policy"], [1]), job.scores)
+    assert job.evaluated(["policy"]) and not job.evaluated(["policy", "mppi"])
+    job.checkpoint.unlink()
+    assert not job.evaluated(["policy"]) and job.evaluated([])
 
 
 def run_folder(folder: Path, *lines: dict, checkpoint: bool = True) -> None:
@@ -201,6 +213,13 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     code, out, err = start(*again)
     assert code == 0 and "3 finished, 1 interrupted" in out  # 1001 is 1000, nearly
     assert out.count("begins") == 1
+    code, out, err = start(*again, "dry=true")
+    assert code == 0 and "4 finished" in out and "lightning run" not in out
+    code, out, err = start(*again, "evaluate=policy,mppi", "dry=true")
+    assert out.count("seed1: finished; lightning run evaluate") == 2 and "run train" not in out
+    assert "planner=policy,mppi episodes=10 seed=1000" in out and out.count("\n") == 5
+    code, out, err = start(*again, "evaluate=mppi", "seeds=3", "dry=true")
+    assert out.count(": new; lightning run train task=") == out.count(" && lightning run evaluate ") == 2
     code, out, err = start(*again, "evaluate=mppi")
     assert code == 0 and out.count("begins") == 4  # none has been evaluated
     assert "checkpoint=" in (tmp_path / "a sweep/cup-catch/seed1/run.log").read_text().splitlines()[-1]
@@ -261,6 +280,9 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
         (["tasks=cup-catch", "planner.horizom=3"], "did you mean planner.horizon?"),
         (["tasks=cup-catch", "planners=mppi,mpi"], "'mpi'"),
         (["tasks=cup-catch", "evaluate=policy,mpi"], "unknown planner 'mpi'"),
+        (["tasks=cup-catch", "evaluate=policy,policy"], "evaluate=policy,policy names a planner twice"),
+        (["tasks=cup-catch", "evaluation.seed=-1"], "evaluation.seed must be at least 0, got -1"),
+        (["tasks=cup-catch", "seeds=-1"], "seed must be at least 0, got -1"),
         (["tasks=cup-catch", "job=2"], "unknown key 'job'; did you mean jobs?"),
         (["tasks=cup-catch", "jobs=0"], "jobs must be at least 1"),
         (["tasks=cup-catch", "seed=3"], "a sweep sets seed itself"),

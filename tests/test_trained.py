@@ -103,6 +103,57 @@ def test_the_card_says_where_an_agent_comes_from(run, tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["tdmpc2-seed7.ckpt", "tdmpc2-seed7.json"]
 
 
+def test_a_curve_is_that_of_one_planner(run, tmp_path):
+    """Of the first `eval_planner`, also in the comparison that ends the training."""
+    path = run / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content[DESCRIPTION]["config"]["eval_planner"] = ["policy", "dream_mpc"]
+    save_atomically(content, path)
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"eval/return": 300.0', '"loss/value": 1.0'))
+    card = trained.read_card(trained.export_agent(path, tmp_path / "agents"))
+    assert card["curve"] == [[1000, 100.0], [3000, 250.0]] and card["planner"] == "dream_mpc"
+
+
+def test_a_torn_line_takes_no_other_with_it(run, tmp_path):
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"env_steps": 40')
+    card = trained.read_card(trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents"))
+    assert card["curve"] == [[1000, 100.0], [3000, 300.0]] and card["seconds"] == 40.0
+    assert len(card["evaluations"]) == 2
+
+
+def test_a_bad_card_hides_no_other(run, tmp_path, capsys):
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
+    card = trained.read_card(path)
+    row = card["evaluations"][0]
+    bad = {
+        "empty": ({}, "'name' is missing; expected: name, model, env_steps"),
+        "list": ([], "expected entries by name, got []"),
+        "words": ({**card, "env_steps": "many"}, "env_steps must be int or null, got 'many'"),
+        "row": ({**card, "evaluations": [{**row, "return": None}]}, "return must be int or float, got None"),
+        "point": ({**card, "curve": [[1000, None]]}, "a point of its curve, got [1000, None]"),
+        "none": (None, "is missing or damaged"),
+    }
+    for name, (content, _) in bad.items():
+        shutil.copy(path, path.with_stem(name))
+        if content is not None:
+            path.with_name(f"{name}.json").write_text(json.dumps(content))
+    path.with_name("new.json").write_text(json.dumps({**card, "env_steps": None}))
+    shutil.copy(path, path.with_stem("new"))
+    cli.main(["agents"])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    assert set(lines) == set(agent_names())
+    for name, (_, message) in bad.items():
+        told = lines[f"cartpole-swingup/{name}"]
+        assert told.startswith("unusable: card ") and f"{name}.json" in told and message in told, told
+        with pytest.raises(UsageError, match=f"{name}.json"):
+            trained.read_card(path.with_stem(name))
+    assert lines["cartpole-swingup/new"].startswith("nano, unknown env steps, ")
+    assert lines["cartpole-swingup/tdmpc2-seed7"].startswith("nano, 3,000 env steps, ")
+    assert trained.find_agent("cartpole-swingup").is_file()  # the best of those that can be read
+
+
 def test_a_run_that_recorded_nothing_is_exported_and_its_card_says_so(run, tmp_path):
     (run / "metrics.jsonl").unlink()
     (run / "origin.json").unlink()
@@ -215,6 +266,13 @@ def test_the_commands(run, tmp_path, capsys):
     assert "video: a/b.gif" in told and Path("a/b.gif").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("key", ["planner", "planner._target_"])
+def test_a_planner_by_dotted_path_is_played(key, run, capsys):
+    path, place = str(run / "checkpoints/last.ckpt"), "dreammpc.planning.GradMPC"
+    cli.main(["demo", path, f"{key}={place}", "planner.horizon=2", "--no-video"])
+    assert f"planned by {place}: return " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("obs", ["pixels", "both"])
 def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
     path = write_run(tmp_path / "seeing", obs=obs) / "checkpoints/last.ckpt"
@@ -236,6 +294,11 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
         (["demo", "agent:nothing"], "unknown agent 'nothing'"),
         (["demo", "{run}", "planner=mpi"], "unknown planner 'mpi'"),
         (["demo", "{run}", "planner.horizon=far"], "horizon"),
+        (
+            ["demo", "{run}", "planner=policy", "planner=mppi"],
+            "the planner is chosen twice: planner=policy planner=mppi",
+        ),
+        (["demo", "{run}", "planner="], "'planner=': expected planner=NAME"),
         (["demo", "{run}", "horizon=2"], "expected planner=NAME or planner.KEY=VALUE"),
         (["demo", "{run}", "--video", "/proc/no/a.mp4"], "cannot be written"),
         (["demo", "{run}", "--video", "a.xyz"], "a.xyz: expected a name that ends in .mp4 or .gif"),
@@ -257,7 +320,8 @@ def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
 
 
 def test_what_comes_with_the_package_can_be_played():
-    packaged = [path for path in library.PACKAGED.glob("*/*.ckpt")]
+    packaged = list(library.PACKAGED.glob("*/*.ckpt"))
+    assert packaged
     for path in packaged:
         card = trained.read_card(path)
         assert card["name"] == f"{path.parent.name}/{path.stem}"

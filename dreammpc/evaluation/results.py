@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dreammpc.envs.gymnasium import PREFIX as GYMNASIUM
 from dreammpc.evaluation.rows import DIAGNOSTICS, Row
 from dreammpc.interfaces import UsageError
 
@@ -89,8 +90,8 @@ def collect(rows: Sequence[Row]) -> Results:
     for row, label in zip(rows, labels, strict=True):
         seed = row["train_seed"]
         groups[label, row["task"]][row["checkpoint"] if seed is None else seed].append(row)
-    scaled = {
-        task: _has_scale([row for row in rows if row["task"] == task]) for task in _in_order(rows, "task")
+    scales = {
+        task: _scale(task, [row for row in rows if row["task"] == task]) for task in _in_order(rows, "task")
     }
     runs = {}
     for key, group in groups.items():
@@ -102,16 +103,16 @@ def collect(rows: Sequence[Row]) -> Results:
                     f" {paths[1]}; report one of them"
                 )
         in_order = sorted(group.items(), key=lambda item: (isinstance(item[0], str), item[0]))
-        runs[key] = [_run(found, scaled[key[1]]) for _, found in in_order]
+        runs[key] = [_run(found, scales[key[1]]) for _, found in in_order]
     agents = {label: _agent(row) for row, label in zip(rows, labels, strict=True)}
     counts = [len(run.returns) for found in runs.values() for run in found]
     episodes = min(counts), max(counts)
-    results = Results(list(dict.fromkeys(labels)), list(scaled), runs, agents, rows[0]["mode"], episodes)
+    results = Results(list(dict.fromkeys(labels)), list(scales), runs, agents, rows[0]["mode"], episodes)
     results.notes += [
-        f"{task}: no success is reported and returns lie outside 0 to {SUITE_MAXIMUM:.0f}: their scale is not"
-        " known, and the aggregates leave them out."
-        for task, known in scaled.items()
-        if not known
+        f"{task}: no success of every episode, and returns not on the control suite's scale of 0 to"
+        f" {SUITE_MAXIMUM:.0f}: the aggregates leave it out."
+        for task, scale in scales.items()
+        if scale is None
     ]
     results.notes += _differences(rows) + _lacks(results)
     if not common(results)[0]:
@@ -146,11 +147,11 @@ def _name(run: Run) -> Any:
     return run.checkpoint if run.seed is None else run.seed
 
 
-def _run(rows: list[Row], scaled: bool) -> Run:
+def _run(rows: list[Row], scale: str | None) -> Run:
     returns = np.array([row["return"] for row in rows])
     successes = [row["success"] for row in rows]
     success = None if None in successes else float(np.mean(successes))
-    score = success if success is not None else returns.mean() / SUITE_MAXIMUM
+    scores = {"success": success, "return": returns.mean() / SUITE_MAXIMUM, None: np.nan}
     names = {name for row in rows for name in row if name.startswith(DIAGNOSTICS)}
     diagnostics = {
         name.removeprefix(DIAGNOSTICS): float(np.mean([row[name] for row in rows if name in row]))
@@ -162,18 +163,19 @@ def _run(rows: list[Row], scaled: bool) -> Run:
         first["checkpoint"],
         first["env_steps"],
         returns,
-        float(score) if scaled else np.nan,
+        float(scores[scale]),
         success,
         float(np.mean([row["ms_per_action"] for row in rows])),
         diagnostics,
     )
 
 
-def _has_scale(rows: list[Row]) -> bool:
-    """Whether a task's episodes can be normalised: by success, else as in the control suite."""
+def _scale(task: str, rows: list[Row]) -> str | None:
+    """How all runs of a task are normalised: by "success", else by "return" as in the control suite."""
     if all(row["success"] is not None for row in rows):
-        return True
-    return all(0 <= row["return"] <= SUITE_MAXIMUM for row in rows)
+        return "success"
+    known = not task.startswith(GYMNASIUM) and all(0 <= row["return"] <= SUITE_MAXIMUM for row in rows)
+    return "return" if known else None
 
 
 def _one_protocol(rows: Sequence[Row]) -> None:
@@ -252,10 +254,6 @@ def _differences(rows: Sequence[Row]) -> list[str]:
 def _lacks(results: Results) -> list[str]:
     """Who has not played what, and where there is one run only."""
     notes = []
-    seeds = {
-        task: {_name(run) for (_, t), runs in results.runs.items() if t == task for run in runs}
-        for task in results.tasks
-    }
     for method in results.methods:
         missing = [task for task in results.tasks if (method, task) not in results.runs]
         if missing:
@@ -264,14 +262,21 @@ def _lacks(results: Results) -> list[str]:
                 f" {'that task' if len(missing) == 1 else 'those tasks'} out."
             )
     for task in results.tasks:
-        counts = {m: len(results.runs[m, task]) for m in results.methods if (m, task) in results.runs}
-        same = len(set(results.agents[m] for m in counts)) == 1
-        fewer = [method for method, count in counts.items() if same and count < len(seeds[task])]
+        seeds = {
+            method: {_name(run) for run in results.runs[method, task]}
+            for method in results.methods
+            if (method, task) in results.runs
+        }
+        fewer = [
+            method
+            for method, own in seeds.items()
+            if any(seeds[m] - own for m in seeds if results.agents[m] == results.agents[method])
+        ]
         if fewer:
             notes.append(
                 f"{task}: {', '.join(fewer)} not played with every training seed; aggregates use the shared."
             )
-        if min(counts.values()) == 1:
+        if min(map(len, seeds.values())) == 1:
             notes.append(f"{task}: one training seed only, so no interval can be given.")
     return notes
 

@@ -22,12 +22,12 @@ class Estimate(NamedTuple):
     interval: Interval | None
 
     def text(self, digits: int, plus: bool = False) -> str:
-        """`812 [790, 830]`, with a sign if `plus`; empty where there is none, as of a ratio to 0."""
+        """`812 [790, 830]`, with a sign if `plus`; what is not finite is left out, as of a ratio to 0."""
         if not np.isfinite(self.value):
             return ""
         sign = "+" if plus else ""
         number = f"{self.value:{sign}.{digits}f}"
-        if self.interval is None:
+        if self.interval is None or not np.isfinite(self.interval).all():
             return number
         return f"{number} [{self.interval.low:{sign}.{digits}f}, {self.interval.high:{sign}.{digits}f}]"
 

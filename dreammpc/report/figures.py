@@ -112,7 +112,7 @@ def curve_table(tasks: dict[str, list[Curve]], references: dict[str, list[Refere
         for curve in sorted(group, key=lambda curve: (curve.kind, curve.seed or 0)):
             steps, last = curve.env_steps[-1], curve.returns[-1]
             row = [task, curve.kind, str(curve.seed), f"{steps:,.0f}", f"{curve.hours:.2f}", f"{last:.0f}"]
-            at = {ref.name: ref.at(steps) for ref in references.get(task, [])}
+            at = {ref.name: ref.at(steps) for ref in references.get(task, []) if ref.pixels == curve.pixels}
             for name in names:
                 value = at.get(name, np.nan)
                 row += [_number(value, 0), _number(last / value if value > 0 else np.nan, 2)]

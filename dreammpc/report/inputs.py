@@ -22,7 +22,7 @@ class Curve:
     task: str
     seed: int | None
     kind: str
-    """Algorithm, model size and the planner that was evaluated."""
+    """Algorithm, model size, whether from pixels, and the planner that was evaluated."""
     env_steps: np.ndarray
     returns: np.ndarray
     """Mean over the episodes of each evaluation."""
@@ -43,6 +43,11 @@ class Reference:
     low: np.ndarray
     """mean - std, or the lower end of the 95 % interval: what the source gives."""
     high: np.ndarray
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it is of agents that learned from images: its name says so."""
+        return "pixels" in self.name
 
     def at(self, env_steps: float) -> float:
         """The mean after so many steps, on a straight line between two points; NaN beyond the last."""
@@ -91,9 +96,7 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
     inputs.rows = read_rows(scores)
     if reference is not None:
         inputs.reference = str(reference)
-        tasks = {curve.task for curve in inputs.curves}
-        pixels = any(curve.pixels for curve in inputs.curves)
-        inputs.references = read_references(Path(reference), tasks, pixels)
+        inputs.references = read_references(Path(reference), inputs.curves)
     return inputs
 
 
@@ -111,15 +114,18 @@ def read_run(folder: Path) -> list[Curve]:
         lines = [json.loads(line) for line in whole.splitlines()]
         planner = params["planner"].get("name") or params["planner"].get("_target_")
         planners = params.get("eval_planner") or [planner]
+        pixels = is_pixels(params)
+        agent = f"{params['algorithm']['name']} {params['model'].get('name', '')}"
+        agent += " from pixels" if pixels else ""
         curves = [
             Curve(
                 str(folder),
                 params["task"],
                 params.get("seed"),
-                f"{params['algorithm']['name']} {params['model'].get('name', '')}, {name}",
+                f"{agent}, {name}",
                 *_evaluations(lines, name, first=i == 0),
                 hours=lines[-1]["wall_s"] / 3600 if lines else 0.0,
-                pixels=is_pixels(params),
+                pixels=pixels,
                 settings=learning_settings(params),
             )
             for i, name in enumerate(planners)
@@ -160,16 +166,17 @@ def _evaluations(lines: list[dict], planner: str, first: bool) -> tuple[np.ndarr
     return np.array(steps, float), np.array([found[step] for step in steps], float)
 
 
-def read_references(path: Path, tasks: set[str], pixels: bool) -> dict[str, list[Reference]]:
-    """Published curves of `tasks`; of methods told twice (`name@source`) the first source is taken."""
+def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Reference]]:
+    """Published curves of each task of `runs`, from pixels or not as they are; none called `name@source`."""
     if not path.is_file():
         raise UsageError(f"reference {path} does not exist")
-    found: dict[str, list[Reference]] = {task: [] for task in tasks}
+    found: dict[str, list[Reference]] = {run.task: [] for run in runs}
+    wanted = {(run.task, run.pixels) for run in runs}
     try:
         for method, curves in json.loads(path.read_text()).items():
-            if "@" in method or ("pixels" in method) != pixels:
-                continue
-            for task in tasks & set(curves):
+            for task in found:
+                if "@" in method or task not in curves or (task, "pixels" in method) not in wanted:
+                    continue
                 curve = {key: np.array(value) for key, value in curves[task].items()}
                 mean = curve["mean"]
                 low = mean - curve["std"] if "std" in curve else curve["ci95_low"]

@@ -128,8 +128,10 @@ def curve_notes(inputs: Inputs) -> list[str]:
         if differ:
             notes.append(f"{task}, {kind}: these trainings differ in {', '.join(differ)}.")
     for task, found in inputs.references.items():
-        if not found:
-            notes.append(f"{task}: the reference file has no curve of returns.")
+        lacking = {c.pixels for c in inputs.curves if c.task == task} - {ref.pixels for ref in found}
+        for pixels in sorted(lacking):
+            name = f"{task} from pixels" if pixels else task
+            notes.append(f"{name}: the reference file has no curve of returns.")
     return notes
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.tracking.jsonl import read_log
 
 SHORT = 0.99
 """A run is over at this share of its steps: agent steps do not always add up to what was asked for."""
@@ -51,25 +52,19 @@ class Job:
 
     def evaluated(self, planners: Sequence[str]) -> bool:
         """Whether `scores` has rows of all `planners`, later than the checkpoint."""
-        if not self.scores.exists() or self.scores.stat().st_mtime < self.checkpoint.stat().st_mtime:
-            return False
+        if not planners:
+            return True
         try:
+            if self.scores.stat().st_mtime < self.checkpoint.stat().st_mtime:
+                return False
             return set(planners) <= {row["planner"] for row in read_rows([self.scores])}
-        except UsageError:  # written anew
+        except (OSError, UsageError):  # one of the files is missing, or the scores are damaged
             return False
 
     def _last(self) -> dict:
         """The last whole line of the run's log."""
-        try:
-            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return {}
-        for line in reversed(lines):
-            try:
-                return json.loads(line)
-            except ValueError:  # torn by a kill
-                continue
-        return {}
+        lines = read_log(self.folder / "metrics.jsonl")
+        return lines[-1] if lines else {}
 
 
 def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Sequence[str]) -> list[Job]:

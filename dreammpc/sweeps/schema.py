@@ -25,3 +25,5 @@ class SweepConfig:
     def __post_init__(self):
         if self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {self.jobs}")
+        if len(set(self.evaluate)) < len(self.evaluate):
+            raise UsageError(f"evaluate={','.join(self.evaluate)} names a planner twice")

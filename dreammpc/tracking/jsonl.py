@@ -89,6 +89,21 @@ class JSONLLogger(Logger):
         _write_atomically(self._path.with_name("origin.json"), text)
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's log, without those torn by a kill; none if there is no log."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
 def _rewind(path: Path, last_step: int) -> float:
     """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept."""
     if not path.exists():

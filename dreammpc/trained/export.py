@@ -2,8 +2,8 @@
 
 The card is JSON: `name`, `task`, `algorithm`, `model` (size), `parameters`, `dtype`, `bytes`, `seed`,
 `env_steps`, `planner` (it was trained with), `command`, `seconds`, `hardware`, `versions`, `revision`,
-`curve` (environment steps and mean return of the evaluations on the way) and `evaluations`, one entry for
-each planner. What a run did not record is null.
+`curve` (environment steps and mean return of the evaluations on the way, by the first planner of each) and
+`evaluations`, one entry for each planner. What a run did not record is null.
 """
 
 import json
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
+from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
@@ -137,11 +138,7 @@ def trained_with(settings: dict[str, Any]) -> str | None:
 def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """`seconds`, `curve` and `evaluations` of a run up to its checkpoint, from its `metrics.jsonl`."""
     steps, settings = facts["env_steps"], facts["config"]
-    try:
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return {"seconds": None, "curve": [], "evaluations": []}
-    lines = [line for line in lines if line["env_steps"] <= steps]
+    lines = [line for line in read_log(log) if line["env_steps"] <= steps]
     # After the last update come the planners' comparisons, which are no part of the training time.
     times = [line["wall_s"] for line in lines if not any(key.startswith("final/") for key in line)]
     curve = [
@@ -155,7 +152,7 @@ def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
         for key, value in line.items()
         if key.startswith("final/") and line["env_steps"] == steps and value is not None
     }
-    planner = trained_with(settings)
+    planner = (settings.get("eval_planner") or [trained_with(settings)])[0]  # that of `eval/return`
     if planner in finals and (not curve or curve[-1][0] < steps):
         curve.append([steps, round(finals[planner], 1)])
     asked = settings.get("evaluation", {})

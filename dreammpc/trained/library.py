@@ -9,6 +9,7 @@ an agent; the card tells where they come from and what they reach (see `dreammpc
 import json
 import os
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dreammpc.interfaces import UsageError
@@ -16,6 +17,23 @@ from dreammpc.registry import choices, unknown
 
 PREFIX = "agent:"
 PACKAGED = Path(__file__).resolve().parent / "agents"
+
+NUMBER = (int, float)
+FIELDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "model": (str, NoneType),
+    "env_steps": (int, NoneType),
+    "bytes": (int,),
+    "curve": (list,),
+    "evaluations": (list,),
+}
+"""What every card has, and of which types."""
+OF_EVALUATION: dict[str, tuple[type, ...]] = {
+    "planner": (str,),
+    "return": NUMBER,
+    "episodes": (int, NoneType),
+    "dtype": (str,),
+}
 
 
 def folders() -> list[Path]:
@@ -83,15 +101,38 @@ def read_card(weights: Path) -> dict[str, Any]:
     """The card beside an agent's weights.
 
     Raises:
-        UsageError: it is missing or damaged.
+        UsageError: it is missing or damaged, or lacks one of `FIELDS`.
     """
     path = weights.with_suffix(".json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"card {path} is missing or damaged") from error
+    check(card, FIELDS, f"card {path}")
+    for row in card["evaluations"]:
+        check(row, OF_EVALUATION, f"card {path}, evaluations")
+    for point in card["curve"]:
+        if not (isinstance(point, list) and [isinstance(x, NUMBER) for x in point] == [True, True]):
+            raise UsageError(f"card {path}: expected steps and return as a point of its curve, got {point}")
+    return card
+
+
+def check(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
+    """Raise UsageError unless `found` is a dictionary with all `fields`, each of one of its types."""
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: expected entries by name, got {found!r}")
+    for name, types in fields.items():
+        if name not in found:
+            raise UsageError(f"{where}: {name!r} is missing; expected: {', '.join(fields)}")
+        if not isinstance(found[name], types):
+            expected = " or ".join("null" if each is NoneType else each.__name__ for each in types)
+            raise UsageError(f"{where}: {name} must be {expected}, got {found[name]!r}")
 
 
 def score(weights: Path) -> float:
-    """The best mean return among an agent's evaluations; -inf where its card has none."""
-    return max((row["return"] for row in read_card(weights)["evaluations"]), default=float("-inf"))
+    """The best mean return among an agent's evaluations; -inf where its card has none or cannot be read."""
+    try:
+        evaluations = read_card(weights)["evaluations"]
+    except UsageError:
+        return float("-inf")
+    return max((row["return"] for row in evaluations), default=float("-inf"))
