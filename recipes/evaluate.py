@@ -2,7 +2,7 @@
 
 lightning run evaluate checkpoint=runs/.../checkpoints/best.ckpt planner=policy,mppi,dream_mpc episodes=10
 lightning run evaluate checkpoint=... planner=mppi planner.num_samples=256 video=mppi.mp4
-lightning run evaluate checkpoint='runs/*/checkpoints/last.ckpt' planner=policy,mppi output=scores.csv
+lightning run evaluate checkpoint='runs/*/*/checkpoints/last.ckpt' planner=policy,mppi output=scores.csv
 """
 
 from collections import defaultdict
