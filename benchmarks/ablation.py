@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from dreammpc.agent import Agent
 from dreammpc.assembly import load_model
+from dreammpc.compare import action_repeat_of
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
 from dreammpc.interfaces import UsageError
@@ -81,7 +82,7 @@ def ablate(checkpoint: str, args: argparse.Namespace) -> dict[str, float]:
     """Play and print the table of one checkpoint; the mean return of every setting."""
     model, facts = load_model(checkpoint)
     task = facts["task"]
-    evaluator = Evaluator(task, args.episodes, args.seed, facts["config"]["env"]["action_repeat"])
+    evaluator = Evaluator(task, args.episodes, args.seed, action_repeat_of(facts), obs=model.obs)
     print(f"\n{task}, trained for {facts['env_steps']} environment steps, {args.episodes} episodes\n")
     print("| setting | return | against default | gain in J | gradient norm | ms/action | model steps |")
     print("|---|---:|---:|---:|---:|---:|---:|")

@@ -11,12 +11,14 @@ ratio to the first published curve after `--at` environment steps, interpolated.
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from dreammpc.evaluation.rows import Row, read_rows
+from dreammpc.interfaces import UsageError
 
 Agent = tuple[str, str]
 """Task and checkpoint."""
@@ -26,7 +28,12 @@ def by_agent(rows: list[Row]) -> dict[Agent, dict[str, dict[int, float]]]:
     """Agent → planner → start → return."""
     found: dict[Agent, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        found[row["task"], row["checkpoint"]][row["planner"]][row["episode_seed"]] = row["return"]
+        returns = found[row["task"], row["checkpoint"]][row["planner"]]
+        if row["episode_seed"] in returns:
+            raise UsageError(
+                f"{row['checkpoint']} has {row['planner']} with several settings; one of each is expected"
+            )
+        returns[row["episode_seed"]] = row["return"]
     return found
 
 
@@ -67,9 +74,11 @@ def tasks_table(rows: list[Row], planner: str, curves: dict, published: list[str
         steps[task].append(next(row["env_steps"] for row in rows if row["checkpoint"] == checkpoint))
     lines, ratios = [], []
     for task, means in returns.items():
-        points = [
-            float(np.interp(at, curves[p][task]["env_steps"], curves[p][task]["mean"])) for p in published
-        ]
+        try:
+            found = [(curves[name][task]["env_steps"], curves[name][task]["mean"]) for name in published]
+        except KeyError as error:
+            raise UsageError(f"the reference has no {error.args[0]!r} for {task}") from error
+        points = [float(np.interp(at, *curve, left=np.nan, right=np.nan)) for curve in found]
         ratios.append(np.mean(means) / points[0])
         said = ", ".join(
             f"{count:,}" for count in (steps[task] if len(set(steps[task])) > 1 else steps[task][:1])
@@ -93,9 +102,11 @@ if __name__ == "__main__":
     parser.add_argument("--published", nargs="+", default=["tdmpc2"], help="which of them")
     parser.add_argument("--at", type=float, default=100_000, help="environment steps")
     args = parser.parse_args()
-    rows = read_rows(args.rows)
-    print(agents_table(rows, args.planner, args.against))
-    if args.reference:
-        curves = json.loads(args.reference.read_text())
-        print()
-        print(tasks_table(rows, args.planner, curves, args.published, args.at))
+    try:
+        rows = read_rows(args.rows)
+        print(agents_table(rows, args.planner, args.against))
+        if args.reference:
+            curves = json.loads(args.reference.read_text())
+            print(f"\n{tasks_table(rows, args.planner, curves, args.published, args.at)}")
+    except (UsageError, OSError, json.JSONDecodeError) as error:
+        sys.exit(f"error: {error}")

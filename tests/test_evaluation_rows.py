@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dreammpc.evaluation import Episodes
-from dreammpc.evaluation.rows import COLUMNS, make_rows, read_rows, targets, write_rows
+from dreammpc.evaluation.rows import COLUMNS, as_metrics, make_rows, read_rows, targets, write_rows
 from dreammpc.interfaces import UsageError
 
 COMMON = {
@@ -122,3 +122,13 @@ def test_files_that_cannot_be_used(rows, tmp_path):
     twice = r"b\.json, row 1 and, with another return, in .*a\.csv: episode seed 1000 .* twice"
     with pytest.raises(UsageError, match=twice):
         read_rows([tmp_path / "a.csv", tmp_path / "b.json"])
+
+
+def test_metrics_of_agents_that_share_task_and_seed_are_kept_apart(rows):
+    first, second = ({**rows[0], "checkpoint": f"agent:a/{name}"} for name in ("tdmpc2", "bmpc"))
+    second["return"] = 2.0
+    (episode,), means = as_metrics([first, second])
+    assert episode["walker-walk/seed3/agent-a/tdmpc2/mppi/return"] == 1.25
+    assert means["mean/walker-walk/seed3/agent-a/bmpc/mppi/return"] == 2.0
+    (alone,), _ = as_metrics([first])
+    assert alone["walker-walk/seed3/mppi/return"] == 1.25

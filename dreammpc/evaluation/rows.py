@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,10 +73,19 @@ def make_rows(episodes, seeds: Sequence[int], **common: Any) -> list[Row]:
 
 
 def as_metrics(rows: Sequence[Row]) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Metrics by episode, and their means; a name is like `walker-walk/seed1/mppi/return`."""
+    """Metrics by episode, and their means; a name is like `walker-walk/seed1/mppi/return`.
+
+    Agents that share task and seed have their checkpoint in it too.
+    """
+    agents: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        agents[f"{row['task']}/seed{row['train_seed']}"].add(row["checkpoint"])
     episodes: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        who = f"{row['task']}/seed{row['train_seed']}/{row['planner']}"
+        who = f"{row['task']}/seed{row['train_seed']}"
+        if len(agents[who]) > 1:
+            who += "/" + re.sub(r"[^\w./-]", "-", row["checkpoint"], flags=re.ASCII).strip("/")
+        who += f"/{row['planner']}"
         for name, value in row.items():
             plain = name.removeprefix(DIAGNOSTICS)
             if value is not None and (name in MEASURED or plain != name):
