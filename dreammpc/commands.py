@@ -15,6 +15,7 @@ from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, build_planners, planner_name
+from dreammpc.settings import check_seeds
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, hides_packaged
 from dreammpc.trained.published import read_published
@@ -81,6 +82,7 @@ def export(
     """
     if episodes < 1:
         raise UsageError(f"--episodes must be at least 1, got {episodes}")
+    check_seeds("--seed", seed)
     model, _ = assembly.load_model(checkpoint)
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
@@ -170,8 +172,7 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     path = trained.locate(agent)
     if video:
         video_path(video)
-    if seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {seed}")
+    check_seeds("--seed", seed)
     model, facts = assembly.load_model(path)
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)

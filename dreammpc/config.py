@@ -11,7 +11,7 @@ from typing import Any
 from dreammpc.collectors import COLLECTORS
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
-from dreammpc.settings import at_least, check_names
+from dreammpc.settings import at_least, check_names, check_seeds
 from dreammpc.tracking.loggers import KINDS
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
@@ -167,7 +167,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         at_least(self, "evaluation", 1, "every", "episodes")
-        at_least(self, "evaluation", 0, "seed")
+        check_seeds("evaluation.seed", self.seed)
 
 
 @dataclasses.dataclass
@@ -217,7 +217,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least(self, "", 1, "steps", "save_every")
-        at_least(self, "", 0, "seed")
+        check_seeds("seed", self.seed)
 
 
 @dataclasses.dataclass
@@ -242,9 +242,9 @@ class EvaluateConfig:
 
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
-        at_least(self, "", 0, "seed", "noise_scale")
-        if self.seeds and min(self.seeds) < 0:
-            raise UsageError(f"seeds must be at least 0, got {min(self.seeds)}")
+        at_least(self, "", 0, "noise_scale")
+        check_seeds("seed", self.seed)
+        check_seeds("seeds", *self.seeds or [])
         if self.seeds and self.episodes not in (EvaluateConfig.episodes, len(self.seeds)):
             raise UsageError(
                 f"episodes={self.episodes} does not go with {len(self.seeds)} seeds: one episode for each"
@@ -266,4 +266,5 @@ class PendulumConfig:
     def __post_init__(self):
         at_least(self, "", 1, "episodes")
         at_least(self, "", 20, "steps")
+        check_seeds("seed", self.seed)
         check_names("planner", self.planners)

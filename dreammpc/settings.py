@@ -164,6 +164,17 @@ def at_least(section: Any, name: str, low: float, *keys: str) -> None:
             raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
 
 
+MAX_SEED = 2**31 - 1
+"""NumPy takes seeds below 2**32, and the environments of one batch have successive ones."""
+
+
+def check_seeds(name: str, *seeds: int) -> None:
+    """Raise UsageError if one of `seeds` is below 0 or above `MAX_SEED`."""
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise UsageError(f"{name} must be from 0 to {MAX_SEED}, got {seed}")
+
+
 def summary(thing: Any) -> str:
     """The first line of its docstring; empty where a dataclass has none but the one made for it."""
     line = (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -194,6 +194,7 @@ def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
         ("algorithm.utdd=1", ["algorithm.utdd", "did you mean algorithm.utd?"]),
         ("nonsense=1", ["'nonsense'", "task", "steps"]),
         ("seed=abc", ["seed", "abc", "Integer"]),
+        ("seed=5000000000", ["seed must be from 0 to 2147483647, got 5000000000"]),
         ("planner.horizon=0", ["horizon", "at least 1", "0"]),
         ("planner.horizon=far", ["horizon", "type int", "'far'"]),
         ("planner.step_size=-1", ["step_size", "at least 0", "-1"]),

@@ -290,7 +290,7 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
             ["demo", "walker-wok"],
             "walker-wok does not exist, nor does an agent of that name; did you mean walker-walk?",
         ),
-        (["demo", "{run}", "--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["demo", "{run}", "--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),
         (["demo", "agent:nothing"], "unknown agent 'nothing'"),
         (["demo", "{run}", "planner=mpi"], "unknown planner 'mpi'"),
         (["demo", "{run}", "planner.horizon=far"], "horizon"),
