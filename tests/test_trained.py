@@ -316,7 +316,7 @@ def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert message in error
-    assert not list(tmp_path.rglob("*.json.tmp")) and not list((tmp_path / "agents").glob("*/*.ckpt"))
+    assert not list(tmp_path.rglob("*.tmp")) and not list((tmp_path / "agents").glob("*/*.ckpt"))
 
 
 def test_what_comes_with_the_package_can_be_played():

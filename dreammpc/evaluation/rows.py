@@ -8,13 +8,13 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dreammpc.atomic import write_text
 from dreammpc.interfaces import UsageError
 
 FORMAT = 1
@@ -112,13 +112,7 @@ def targets(output: str | Path) -> list[Path]:
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write a CSV or JSON file, by the ending of `path`, in one atomic step."""
-    text = as_csv(rows) if path.suffix == ".csv" else as_json(rows)
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, as_csv(rows) if path.suffix == ".csv" else as_json(rows))
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -1,9 +1,9 @@
 """Run folders and scores → one page, or Markdown tables."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreammpc.atomic import write_text
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.summary import markdown, summarise
 from dreammpc.interfaces import UsageError
@@ -41,12 +41,8 @@ def write_report(
         text = markdown(results, summarise(results)) + "\n"
     else:
         raise UsageError(f"output {output}: tables are made of scores (.csv, .json), and there are none")
-    draft = target.with_name(f".{target.name}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
+        write_text(target, text)
     except OSError as error:
         raise UsageError(f"output {output} cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreammpc.atomic import write_text
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking.jsonl import read_log
@@ -99,9 +99,7 @@ def claim(folder: Path, overrides: Sequence[str], dry: bool = False) -> None:
     except (OSError, ValueError, KeyError):
         if dry:
             return
-        draft = note.with_name(f".{note.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps({"overrides": own}), encoding="utf-8")
-        os.replace(draft, note)
+        write_text(note, json.dumps({"overrides": own}))
         return
     if there != own:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from dreammpc.atomic import write_text
 
 
 class JSONLLogger(Logger):
@@ -80,13 +81,13 @@ class JSONLLogger(Logger):
         """Write `params.json`; what JSON does not know is written as its `str`."""
         values = vars(params) if isinstance(params, Namespace) else dict(params)
         text = json.dumps(values, indent=2, default=str) + "\n"
-        _write_atomically(self._path.with_name("params.json"), text)
+        write_text(self._path.with_name("params.json"), text)
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Write `origin.json`: which code, versions and machine the run came from."""
         text = json.dumps(dict(tags), indent=2, default=str) + "\n"
-        _write_atomically(self._path.with_name("origin.json"), text)
+        write_text(self._path.with_name("origin.json"), text)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -119,14 +120,5 @@ def _rewind(path: Path, last_step: int) -> float:
             kept.append(line if line.endswith("\n") else line + "\n")
             wall = record["wall_s"]
     if (rewound := "".join(kept)) != text:
-        _write_atomically(path, rewound)
+        write_text(path, rewound)
     return wall
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

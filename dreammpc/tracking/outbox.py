@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import threading
 from collections import deque
@@ -11,6 +10,8 @@ from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from dreammpc.atomic import write_text
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +162,7 @@ class Outbox:
                     self.spool.unlink(missing_ok=True)
                     return
                 self.spool.parent.mkdir(parents=True, exist_ok=True)
-                draft = self.spool.with_name(self.spool.name + ".tmp")
-                draft.write_text("".join(map(_line, items)), encoding="utf-8")
-                os.replace(draft, self.spool)
+                write_text(self.spool, "".join(map(_line, items)))
             except OSError as error:
                 self._disk_fails(error)
 

@@ -7,7 +7,6 @@ The card is JSON: `name`, `task`, `algorithm`, `model` (size), `parameters`, `dt
 """
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dreammpc.atomic import write_text
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
@@ -179,13 +179,7 @@ def versions(origin: dict[str, str]) -> dict[str, str]:
 
 def write_card(weights: Path, card: dict[str, Any]) -> None:
     """Write the card of `weights` beside them, in one atomic step."""
-    path = weights.with_suffix(".json")
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_text(json.dumps(card, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(weights.with_suffix(".json"), json.dumps(card, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
