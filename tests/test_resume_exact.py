@@ -1,6 +1,8 @@
 """A training that is stopped anywhere and goes on ends bit for bit where an uninterrupted one does."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -45,3 +47,25 @@ def test_bit_for_bit(algorithm, stops, tmp_path):
         different = [place for place, value in expected.items() if raw(value) != raw(got[place])]
         assert not different
         assert lines(folder) == logged
+
+
+def test_an_interrupted_evaluation_is_made_up(tmp_path):
+    """The signal comes when the second evaluation begins."""
+    whole = Training(tmp_path / "whole", evaluate_every=300)
+    expected = everything(whole.run())
+    stopped = Training(tmp_path / "stopped", evaluate_every=300)
+    play = stopped.evaluation.evaluate
+
+    def interrupted():
+        if stopped.feed.env_steps >= 600:
+            os.kill(os.getpid(), signal.SIGINT)
+        return play()
+
+    stopped.evaluation.evaluate = interrupted
+    stopped.run()
+    assert stopped.stop.signal == signal.SIGINT and stopped.feed.env_steps < 650
+    assert sum("eval/return" in line for line in lines(tmp_path / "stopped")) == 1
+    last = tmp_path / "stopped/checkpoints/last.ckpt"
+    got = everything(Training(tmp_path / "stopped", evaluate_every=300, resume=last).run())
+    assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")

@@ -106,22 +106,35 @@ class Evaluation(Callback):
         self.feed, self.evaluate, self.checkpoints, self.every = feed, evaluate, checkpoints, every
         self.recent: dict[str, float] = {}
         self._next = every
+        self._owed = False
+        """Whether an evaluation was interrupted; a resumed run makes it up before anything else."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if self._owed:
+            self._play(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The last step of a training is evaluated by whoever trains, more thoroughly.
-        if self.feed.env_steps < self._next:
-            return
-        self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if self.feed.env_steps >= self._next:
+            self._next = (self.feed.env_steps // self.every + 1) * self.every
+            self._play(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owed": self._owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._owed = state["owed"]
+
+    def _play(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         metrics: dict[str, float] = {}
         scores: list[float] = []
         for name, episodes in self.evaluate().items():
+            self._owed = episodes is None
             if episodes is None:
                 return
             place = f"/{name}" if scores else ""

@@ -75,10 +75,11 @@ class Training:
         self.stop = GracefulStop(self.feed)
         callbacks: list[Callback] = [self.stop, Monitor(self.feed, log_every)]
         if evaluate_every is not None:
-            evaluator = Evaluator("pendulum-swingup", 1, 1000, env.action_repeat)
+            evaluator = Evaluator("pendulum-swingup", 1, 1000, env.action_repeat, self.stop.requested)
             planners = {"policy": build_planner({"name": "policy"}, model.action_dim)}
             play = lambda: evaluator.compare(model, planners)  # noqa: E731
-            callbacks.append(Evaluation(self.feed, play, self.checkpoints, evaluate_every))
+            self.evaluation = Evaluation(self.feed, play, self.checkpoints, evaluate_every)
+            callbacks.append(self.evaluation)
         self.trainer: Trainer = make_trainer(
             folder, [*callbacks, self.checkpoints, *more], [self.logger], "cpu", 1
         )
