@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if command is not parser.print_help:
             check_renderer()
         command(**options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ValueError as error:  # a UsageError; its module imports torch
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """What `dreammpc agents`, `demo`, `export-agent` and `import-checkpoint` do; imported when one is called."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, build_planners, planner_name
-from dreammpc.settings import check_seeds
+from dreammpc.settings import MAX_EPISODES, between, check_seeds
 from dreammpc.trained.export import write_card
-from dreammpc.trained.library import PREFIX, find_agent, hides_packaged
+from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.published import read_published
-from dreammpc.training import open_folder
+from dreammpc.training import open_folder, open_target
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
 PACKAGED_BYTES = 3_000_000
@@ -41,6 +42,9 @@ def print_agents(name: str | None = None) -> None:
                 text = f"unusable: {error}"
             own = " (yours, before the package's)" if hides_packaged(path) else ""
             print(f"{each:<{width}}  {text}{own}")
+        for folder in folders():
+            if not folder.is_dir():
+                print(f"DREAMMPC_AGENTS: there is no folder {folder}", file=sys.stderr)
         print("\nOf one: dreammpc agents NAME. Play it: dreammpc demo NAME" if names else "no agents")
         return
     path = find_agent(name.removeprefix(PREFIX))
@@ -80,8 +84,7 @@ def export(
     Raises:
         UsageError: see `export_agent`; or an unknown planner, before anything is written.
     """
-    if episodes < 1:
-        raise UsageError(f"--episodes must be at least 1, got {episodes}")
+    between("--episodes", 1, MAX_EPISODES, episodes)
     check_seeds("--seed", seed)
     model, _ = assembly.load_model(checkpoint)
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
@@ -109,8 +112,12 @@ def import_checkpoint(
     """Make one of our checkpoints of a published one of TD-MPC2 or BMPC.
 
     Raises:
-        UsageError: see `read_published`; another task's spaces, or another size than `size`.
+        UsageError: see `read_published`; another task's spaces, or another size than `size`; a negative
+            number; `output` is `file`.
     """
+    check_seeds("--seed", seed or 0)
+    if (env_steps or 0) < 0:
+        raise UsageError(f"--env-steps must be at least 0, got {env_steps}")
     found = read_published(file)
     if size not in (None, found.size):
         told = ", ".join(f"{key} {value}" for key, value in found.widths.items())
@@ -132,8 +139,9 @@ def import_checkpoint(
         "algorithm": {"name": found.algorithm},
     }
     facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)
-    path = Path(output or f"{task}-{found.algorithm}-{found.size}.ckpt")
-    open_folder(path.parent)
+    path = open_target(output or f"{task}-{found.algorithm}-{found.size}.ckpt")
+    if path.exists() and path.samefile(file):
+        raise UsageError(f"output {path} is the published checkpoint itself; choose another name with -o")
     weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
     save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
     print(f"{task}: {found.algorithm} of size {found.size}, {found.obs}: {path}")
@@ -170,16 +178,16 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     """
     settings = {"name": "dream_mpc", **planner_choices(choices)}
     path = trained.locate(agent)
+    check_seeds("--seed", seed)
     if video:
         video_path(video)
-    check_seeds("--seed", seed)
     model, facts = assembly.load_model(path)
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)
     target = Path(video or f"{task}-{planner}.mp4")
     if show:
-        open_folder(target.parent)
+        open_target(target)
     filmed = evaluator.film(player, target) if show else None
     result = filmed or evaluator.play(player)
     assert result is not None

@@ -18,6 +18,7 @@ from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, settings_for
 from dreammpc.tracking import provenance_tags
+from dreammpc.trained.library import named
 
 
 @dataclasses.dataclass
@@ -45,7 +46,7 @@ def find_checkpoints(patterns: Sequence[str]) -> list[str]:
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not matches:
             raise UsageError(f"checkpoint {pattern}: no file matches")
-        found += matches
+        found += map(named, matches)
     twice = next((path for path in found if found.count(path) > 1), None)
     if twice:
         raise UsageError(f"checkpoint {twice} is named twice")
@@ -53,8 +54,8 @@ def find_checkpoints(patterns: Sequence[str]) -> list[str]:
 
 
 def compare(
-    checkpoints: Sequence[str],
-    planners: Sequence[str],
+    checkpoints: str | Sequence[str],
+    planners: str | Sequence[str],
     settings: Mapping[str, Any] | None = None,
     *,
     seeds: Sequence[int] = tuple(range(1000, 1010)),
@@ -65,8 +66,8 @@ def compare(
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
     Args:
-        checkpoints: files; of any tasks and algorithms.
-        planners: names.
+        checkpoints: files or agents, one or several; of any tasks and algorithms.
+        planners: one name or several.
         settings: each planner takes those that it has.
         seeds: of the starts, the same for all.
         task: plays another task than that of training, if its spaces are the same.
@@ -81,6 +82,8 @@ def compare(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
+    checkpoints = [named(path) for path in listed(checkpoints)]
+    planners = listed(planners)
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     origin = {"mode": mode, **where_played()}
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
@@ -108,6 +111,11 @@ def compare(
             )
             yield Played(path, name, planner_name, agent, episodes, rows, evaluator)
         evaluator.close()
+
+
+def listed(names: str | Sequence[str]) -> Sequence[str]:
+    """A single name as a list of one."""
+    return [names] if isinstance(names, str) else names
 
 
 def build(model: Any, planners: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:

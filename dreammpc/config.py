@@ -11,7 +11,7 @@ from typing import Any
 from dreammpc.collectors import COLLECTORS
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
-from dreammpc.settings import at_least, check_names, check_seeds
+from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
 from dreammpc.tracking.loggers import KINDS
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
@@ -166,7 +166,8 @@ class EvaluationConfig:
     video: bool = True
 
     def __post_init__(self):
-        at_least(self, "evaluation", 1, "every", "episodes")
+        at_least(self, "evaluation", 1, "every")
+        between("evaluation.episodes", 1, MAX_EPISODES, self.episodes)
         check_seeds("evaluation.seed", self.seed)
 
 
@@ -241,7 +242,7 @@ class EvaluateConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
 
     def __post_init__(self):
-        at_least(self, "", 1, "episodes")
+        between("episodes", 1, MAX_EPISODES, self.episodes)
         at_least(self, "", 0, "noise_scale")
         check_seeds("seed", self.seed)
         check_seeds("seeds", *self.seeds or [])

@@ -139,7 +139,7 @@ def _rewritten(argument: str, recipe: str) -> str:
         return f"env.obs={value}"
     if key == "planner._target_" and equals:
         key, argument = "planner", f"planner={value}"
-    if recipe in COMPARE and key == "planner":
+    if recipe in COMPARE and key in ("planner", "planners"):
         return f"planners=[{value.strip('[]')}]"
     if recipe in COMPARE and key.startswith("planner."):
         return f"++settings.{key.removeprefix('planner.')}={value}"

@@ -168,11 +168,20 @@ MAX_SEED = 2**31 - 1
 """NumPy takes seeds below 2**32, and the environments of one batch have successive ones."""
 
 
+MAX_EPISODES = 10_000
+"""Those of an evaluation are played side by side, each in an environment of its own."""
+
+
 def check_seeds(name: str, *seeds: int) -> None:
     """Raise UsageError if one of `seeds` is below 0 or above `MAX_SEED`."""
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise UsageError(f"{name} must be from 0 to {MAX_SEED}, got {seed}")
+    between(name, 0, MAX_SEED, *seeds)
+
+
+def between(name: str, low: float, high: float, *values: float) -> None:
+    """Raise UsageError if one of `values` is below `low` or above `high`."""
+    for value in values:
+        if not low <= value <= high:
+            raise UsageError(f"{name} must be from {low} to {high}, got {value}")
 
 
 def summary(thing: Any) -> str:

@@ -18,7 +18,7 @@ from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
 from dreammpc.tracking import record_evaluation
-from dreammpc.training import open_folder
+from dreammpc.training import open_target
 
 
 @main("evaluate")
@@ -28,7 +28,7 @@ def evaluate(config: EvaluateConfig) -> None:
     files = targets(config.output) if config.output else []
     video = video_path(config.video) if config.video else None
     for path in filter(None, [*files, video]):
-        open_folder(path.parent)
+        open_target(path)
 
     # Every planner on every agent; what is done is saved at once.
     rows: list[Row] = []
@@ -76,8 +76,9 @@ def tell(results: list[Played], row: Row) -> None:
     seeds = results[0].evaluator.seeds
     whole = list(range(seeds[0], seeds[0] + len(seeds)))
     starts = f"from seed {seeds[0]}" if seeds == whole else f"from seeds {', '.join(map(str, seeds))}"
+    trained = "" if row["env_steps"] is None else f" at {row['env_steps']} environment steps"
     print(
-        f"{row['task']}, {row['checkpoint']} at {row['env_steps']} environment steps,"
+        f"{row['task']}, {row['checkpoint']}{trained},"
         f" {many(row['batch'], 'episode')} {starts}, {row['mode']}:\n\n"
         f"{table({each.planner: each.episodes for each in results})}\n",
         flush=True,

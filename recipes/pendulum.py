@@ -7,7 +7,6 @@ lightning run pendulum planner=dream_mpc planner.reuse=0.9 video=swing.mp4
 
 import math
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from dreammpc.agent import Agent
 from dreammpc.config import PendulumConfig
+from dreammpc.evaluation.film import video_path
 from dreammpc.models import SimulatorModel
 from dreammpc.planners import build_planner, settings_for
 from dreammpc.planning.registry import planner_settings
 from dreammpc.recipe import main
 from dreammpc.tracking.video import write_video
-from dreammpc.training import open_folder
+from dreammpc.training import open_target
 
 # Gymnasium's Pendulum-v1. The state is [angle from upright in rad, angular speed in rad/s].
 GRAVITY, MASS, LENGTH, DT = 10.0, 1.0, 1.0, 0.05
@@ -97,6 +97,7 @@ def draw(angle: float, size: int = 128) -> np.ndarray:
 
 @main("pendulum")
 def pendulum(config: PendulumConfig) -> None:
+    video = open_target(video_path(config.video)) if config.video else None
     planners = {}
     for name in config.planners:
         known = {setting.name for setting in planner_settings(name)}
@@ -110,10 +111,9 @@ def pendulum(config: PendulumConfig) -> None:
         swing = swing_up(planner, config.episodes, config.steps, config.seed)
         upright = f"{swing.upright.sum()} of {config.episodes}"
         print(f"{name:<18}{swing.returns.mean():>8.0f}  {upright:<18}  {swing.ms_per_step:.1f}", flush=True)
-    if config.video:
-        open_folder(Path(config.video).parent)
-        write_video(config.video, [draw(angle) for angle in swing.angles[:, 0].tolist()], fps=1 / DT)
-        print(f"\nvideo of {name}: {config.video}")
+    if video:
+        write_video(video, [draw(angle) for angle in swing.angles[:, 0].tolist()], fps=1 / DT)
+        print(f"\nvideo of {name}: {video}")
 
 
 if __name__ == "__main__":

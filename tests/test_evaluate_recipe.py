@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dreammpc import assembly
-from dreammpc.evaluation.rows import read_rows
+from dreammpc.compare import compare
+from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.models import SIZES
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
@@ -73,8 +74,13 @@ def test_several_agents_of_several_tasks(folder, monkeypatch, capsys):
     assert {row["length"] for row in rows} == {5} and {row["action_repeat"] for row in rows} == {200}
     assert "mlflow" not in out and not list(folder.glob("mlflow*"))
     assert evaluate(monkeypatch, "checkpoint=trained-2.ckpt", *arguments[1:], "output=again.csv") == 0
-    again = [row["return"] for row in read_rows(["again.csv"])]
+    again = [row["return"] for row in read_rows("again.csv")]
     assert again == [row["return"] for row in rows if row["checkpoint"] == "trained-2.ckpt"]
+    (played,) = compare("other.ckpt", "policy", seeds=[5, 7])
+    write_rows(played.rows, "library.csv")
+    same = [row["return"] for row in rows if row["task"] == "cup-catch" and row["planner"] == "policy"]
+    assert [row["return"] for row in read_rows("library.csv")] == same
+    assert evaluate(monkeypatch, "checkpoint=other.ckpt", "planners=policy", "episodes=1") == 0
 
 
 def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
@@ -103,6 +109,10 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "planner="], ["planner=", "at least one name"]),
         (["checkpoint=a.ckpt", "planer=policy"], ["planer", "did you mean planner?"]),
         (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
+        (["checkpoint=a.ckpt", "output=folder.csv"], ["folder.csv is a folder"]),
+        (["checkpoint=a.ckpt", "video=folder.mp4"], ["folder.mp4 is a folder"]),
+        (["checkpoint=."], ["checkpoint . is a folder", "expected a file"]),
+        (["checkpoint=a.ckpt", "episodes=100000000000"], ["episodes must be from 1 to 10000"]),
         (["checkpoint=a.ckpt", "video=both.avi"], ["both.avi", ".mp4 or .gif"]),
         (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
         (["checkpoint=a.ckpt", "seeds=1,2", "episodes=5"], ["episodes=5", "2 seeds", "one episode for each"]),
@@ -116,8 +126,10 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
 )
 def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("folder.csv", "folder.mp4"):
+        (tmp_path / name).mkdir()
     assert evaluate(monkeypatch, *arguments) == 2
     err = capsys.readouterr().err
     (line,) = err.strip().splitlines()
     assert line.startswith("error: ") and all(word in line for word in words), line
-    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+    assert len(list(tmp_path.rglob("*"))) == 2, "nothing may be left behind"

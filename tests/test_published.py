@@ -222,6 +222,12 @@ def test_the_command_makes_a_checkpoint_of_ours(tmp_path, monkeypatch, capsys):
         assert torch.equal(weight, expected[key]), key
     cli.main(["demo", "a/w.ckpt", "planner=policy", "--no-video"])
     assert "walker-walk, w, planned by policy: return" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["import-checkpoint", "walker-walk-1.pt", "--task", "walker-walk", "-o", "./walker-walk-1.pt"]
+        )
+    assert "walker-walk-1.pt is the published checkpoint itself" in capsys.readouterr().err
+    assert read_published("walker-walk-1.pt").algorithm == "tdmpc2"
 
 
 def test_pixels_by_the_command(tmp_path, monkeypatch, capsys):
@@ -274,9 +280,9 @@ def wrong(kind, state):
         ("limits", "log-std lies between -10 and 2, but says -5 and 7"),
         ("nan", "_pi.0.bias is not finite"),
         ("placeholder", "_pi.0.bias has no values"),
-        ("shape", "does not fit together: size mismatch for actor.linears.1.weight"),
+        ("shape", "does not fit together: size mismatch for _pi.1.weight"),
         ("strange", "nothing is known of its entry _decoder.0.weight"),
-        ("missing", "'reward.linears.2.weight' of TD-MPC2's layout is missing"),
+        ("missing", "'_reward.2.weight' of TD-MPC2's layout is missing"),
         ("other", "it has no _dynamics.0.weight"),
     ],
 )
@@ -298,6 +304,12 @@ def test_files_that_are_refused(kind, words, tmp_path):
         ),
         (["lost.pt", "--task", "walker-walk"], ["lost.pt does not exist"]),
         (["torn.pt", "--task", "walker-walk"], ["torn.pt is damaged"]),
+        ([".", "--task", "walker-walk"], ["checkpoint . is a folder"]),
+        (["torn.pt", "--task", "walker-walk", "--seed", "-4"], ["--seed must be from 0", "-4"]),
+        (
+            ["torn.pt", "--task", "walker-walk", "--env-steps", "-4"],
+            ["--env-steps must be at least 0, got -4"],
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):

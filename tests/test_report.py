@@ -211,6 +211,15 @@ def test_published_curves_without_runs_are_said(tmp_path):
     assert "Published curves:" not in words
 
 
+def test_runs_are_found_in_folders_and_count_once(tmp_path):
+    (tmp_path / "sweep/walker-walk").mkdir(parents=True)
+    first = make_run(tmp_path / "sweep/walker-walk/seed1")
+    make_run(tmp_path / "sweep/walker-walk/seed2", seed=2)
+    (first / "checkpoints").mkdir()
+    found = read([tmp_path / "sweep", first, tmp_path / "sweep/walker-walk"]).curves
+    assert [curve.seed for curve in found] == [1, 2]
+
+
 def test_runs_from_pixels_and_from_states_have_their_own_published_curves(tmp_path):
     runs = [
         make_run(tmp_path / "walk"),
@@ -271,12 +280,17 @@ def test_tables_alone(tmp_path):
     [
         (["lost"], ["lost does not exist"]),
         (["empty"], ["empty is no run folder", "metrics.jsonl"]),
-        (["sweep"], ["sweep is no run folder", "metrics.jsonl; sweep/walker-walk/seed1 is one"]),
+        (["run/checkpoints"], ["checkpoints is no run folder", "metrics.jsonl; ", "/run is one"]),
         (["notes.txt"], ["notes.txt", "run folder"]),
         (["bad"], ["bad", "after 20000 environment steps is not a number"]),
         (["torn"], ["torn is damaged"]),
         (["scores.csv", "-o", "report.pdf"], ["report.pdf", ".html or .md"]),
         (["scores.csv", "mode.csv"], ["several modes", "greedy", "noise_scale=1"]),
+        (["run", "--reference", "nan.json"], ["nan.json: theirs, walker-walk: mean must be finite"]),
+        (["run", "--reference", "back.json"], ["env_steps must increase"]),
+        (["run", "--reference", "no-std.json"], ["ci95_low is missing"]),
+        (["run", "--reference", "short.json"], ["std must be finite numbers, one for each of env_steps"]),
+        (["run", "--reference", "."], [". is a folder"]),
         (["run", "--reference", "lost.json"], ["lost.json does not exist"]),
         (["run", "--reference", "scores.csv"], ["scores.csv is damaged"]),
         (["nan.csv"], ["nan.csv, row 1", "return is nan"]),
@@ -290,8 +304,16 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     make_run(tmp_path / "torn")
     (tmp_path / "torn/params.json").write_text("{}")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "sweep/walker-walk").mkdir(parents=True)
-    make_run(tmp_path / "sweep/walker-walk/seed1")
+    (tmp_path / "run/checkpoints").mkdir()
+    good = {"metric": "reward", "env_steps": [0, 10], "mean": [1.0, 2.0], "std": [0.0, 0.0]}
+    lacks = {key: value for key, value in good.items() if key != "std"}
+    for name, curve in {
+        "nan": {**good, "mean": [1.0, float("nan")]},
+        "back": {**good, "env_steps": [10, 0]},
+        "no-std": lacks,
+        "short": {**good, "std": [0.0]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"theirs": {"walker-walk": curve}}))
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "film.mp4").write_bytes(b"no film")
     rows = score_rows(tasks=["cup-catch"])

@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -226,8 +228,14 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
     monkeypatch.setattr(library, "PACKAGED", tmp_path / "none")
     assert trained.locate("cartpole-swingup") == strong  # the better of the two
     assert assembly.load_agent("cartpole-swingup", "policy").model.value_heads.sizes[0] == 16  # no action
-    (tmp_path / "cartpole-swingup").mkdir()
-    assert trained.locate("cartpole-swingup") == Path("cartpole-swingup")  # a file or folder comes first
+    (tmp_path / "cartpole-swingup").mkdir()  # of videos, say
+    assert trained.locate("cartpole-swingup") == strong
+    (tmp_path / "cartpole-swingup").rmdir()
+    (tmp_path / "cartpole-swingup").touch()
+    assert trained.locate("cartpole-swingup") == Path("cartpole-swingup")  # a file comes first
+    for name in ("agent:cartpole-swingup", "agent:cartpole-swingup/bmpc-seed2"):
+        assert library.named(name) == "agent:cartpole-swingup/bmpc-seed2"
+    assert library.named("cartpole-swingup") == "cartpole-swingup"
     assert trained.locate("agent:cartpole-swingup") == strong
     with pytest.raises(UsageError, match=r"did you mean cartpole-swingup/bmpc-seed2\?"):
         trained.locate("agent:cartpole-swingup/bmpc-seed3")
@@ -249,6 +257,9 @@ def test_the_commands(run, tmp_path, capsys):
     )
     cli.main(["agents"])
     assert "cartpole-swingup/tdmpc2-seed7 " in capsys.readouterr().out
+    piped = f"{sys.executable} -m dreammpc.cli agents | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1) and done.stderr == ""
     cli.main(["agents", "cartpole-swingup/tdmpc2-seed7"])
     assert "command: lightning run train seed=7" in capsys.readouterr().out
 
@@ -301,16 +312,22 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
         (["demo", "{run}", "planner="], "'planner=': expected planner=NAME"),
         (["demo", "{run}", "horizon=2"], "expected planner=NAME or planner.KEY=VALUE"),
         (["demo", "{run}", "--video", "/proc/no/a.mp4"], "cannot be written"),
+        (["demo", "{run}", "--video", "folder.mp4"], "folder.mp4 is a folder"),
+        (
+            ["export-agent", "secret/run"],
+            "a folder; expected a file, such as secret/run/checkpoints/last.ckpt",
+        ),
         (["demo", "{run}", "--video", "a.xyz"], "a.xyz: expected a name that ends in .mp4 or .gif"),
         (["agents", "nothing"], "unknown agent 'nothing'"),
         (["export-agent", "lost.ckpt"], "lost.ckpt does not exist"),
         (["export-agent", "{run}", "--dtype", "int8"], "unknown dtype 'int8'; there are: float16, bfloat16"),
         (["export-agent", "{run}", "--name", "walker-walk/x"], "expected cartpole-swingup/ and a word"),
         (["export-agent", "{run}", "--planners", "policy,mpi"], "unknown planner 'mpi'"),
-        (["export-agent", "{run}", "--episodes", "0"], "--episodes must be at least 1"),
+        (["export-agent", "{run}", "--episodes", "0"], "--episodes must be from 1 to 10000, got 0"),
     ],
 )
 def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
+    (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(SystemExit) as stop:
         cli.main([word.replace("{run}", str(run / "checkpoints/last.ckpt")) for word in words])
     error = capsys.readouterr().err

@@ -125,11 +125,12 @@ def collect(rows: Sequence[Row]) -> Results:
 def common(results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
     """The tasks that every method has played, and each method's normalised scores on them, by task.
 
-    Of a task only those runs count whose training seed every method of the same agents has.
+    Of a task only those runs count whose training seed every method of the same agents has. Tasks are sorted,
+    so that what is drawn of them at random does not depend on the order of the rows.
     """
     tasks: list[str] = []
     scores: dict[str, list[np.ndarray]] = {method: [] for method in results.methods}
-    for task in results.tasks:
+    for task in sorted(results.tasks):
         found = {method: results.runs.get((method, task), []) for method in results.methods}
         chosen: dict[str, np.ndarray] = {}
         for method, runs in found.items():

@@ -110,8 +110,9 @@ def targets(output: str | Path) -> list[Path]:
     return [path.with_suffix(ending) for ending in ENDINGS]
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
+def write_rows(rows: Sequence[Row], path: str | Path) -> None:
     """Write a CSV or JSON file, by the ending of `path`, in one atomic step."""
+    path = Path(path)
     write_text(path, as_csv(rows) if path.suffix == ".csv" else as_json(rows))
 
 
@@ -131,8 +132,8 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps({"format": FORMAT, "rows": [_plain(row) for row in rows]}, indent=1, allow_nan=False)
 
 
-def read_rows(paths: Iterable[str | Path]) -> list[Row]:
-    """The rows of CSV and JSON files, checked.
+def read_rows(paths: str | Path | Iterable[str | Path]) -> list[Row]:
+    """The rows of a CSV or JSON file or of several, checked.
 
     Raises:
         UsageError: a missing or damaged file, one without rows, without a column or with a value of a wrong
@@ -140,7 +141,7 @@ def read_rows(paths: Iterable[str | Path]) -> list[Row]:
     """
     rows: list[Row] = []
     seen: dict[tuple, tuple[str | Path, float]] = {}
-    for path in paths:
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
         found = _read(Path(path))
         if not found:
             raise UsageError(f"{path} has no rows")

@@ -13,6 +13,8 @@ from dreammpc.evaluation.film import ENDINGS as VIDEOS
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
 
+LOG = "metrics.jsonl"
+
 
 @dataclass
 class Curve:
@@ -71,7 +73,8 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
     """Sort and read all files.
 
     Args:
-        paths: run folders (with their videos), files of scores (.csv, .json) and videos (.mp4, .gif).
+        paths: run folders (with their videos) and folders of such, files of scores (.csv, .json) and videos
+            (.mp4, .gif). A run that is named twice counts once.
         reference: published curves, `{method: {task: {metric, env_steps, mean, std}}}`, or in place of `std`
             the ends `ci95_low` and `ci95_high`.
 
@@ -81,10 +84,10 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
     if not paths:
         raise UsageError("nothing to report: name run folders or files of scores")
     inputs, scores = Inputs(), []
+    runs: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inputs.curves += read_run(path)
-            inputs.videos += sorted(file for file in path.iterdir() if file.suffix in VIDEOS)
+            runs |= {folder.resolve(): folder for folder in find_runs(path) if folder.resolve() not in runs}
         elif not path.exists():
             raise UsageError(f"{path} does not exist")
         elif path.suffix in VIDEOS:
@@ -93,6 +96,9 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
             scores.append(path)
         else:
             raise UsageError(f"{path}: expected a run folder, scores (.csv, .json) or a video (.mp4, .gif)")
+    for folder in runs.values():
+        inputs.curves += read_run(folder)
+        inputs.videos += sorted(file for file in folder.iterdir() if file.suffix in VIDEOS)
     inputs.rows = read_rows(scores)
     if reference is not None:
         inputs.reference = str(reference)
@@ -100,16 +106,29 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
     return inputs
 
 
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself where it is that of a run, else all that are below it, sorted.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (folder / LOG).is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.rglob(LOG))
+    if not found:
+        above = next((path for path in folder.resolve().parents if (path / LOG).is_file()), None)
+        hint = f"; {above} is one" if above else ""
+        raise UsageError(f"{folder} is no run folder and has none in it: there is no {LOG}{hint}")
+    return found
+
+
 def read_run(folder: Path) -> list[Curve]:
     """The curves of a run folder, one for each planner that was evaluated on the way."""
-    for name in ("metrics.jsonl", "params.json"):
-        if not (folder / name).is_file():
-            inside = next(folder.rglob(name), None)
-            hint = f"; {inside.parent} is one" if inside else ""
-            raise UsageError(f"{folder} is no run folder: it has no {name}{hint}")
+    if not (folder / "params.json").is_file():
+        raise UsageError(f"{folder} is no run folder: it has no params.json")
     try:
         params = json.loads((folder / "params.json").read_text())
-        text = (folder / "metrics.jsonl").read_text()
+        text = (folder / LOG).read_text()
         whole = text[: text.rfind("\n") + 1]  # the last line may be in writing
         lines = [json.loads(line) for line in whole.splitlines()]
         planner = params["planner"].get("name") or params["planner"].get("_target_")
@@ -169,7 +188,7 @@ def _evaluations(lines: list[dict], planner: str, first: bool) -> tuple[np.ndarr
 def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Reference]]:
     """Published curves of each task of `runs`, from pixels or not as they are; none called `name@source`."""
     if not path.is_file():
-        raise UsageError(f"reference {path} does not exist")
+        raise UsageError(f"reference {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     found: dict[str, list[Reference]] = {run.task: [] for run in runs}
     wanted = {(run.task, run.pixels) for run in runs}
     try:
@@ -177,12 +196,26 @@ def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Referen
             for task in found:
                 if "@" in method or task not in curves or (task, "pixels" in method) not in wanted:
                     continue
-                curve = {key: np.array(value) for key, value in curves[task].items()}
-                mean = curve["mean"]
-                low = mean - curve["std"] if "std" in curve else curve["ci95_low"]
-                high = mean + curve["std"] if "std" in curve else curve["ci95_high"]
                 if curves[task]["metric"] == "reward":
-                    found[task].append(Reference(method, curve["env_steps"], mean, low, high))
+                    where = f"reference {path}: {method}, {task}"
+                    found[task].append(_reference(method, curves[task], where))
+    except UsageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"reference {path} is damaged or has another format ({error!r})") from error
     return found
+
+
+def _reference(method: str, curve: dict[str, Any], where: str) -> Reference:
+    values: list[np.ndarray] = []
+    for name in ("env_steps", "mean", *(("std",) if "std" in curve else ("ci95_low", "ci95_high"))):
+        if name not in curve:
+            raise UsageError(f"{where}: {name} is missing (env_steps, mean, std or ci95_low and ci95_high)")
+        values.append(np.array(curve[name], float))
+        if values[-1].shape != (len(curve["env_steps"]),) or not np.isfinite(values[-1]).all():
+            raise UsageError(f"{where}: {name} must be finite numbers, one for each of env_steps")
+    steps, mean, *around = values
+    if not (np.diff(steps) > 0).all():
+        raise UsageError(f"{where}: env_steps must increase")
+    low, high = (mean - around[0], mean + around[0]) if len(around) == 1 else around
+    return Reference(method, steps, mean, low, high)

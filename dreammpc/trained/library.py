@@ -86,15 +86,25 @@ def locate(checkpoint: str | Path) -> Path:
     text = str(checkpoint)
     if text.startswith(PREFIX):
         return find_agent(text.removeprefix(PREFIX))
-    names = agent_names()
-    if Path(text).exists():
+    if Path(text).is_file():
         return Path(text)
+    names = agent_names()
     if text in names or any(name.startswith(f"{text}/") for name in names):
         return find_agent(text)
-    if not Path(text).suffix:
+    if not Path(text).suffix and not Path(text).exists():
         known = choices(text, {*names, *(name.partition("/")[0] for name in names)})
         raise UsageError(f"checkpoint {text} does not exist, nor does an agent of that name; {known}")
     return Path(text)
+
+
+def named(checkpoint: str | Path) -> str:
+    """`agent:TASK/NAME` of an agent, however it is called; of any other file its path as it is.
+
+    Raises:
+        UsageError: see `locate`.
+    """
+    path = locate(checkpoint)
+    return str(checkpoint) if path == Path(checkpoint) else f"{PREFIX}{path.parent.name}/{path.stem}"
 
 
 def read_card(weights: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Published:
             model = MODELS[self.algorithm](*spaces, episodic=self.episodic, obs=self.obs, **self.widths)
             model.load_state_dict(self.weights)
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split("\n\t")[-1].split())
+            reason = theirs(" ".join(str(error).split("\n\t")[-1].split()))
             raise UsageError(f"checkpoint {self.source} does not fit together: {reason}") from error
         return model
 
@@ -91,7 +91,7 @@ def read_published(path: str | Path) -> Published:
         pixels = "encoder.linears.0.weight" not in weights
         obs_dim = 0 if pixels else weights["encoder.linears.0.weight"].shape[1]
     except (KeyError, IndexError) as error:
-        raise UsageError(f"{where}: {error} of TD-MPC2's layout is missing") from error
+        raise UsageError(f"{where}: {theirs(str(error))} of TD-MPC2's layout is missing") from error
     check_limits(found, algorithm, where)
     for key in [key for key in weights if key.startswith("value_heads.")]:
         weights.setdefault(key.replace("value_", "target_", 1), weights[key])
@@ -117,7 +117,7 @@ def entries(path: str | Path) -> dict[str, Tensor]:
         UsageError: see `read_published`.
     """
     if not Path(path).is_file():
-        raise UsageError(f"checkpoint {path} does not exist")
+        raise UsageError(f"checkpoint {path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -176,6 +176,14 @@ def _stacked(key: str, value: Tensor) -> tuple[str, Tensor] | None:
     layer, place = (int(match[2]), PARTS.index(match[3])) if match[3] else divmod(int(match[2]), len(PARTS))
     ours = value.transpose(1, 2) if PARTS[place] == "weight" else value.unsqueeze(1)
     return f"{HEADS[match[1]]}.{STACKED[place]}.{layer}", ours
+
+
+def theirs(text: str) -> str:
+    """`text` with our names of plain weights replaced by the source's."""
+    for name, ours in NETWORKS.items():
+        text = re.sub(rf"\b{ours}\.linears\.(\d+)\.", rf"{name}.\1.", text)
+        text = re.sub(rf"\b{ours}\.norms\.(\d+)\.", rf"{name}.\1.ln.", text)
+    return text
 
 
 def recognise(weights: dict[str, Tensor]) -> tuple[str, dict[str, int]]:

@@ -4,7 +4,7 @@ from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, Progr
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.replicas import of_first, world_size
-from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run
+from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target
 from dreammpc.training.trainer import (
     check_devices,
     choose_speed,
@@ -31,6 +31,7 @@ __all__ = [
     "open_folder",
     "open_resume",
     "open_run",
+    "open_target",
     "seed_everything",
     "set_threads",
     "world_size",

@@ -58,6 +58,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         UsageError: the file is missing, damaged, not a checkpoint of ours or of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = path / "checkpoints" / "last.ckpt"
+        hint = f", such as {inside}" if inside.is_file() else ""
+        raise UsageError(f"checkpoint {path} is a folder; expected a file{hint}")
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         hint = f"; in {path.parent}: {', '.join(beside)}" if beside else ""

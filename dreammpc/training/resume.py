@@ -34,6 +34,19 @@ def open_folder(folder: str | Path) -> Path:
     return path
 
 
+def open_target(file: str | Path) -> Path:
+    """The path of a file that is going to be written; its folder is made.
+
+    Raises:
+        UsageError: it is a folder, or its folder cannot be written.
+    """
+    path = Path(file)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, and a file of that name cannot be written")
+    open_folder(path.parent)
+    return path
+
+
 def open_run(folder: str | Path, resume: str | None) -> Path:
     """The folder of a run: that of the checkpoint `resume`, else `folder`, which must hold no run yet.
 
