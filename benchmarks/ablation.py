@@ -60,17 +60,19 @@ def settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{}, *changes]
 
 
+def mean(values: np.ndarray, sign: str = "") -> str:
+    """The mean and its standard error, which one value does not have."""
+    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.1f}{error}"
+
+
 def row(name: str, result: Episodes, base: Episodes) -> str:
     """A line of the table."""
     found, returns = result.diagnostics, np.array(result.returns)
-    difference = returns - np.array(base.returns)
-    count = len(returns)
-    error = difference.std(ddof=1) / count**0.5 if count > 1 else float("nan")
-    spread = returns.std(ddof=1) / count**0.5 if count > 1 else float("nan")
     cells = [
         name,
-        f"{returns.mean():.1f} ± {spread:.1f}",
-        "" if result is base else f"{difference.mean():+.1f} ± {error:.1f}",
+        mean(returns),
+        "" if result is base else mean(returns - np.array(base.returns), "+"),
         *(f"{found[key]:.3g}" for key in ("gain", "gradient_norm")),
         f"{result.ms_per_action:.2f}",
         f"{found['evaluations']:.0f}",
@@ -88,9 +90,15 @@ def ablate(checkpoint: str, args: argparse.Namespace) -> dict[str, float]:
     print("|---|---:|---:|---:|---:|---:|---:|")
     base: Episodes | None = None
     means: dict[str, float] = {}
-    for change in [*settings(args), None]:
-        planner = {"name": "policy"} if change is None else {"name": "dream_mpc", **change}
-        result = evaluator.play(Agent(model, build_planner(planner, model.action_dim)))
+    changes = [*settings(args), None]
+    planners = [
+        build_planner(
+            {"name": "policy"} if change is None else {"name": "dream_mpc", **change}, model.action_dim
+        )
+        for change in changes
+    ]  # all of them first: a mistake must show before anything is played
+    for change, planner in zip(changes, planners, strict=True):
+        result = evaluator.play(Agent(model, planner))
         assert result is not None
         base = result if base is None else base
         name = "policy alone" if change is None else ", ".join(f"{k} {v}" for k, v in change.items())

@@ -58,6 +58,9 @@ def table(heads: list[str], lines: list[list[str]], words: int = 1) -> str:
 
 def agents_table(rows: list[Row], planner: str, against: list[str]) -> str:
     planners = list(dict.fromkeys(row["planner"] for row in rows))
+    for name in (planner, *against):
+        if name not in planners:
+            raise UsageError(f"no rows of planner {name!r}; there are: {', '.join(planners)}")
     lines = []
     for (task, checkpoint), found in by_agent(rows).items():
         returns = [f"{mean(found[name]):.1f}" if found[name] else "" for name in planners]

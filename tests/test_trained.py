@@ -20,6 +20,7 @@ from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
 from dreammpc.recipe import compose
 from dreammpc.trained import agent_names, library, locate, read_card
+from dreammpc.trained.export import write_card
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
@@ -95,8 +96,7 @@ def test_the_card_says_where_an_agent_comes_from(run, tmp_path):
     assert card["command"] == "lightning run train seed=7 planner.horizon=3"
     assert card["curve"] == [[1000, 100.0], [3000, 300.0]]
     assert card["seconds"] == 40.0  # without the comparison of planners afterwards
-    assert {row["planner"]: row["return"] for row in card["evaluations"]} == {"policy": 250, "dream_mpc": 300}
-    assert {row["dtype"] for row in card["evaluations"]} == {"float32"}
+    assert card["evaluations"] == []  # the run's were played with a horizon of 3
     assert card["hardware"] == "Slow, 2 cores" and card["versions"] == {"torch": "2.13.0"}
     assert card["revision"] == "abc" and card["env_steps"] == 3000 and card["planner"] == "dream_mpc"
     assert card["bytes"] == path.stat().st_size < (run / "checkpoints/last.ckpt").stat().st_size / 2
@@ -122,13 +122,12 @@ def test_a_torn_line_takes_no_other_with_it(run, tmp_path):
     log.write_text(log.read_text() + '{"env_steps": 40')
     card = trained.read_card(trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents"))
     assert card["curve"] == [[1000, 100.0], [3000, 300.0]] and card["seconds"] == 40.0
-    assert len(card["evaluations"]) == 2
 
 
 def test_a_bad_card_hides_no_other(run, tmp_path, capsys):
     path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
     card = trained.read_card(path)
-    row = card["evaluations"][0]
+    row = {"planner": "policy", "return": 1.0, "episodes": 2, "dtype": "float16"}
     bad = {
         "empty": ({}, "'name' is missing; expected: name, model, env_steps"),
         "list": ([], "expected entries by name, got []"),
@@ -214,9 +213,10 @@ def test_what_sixteen_bits_cannot_hold_is_refused(run, tmp_path):
 def test_agents_by_name(run, tmp_path, monkeypatch):
     weak = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
     other = write_run(tmp_path / "other", "bmpc", seed=2)
-    log = (other / "metrics.jsonl").read_text().replace("300.0}", "310.0}")
-    (other / "metrics.jsonl").write_text(log)
     strong = trained.export_agent(other / "checkpoints/last.ckpt", tmp_path / "agents")
+    for path, value in ((weak, 300.0), (strong, 310.0)):
+        played = {"planner": "policy", "return": value, "episodes": 2, "dtype": "float16"}
+        write_card(path, {**trained.read_card(path), "evaluations": [played]})
     assert {"cartpole-swingup/tdmpc2-seed7", "cartpole-swingup/bmpc-seed2"} <= set(trained.agent_names())
     assert trained.find_agent("cartpole-swingup/tdmpc2-seed7") == weak
     assert trained.locate("agent:cartpole-swingup/bmpc-seed2") == strong
@@ -259,7 +259,7 @@ def test_the_commands(run, tmp_path, capsys):
     assert "cartpole-swingup/tdmpc2-seed7 " in capsys.readouterr().out
     piped = f"{sys.executable} -m dreammpc.cli agents | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=120)
-    assert done.returncode in (0, 1) and done.stderr == ""
+    assert done.returncode == 1 and done.stderr == ""
     cli.main(["agents", "cartpole-swingup/tdmpc2-seed7"])
     assert "command: lightning run train seed=7" in capsys.readouterr().out
 

@@ -3,7 +3,8 @@
 The card is JSON: `name`, `task`, `algorithm`, `model` (size), `parameters`, `dtype`, `bytes`, `seed`,
 `env_steps`, `planner` (it was trained with), `command`, `seconds`, `hardware`, `versions`, `revision`,
 `curve` (environment steps and mean return of the evaluations on the way, by the first planner of each) and
-`evaluations`, one entry for each planner. What a run did not record is null.
+`evaluations`, one entry for each planner that has played the agent since, with its defaults. What a run did
+not record is null.
 """
 
 import json
@@ -84,6 +85,7 @@ def export_agent(
         "planner": trained_with(settings),
         "command": command(facts["overrides"]),
         **history(run / "metrics.jsonl", facts),
+        "evaluations": [],  # those of the run may be of other settings, and are of weights not rounded
         "hardware": hardware or ", ".join(origin[key] for key in ("gpu", "cpu") if key in origin) or None,
         "versions": versions(origin) or None,
         "revision": None if here else origin.get("git.revision"),  # of this folder: not that of the run
@@ -136,7 +138,7 @@ def trained_with(settings: dict[str, Any]) -> str | None:
 
 
 def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """`seconds`, `curve` and `evaluations` of a run up to its checkpoint, from its `metrics.jsonl`."""
+    """`seconds` and `curve` of a run up to its checkpoint, from its `metrics.jsonl`."""
     steps, settings = facts["env_steps"], facts["config"]
     lines = [line for line in read_log(log) if line["env_steps"] <= steps]
     # After the last update come the planners' comparisons, which are no part of the training time.
@@ -155,19 +157,7 @@ def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
     planner = (settings.get("eval_planner") or [trained_with(settings)])[0]  # that of `eval/return`
     if planner in finals and (not curve or curve[-1][0] < steps):
         curve.append([steps, round(finals[planner], 1)])
-    asked = settings.get("evaluation", {})
-    evaluations = [
-        {
-            "planner": name,
-            "return": value,
-            "episodes": asked.get("episodes"),
-            "seed": asked.get("seed"),
-            "mode": "greedy",
-            "dtype": "float32",
-        }
-        for name, value in finals.items()
-    ]
-    return {"seconds": max(times, default=None), "curve": curve, "evaluations": evaluations}
+    return {"seconds": max(times, default=None), "curve": curve}
 
 
 def versions(origin: dict[str, str]) -> dict[str, str]:
