@@ -41,8 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tasks.set_defaults(command=print_tasks)
     add_agent_commands(commands)
     add_report_command(commands)
-    options = vars(parser.parse_args(words))
+    parsed, rest = parser.parse_known_args(words)
+    options = vars(parsed)
     command = options.pop("command", parser.print_help)
+    if "choices" in options and all("=" in word and not word.startswith("-") for word in rest):
+        options["choices"] += rest  # argparse takes no more of them after an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if command is not parser.print_help:
             check_renderer()
@@ -64,7 +69,7 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
     demo = commands.add_parser("demo", help="play one episode of a trained agent")
     demo.add_argument("agent", help="an agent's name, that of its task, or a checkpoint")
-    demo.add_argument("choices", nargs="*", metavar="planner=NAME", help="and planner.KEY=VALUE")
+    demo.add_argument("choices", nargs="*", default=[], metavar="planner=NAME", help="and planner.KEY=VALUE")
     demo.add_argument("--seed", type=int, default=0, help="of the start (0)")
     demo.add_argument("--video", metavar="FILE", help="mp4 or gif; by default TASK-PLANNER.mp4 here")
     demo.add_argument("--no-video", dest="show", action="store_false", help="draw nothing")

@@ -17,6 +17,7 @@ from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, settings_for
+from dreammpc.settings import check_seeds
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained.library import named
 
@@ -84,6 +85,7 @@ def compare(
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
     checkpoints = [named(path) for path in listed(checkpoints)]
     planners = listed(planners)
+    check_seeds("seeds", *seeds)
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     origin = {"mode": mode, **where_played()}
     for path in checkpoints:  # a mistake must show before hours of episodes, not after

@@ -246,6 +246,8 @@ class EvaluateConfig:
         at_least(self, "", 0, "noise_scale")
         check_seeds("seed", self.seed)
         check_seeds("seeds", *self.seeds or [])
+        if self.seeds == []:
+            raise UsageError("seeds= names none; leave it out for those from seed= on")
         if self.seeds and self.episodes not in (EvaluateConfig.episodes, len(self.seeds)):
             raise UsageError(
                 f"episodes={self.episodes} does not go with {len(self.seeds)} seeds: one episode for each"

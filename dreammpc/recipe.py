@@ -269,7 +269,7 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
     text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
     if text.startswith("Could not override"):
         key = text.split("'")[1]
-        return unknown(f"key {key!r}", key, [*beside, *keys_beside(key, recipe)])
+        return unknown(f"key {key!r}", key, list(dict.fromkeys([*beside, *keys_beside(key, recipe)])))
     if missing := re.search(r"missing mandatory value: (\w+)", text):
         return f"{missing[1]}= is needed: lightning run {recipe} {missing[1]}=… (see --help)"
     if error.__cause__ is not None and isinstance(error, HydraException):

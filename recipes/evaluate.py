@@ -61,7 +61,8 @@ def evaluate(config: EvaluateConfig) -> None:
     if video:
         last = results[checkpoints[-1]][-2:]
         if last[0].evaluator.film_together({each.planner: each.agent for each in last}, video):
-            print(f"video of {' and '.join(each.planner for each in last)}: {video}")
+            names = " and ".join(each.planner for each in last)
+            print(f"video of {names} with {last[0].checkpoint}: {video}")
     if files:
         print(f"scores: {' and '.join(map(str, files))}")
     if config.tracking.kind == "mlflow":

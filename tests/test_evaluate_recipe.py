@@ -14,6 +14,7 @@ import torch
 from dreammpc import assembly
 from dreammpc.compare import compare
 from dreammpc.evaluation.rows import read_rows, write_rows
+from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
@@ -76,6 +77,8 @@ def test_several_agents_of_several_tasks(folder, monkeypatch, capsys):
     assert evaluate(monkeypatch, "checkpoint=trained-2.ckpt", *arguments[1:], "output=again.csv") == 0
     again = [row["return"] for row in read_rows("again.csv")]
     assert again == [row["return"] for row in rows if row["checkpoint"] == "trained-2.ckpt"]
+    with pytest.raises(UsageError, match="seeds must be from 0 to 2147483647"):
+        next(compare("other.ckpt", "policy", seeds=[5000000000]))
     (played,) = compare("other.ckpt", "policy", seeds=[5, 7])
     write_rows(played.rows, "library.csv")
     same = [row["return"] for row in rows if row["task"] == "cup-catch" and row["planner"] == "policy"]
@@ -116,6 +119,7 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "video=both.avi"], ["both.avi", ".mp4 or .gif"]),
         (["checkpoint=a.ckpt", "seeds=1,1"], ["seeds", "different"]),
         (["checkpoint=a.ckpt", "seeds=1,2", "episodes=5"], ["episodes=5", "2 seeds", "one episode for each"]),
+        (["checkpoint=a.ckpt", "seeds="], ["seeds= names none"]),
         (["checkpoint=a.ckpt", "seed=-1"], ["seed must be from 0 to 2147483647, got -1"]),
         (["checkpoint=a.ckpt", "seeds=-1,2"], ["seeds must be from 0 to 2147483647, got -1"]),
         (["checkpoint=a.ckpt", "seed=5000000000"], ["seed must be from 0 to 2147483647, got 5000000000"]),

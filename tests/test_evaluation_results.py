@@ -6,6 +6,7 @@ from score_rows import score_rows
 
 from dreammpc.evaluation.aggregate import Interval
 from dreammpc.evaluation.results import collect, common
+from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.evaluation.summary import Estimate, markdown, summarise, task_estimate
 from dreammpc.interfaces import UsageError
 
@@ -198,3 +199,20 @@ def test_a_ratio_whose_base_may_be_nothing_has_no_interval():
     assert comparison.ratio.text(2) == "3.00"
     assert "[" in comparison.difference.text(2)
     assert Estimate(1.5, Interval(np.float64(1), np.float64(np.inf))).text(1) == "1.5"
+
+
+def test_a_relative_and_an_absolute_path_are_one_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    near = score_rows(planners=["policy", "mppi"], train_seeds=[1], checkpoint="runs/last.ckpt")
+    far = [
+        {**row, "checkpoint": str(tmp_path / "runs/last.ckpt")} for row in near if row["planner"] == "policy"
+    ]
+    write_rows(near, "near.csv")
+    write_rows(far, "far.csv")
+    rows = read_rows(["near.csv", "far.csv"])
+    assert len(rows) == len(near)  # what both have counts once
+    far = [
+        {**row, "checkpoint": str(tmp_path / "runs/last.ckpt")} for row in near if row["planner"] == "mppi"
+    ]
+    mixed = [row for row in near if row["planner"] == "policy"] + far
+    assert collect(mixed).methods == ["policy", "mppi"]

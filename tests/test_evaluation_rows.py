@@ -78,6 +78,8 @@ def spoil(row, **changes):
         ({"success": 2.0}, ["success is 2.0", "at least 0 and at most 1"]),
         ({"ms_per_action": math.nan}, ["ms_per_action is nan"]),
         ({"ms_per_action": -5.0}, ["ms_per_action is -5.0", "at least 0"]),
+        ({"length": -5}, ["length is -5", "at least 1"]),
+        ({"env_steps": -3}, ["env_steps is -3", "at least 0"]),
         ({"length": "long"}, ["length", "int", "'long'"]),
         ({"terminated": "perhaps"}, ["terminated", "bool", "'perhaps'"]),
         ({"planner": ""}, ["planner", "empty"]),

@@ -286,6 +286,7 @@ def test_tables_alone(tmp_path):
         (["torn"], ["torn is damaged"]),
         (["scores.csv", "-o", "report.pdf"], ["report.pdf", ".html or .md"]),
         (["scores.csv", "mode.csv"], ["several modes", "greedy", "noise_scale=1"]),
+        (["scores.csv", "-o", "t.md", "--reference", "nan.json"], ["nan.json", "need a page (.html)"]),
         (["run", "--reference", "nan.json"], ["nan.json: theirs, walker-walk: mean must be finite"]),
         (["run", "--reference", "back.json"], ["env_steps must increase"]),
         (["run", "--reference", "no-std.json"], ["ci95_low is missing"]),

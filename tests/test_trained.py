@@ -265,7 +265,7 @@ def test_the_commands(run, tmp_path, capsys):
 
     play = ["demo", "cartpole-swingup/tdmpc2-seed7", "planner=mppi", "planner.num_samples=16"]
     play += ["planner.num_elites=4", "planner.num_policy=2", "--seed", "1000"]
-    cli.main([*play, "--no-video"])
+    cli.main([*play[:3], "--no-video", *play[3:]])
     told = capsys.readouterr().out
     assert "planned by mppi: return " in told and "10 actions" in told and not list(Path().glob("*.mp4"))
     cli.main(
@@ -309,6 +309,7 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
             ["demo", "{run}", "planner=policy", "planner=mppi"],
             "the planner is chosen twice: planner=policy planner=mppi",
         ),
+        (["demo", "{run}", "--no-video", "horizon=2"], "'horizon=2': expected planner=NAME"),
         (["demo", "{run}", "planner="], "'planner=': expected planner=NAME"),
         (["demo", "{run}", "horizon=2"], "expected planner=NAME or planner.KEY=VALUE"),
         (["demo", "{run}", "--video", "/proc/no/a.mp4"], "cannot be written"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreammpc.envs.gymnasium import PREFIX as GYMNASIUM
-from dreammpc.evaluation.rows import DIAGNOSTICS, Row
+from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
 from dreammpc.interfaces import UsageError
 
 SUITE_MAXIMUM = 1000.0
@@ -97,7 +97,7 @@ def collect(rows: Sequence[Row]) -> Results:
     for key, group in groups.items():
         for seed, found in group.items():
             paths = _in_order(found, "checkpoint")
-            if len(paths) > 1:
+            if len(set(map(same_file, paths))) > 1:
                 raise UsageError(
                     f"{key[1]}, training seed {seed}, {key[0]}: scores of two checkpoints, {paths[0]} and"
                     f" {paths[1]}; report one of them"

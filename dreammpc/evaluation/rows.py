@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -42,7 +43,13 @@ COLUMNS: dict[str, type] = {
 }
 OPTIONAL = ("train_seed", "env_steps", "success", "model")
 """Columns that may be empty (None)."""
-RANGES = {"return": (-math.inf, math.inf), "success": (0, 1), "ms_per_action": (0, math.inf)}
+RANGES = {
+    "return": (-math.inf, math.inf),
+    "success": (0, 1),
+    "ms_per_action": (0, math.inf),
+    "length": (1, math.inf),
+    "env_steps": (0, math.inf),
+}
 """Least and greatest value; what is not finite is refused too."""
 DIAGNOSTICS = "diagnostics."
 MEASURED = ("return", "success", "length", "terminated", "ms_per_action")
@@ -147,8 +154,8 @@ def read_rows(paths: str | Path | Iterable[str | Path]) -> list[Row]:
             raise UsageError(f"{path} has no rows")
         for number, raw in enumerate(found, 1):
             row = _checked(raw, f"{path}, row {number}")
-            what = (row[name] for name in ("checkpoint", "task", "planner", "mode", "episode_seed"))
-            key = (*what, json.dumps(row["settings"], sort_keys=True))
+            what = (row[name] for name in ("task", "planner", "mode", "episode_seed"))
+            key = (same_file(row["checkpoint"]), *what, json.dumps(row["settings"], sort_keys=True))
             if key not in seen:
                 seen[key] = path, row["return"]
                 rows.append(row)
@@ -159,6 +166,11 @@ def read_rows(paths: str | Path | Iterable[str | Path]) -> list[Row]:
                     f" {row['task']} ({row['checkpoint']}) is there twice"
                 )
     return rows
+
+
+def same_file(checkpoint: str) -> str:
+    """Equal for two spellings of one path, relative and absolute, and different for two agents."""
+    return os.path.abspath(checkpoint)
 
 
 def _read(path: Path) -> list[Row]:

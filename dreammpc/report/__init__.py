@@ -14,7 +14,7 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     output: str | Path,
     reference: str | Path | None = None,
     title: str = "Planning in learned world models",
@@ -33,6 +33,8 @@ def write_report(
     target = Path(output)
     if target.suffix not in (".html", ".md"):
         raise UsageError(f"output {output}: expected a name that ends in .html or .md")
+    if reference is not None and target.suffix == ".md":
+        raise UsageError(f"reference {reference}: published curves need a page (.html), not tables")
     inputs = read(paths, reference)
     if target.suffix == ".html":
         text = render(inputs, title)

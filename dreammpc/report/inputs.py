@@ -69,7 +69,7 @@ class Inputs:
     """The file of published curves."""
 
 
-def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> Inputs:
+def read(paths: str | Path | Sequence[str | Path], reference: str | Path | None = None) -> Inputs:
     """Sort and read all files.
 
     Args:
@@ -85,7 +85,7 @@ def read(paths: Sequence[str | Path], reference: str | Path | None = None) -> In
         raise UsageError("nothing to report: name run folders or files of scores")
     inputs, scores = Inputs(), []
     runs: dict[Path, Path] = {}
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
             runs |= {folder.resolve(): folder for folder in find_runs(path) if folder.resolve() not in runs}
         elif not path.exists():

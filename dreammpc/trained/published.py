@@ -7,6 +7,7 @@ ln.weight, ln.bias. BMPC's heads see the latent alone, TD-MPC2's the action too:
 """
 
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def entries(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UsageError(f"checkpoint {path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of plain pickles, which are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
             f"checkpoint {path} is damaged, or holds more than plain data, of which nothing was run"
