@@ -216,3 +216,6 @@ def test_a_relative_and_an_absolute_path_are_one_checkpoint(tmp_path, monkeypatc
     ]
     mixed = [row for row in near if row["planner"] == "policy"] + far
     assert collect(mixed).methods == ["policy", "mppi"]
+    imported = collect([{**row, "train_seed": None} for row in mixed])
+    assert not any("every training seed" in note for note in imported.notes)
+    assert common(imported)[0] == ["cup-catch", "walker-walk"]

@@ -89,7 +89,7 @@ def collect(rows: Sequence[Row]) -> Results:
     groups: dict[tuple[str, str], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row, label in zip(rows, labels, strict=True):
         seed = row["train_seed"]
-        groups[label, row["task"]][row["checkpoint"] if seed is None else seed].append(row)
+        groups[label, row["task"]][same_file(row["checkpoint"]) if seed is None else seed].append(row)
     scales = {
         task: _scale(task, [row for row in rows if row["task"] == task]) for task in _in_order(rows, "task")
     }
@@ -145,7 +145,7 @@ def common(results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
 
 
 def _name(run: Run) -> Any:
-    return run.checkpoint if run.seed is None else run.seed
+    return same_file(run.checkpoint) if run.seed is None else run.seed
 
 
 def _run(rows: list[Row], scale: str | None) -> Run:

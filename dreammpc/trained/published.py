@@ -120,7 +120,7 @@ def entries(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UsageError(f"checkpoint {path} {'is a folder' if Path(path).is_dir() else 'does not exist'}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of plain pickles, which are refused anyway
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of pickles, refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
