@@ -1,0 +1,80 @@
+"""Which device a run uses. Everybody asks here: launcher, trainer, agent, evaluation, workers, benchmarks."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from dreammpc.interfaces import UsageError
+
+CPU = torch.device("cpu")
+NAMES = "auto, cpu, cuda (or gpu), cuda:N, mps"
+
+
+def choose_device(name: str | torch.device = "auto", training: bool = False) -> torch.device:
+    """The device of this process; a CUDA device always with its index.
+
+    Args:
+        name: `auto` is CUDA where there is one and the CPU elsewhere. `cuda` (`gpu`) is the GPU of this
+            process's rank among those of its machine, `cuda:N` that one. `mps` is used by name only.
+        training: the device is to train on, and not only to play.
+
+    Raises:
+        UsageError: an unknown name, a device that is not there, or one that cannot do it.
+    """
+    name = str(name)
+    known = re.fullmatch(r"(auto|gpu)|(cpu|mps)(:0)?|cuda(:(?P<index>[0-9]+))?", name)
+    if not known:
+        raise UsageError(f"unknown device {name!r}; there are: {NAMES}")
+    kind, index = name.partition(":")[0], known["index"]
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        return CPU
+    if kind == "mps":
+        return _mps(training)
+    return torch.device("cuda", _cuda_index(name, None if index is None else int(index)))
+
+
+def _cuda_index(name: str, number: int | None) -> int:
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {name}: this machine has no CUDA device that torch can use")
+    there = torch.cuda.device_count()
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if number is not None and together > 1:
+        raise UsageError(f"device {name}: {together} processes cannot share it; with cuda each has its own")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if number is None else number
+    if index >= there:
+        last = f"cuda:0 to cuda:{there - 1}" if there > 1 else "cuda:0"
+        asked = f"cuda:{index}" if number is None else name
+        raise UsageError(f"device {asked}: there are {there} CUDA devices here, {last}")
+    return index
+
+
+def _mps(training: bool) -> torch.device:
+    if not torch.backends.mps.is_available():
+        raise UsageError("device mps: this machine has none that torch can use")
+    if training:
+        # torch's fused Adam for MPS ignores `found_inf`, by which the guard skips an update.
+        raise UsageError(
+            "device mps can play agents, but not train them: its optimizers cannot skip updates that are not"
+            " finite; choose cpu or cuda"
+        )
+    return torch.device("mps", 0)
+
+
+def module_device(module: object) -> torch.device | None:
+    """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
+    if not isinstance(module, torch.nn.Module):
+        return None
+    tensors = (*module.parameters(), *module.buffers())
+    return tensors[0].device if tensors else None
+
+
+@contextmanager
+def forked_rng(device: torch.device | None) -> Iterator[None]:
+    """The random streams of the CPU and of `device` are afterwards as before; no other GPU is touched."""
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        yield
