@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 
@@ -69,8 +70,8 @@ def module_device(module: object) -> torch.device | None:
     """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
     if not isinstance(module, torch.nn.Module):
         return None
-    tensors = (*module.parameters(), *module.buffers())
-    return tensors[0].device if tensors else None
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return None if tensor is None else tensor.device
 
 
 @contextmanager

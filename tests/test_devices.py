@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from foreign import foreign
 
 from dreammpc.devices import choose_device, forked_rng, module_device
 from dreammpc.interfaces import UsageError
@@ -99,3 +100,21 @@ def test_random_streams_go_on_as_if_nothing_had_been_drawn(device):
     with forked_rng(device):
         torch.rand(3)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_foreign_device_of_these_tests_is_strict_and_keeps_numbers():
+    layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+    with torch.no_grad():
+        expected = layer(x)
+    with foreign() as device:
+        layer.to(device)
+        with pytest.raises(RuntimeError, match="expected all tensors on the same device"):
+            layer(x)
+        result = layer(x.to(device))
+        assert (result.device, result.cpu().device) == (device, torch.device("cpu"))
+        assert torch.equal(result.cpu(), expected)
+        result.sum().backward()
+        torch.optim.Adam(layer.parameters(), fused=True).step()
+        assert layer.weight.device == layer.weight.grad.device == device
+        layer.cpu()
+        assert not torch.equal(layer(x), expected)

@@ -1,0 +1,87 @@
+"""A foreign device with numbers: `meta` as in a GPU's place, computed on the CPU.
+
+Within `foreign()` a tensor made on or moved to `meta` keeps its numbers, and an operation that mixes it with
+a tensor of the CPU is an error, as on a GPU (a scalar of the CPU may ride along). So wiring can be tested
+where there is no GPU. What this cannot show: kernels, streams, memory, what is fast.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+FOREIGN = torch.device("meta")
+MOVES = {torch.ops.aten.copy_.default}
+"""May read a tensor of one device and write one of another."""
+
+
+class ForeignTensor(torch.Tensor):
+    """Says that it is on `meta`; its numbers are in `inner`, on the CPU."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> "ForeignTensor":
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=FOREIGN
+        )
+        made.inner = inner
+        return made
+
+    def __deepcopy__(self, memo: dict) -> torch.Tensor:
+        made = ForeignTensor(self.detach().inner.clone()).requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False):
+            made._is_param = True
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+class Foreign(TorchDispatchMode):
+    """Makes what is asked for on `meta` a `ForeignTensor`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    strange = [x for x in tensors if isinstance(x, ForeignTensor)]
+    at_home = [x for x in tensors if not isinstance(x, ForeignTensor) and x.ndim > 0]
+    if strange and at_home and func not in MOVES:
+        raise RuntimeError(f"{func}: expected all tensors on the same device, got {FOREIGN} and cpu")
+    asked = kwargs.get("device")
+    goes = bool(strange) if asked is None else torch.device(asked) == FOREIGN
+    if not strange and not goes:
+        return func(*args, **kwargs)
+    inner = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
+    plain_args, plain = tree_map(lambda x: x.inner if isinstance(x, ForeignTensor) else x, (args, inner))
+    result = func(*plain_args, **plain)
+    given = {id(x.inner): x for x in strange}  # what is written in place comes back as it was given
+
+    def back(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor) or id(x) in given:
+            return given.get(id(x), x)
+        return ForeignTensor(x) if goes else x
+
+    flat, form = tree_flatten(result)
+    return tree_unflatten([back(x) for x in flat], form)
+
+
+@contextmanager
+def foreign() -> Iterator[torch.device]:
+    """Within it `meta` is a device with numbers; gives the device."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
+    try:
+        with Foreign(), patch(fused, lambda: ["cpu", FOREIGN.type]):
+            yield FOREIGN
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
