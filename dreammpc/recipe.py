@@ -4,7 +4,6 @@ import errno
 import functools
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,15 +21,13 @@ from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
-from dreammpc.sweeps import expand
 from dreammpc.training import DESCRIPTION, find_resumable, keep_memory, load_checkpoint
+from dreammpc.words import COMPARE, quoted, rewrite
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_FAULT = 2, 1
 STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """What the system says of a disk that is full, read-only or failing."""
-COMPARE = ("evaluate", "pendulum")
-"""Recipes that play several planners, with settings for all of them."""
 
 
 def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -109,90 +105,6 @@ def compose(name: str, words: list[str], beside: Sequence[str] = ()) -> Any:
     finally:
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = running
-
-
-def rewrite(arguments: list[str], recipe: str) -> list[str]:
-    """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
-    `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
-    `checkpoint=a,b` and `seeds=1,2`.
-
-    Raises:
-        UsageError: the planner is chosen twice.
-    """
-    if recipe == "sweep":
-        return _sweep_words(arguments)
-    chosen = [argument for argument in arguments if argument.startswith(("planner=", "planner._target_="))]
-    if len(chosen) > 1:
-        raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
-    # Options first: Hydra's parser takes no option between two overrides.
-    ordered = sorted(
-        arguments, key=lambda word: not word.startswith("-") and ("=" in word or word[:1] == "~")
-    )
-    return [_rewritten(argument, recipe) for argument in ordered]
-
-
-def _rewritten(argument: str, recipe: str) -> str:
-    key, equals, value = argument.partition("=")
-    if key in ("tracking", "collector") and equals:
-        return f"{key}.kind={value}"
-    if key == "obs" and equals:
-        return f"env.obs={value}"
-    if key == "planner._target_" and equals:
-        key, argument = "planner", f"planner={value}"
-    if recipe in COMPARE and key in ("planner", "planners"):
-        return f"planners=[{value.strip('[]')}]"
-    if recipe in COMPARE and key.startswith("planner."):
-        return f"++settings.{key.removeprefix('planner.')}={value}"
-    if recipe == "evaluate" and key == "checkpoint":
-        return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
-    if recipe == "evaluate" and key == "seeds":
-        return f"seeds=[{value.strip('[]')}]"
-    if key in ("folder", "output", "video") and re.search(r"[^!-~]", value):  # blanks, umlauts
-        return f"{key}={quoted(value)}"
-    if key in ("eval_planner", "evaluation.planners"):
-        return f"{key}=[{value.strip('[]')}]"
-    if key.startswith("eval_planner."):
-        return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
-    return argument
-
-
-def _sweep_words(arguments: list[str]) -> list[str]:
-    """`tasks=a,b` as lists, and the words that are not `sweep`'s own in its list `train`.
-
-    With `-m`, where Hydra makes a job of each value, sets of tasks are spelled out.
-    """
-    multirun = bool({"-m", "--multirun"} & set(arguments))
-    lists = ("tasks", "seeds", "planners", "evaluate")
-    own, options, train = [], [], []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if not equals or key.startswith("-"):
-            options.append(word)
-        elif key in lists:
-            values = [text for text in value.strip("[]").split(",") if text]
-            if multirun and key != "evaluate":
-                values = expand(values)[0] if key == "tasks" else values
-                own.append(f"{key}=" + ",".join(f"[{text}]" for text in values))
-            else:
-                own.append(f"{key}=[{','.join(values)}]")
-        elif key in ("jobs", "folder", "dry") or key.startswith(("hydra.", "hydra/")):
-            own.append(word)
-        else:
-            train.append(word)
-    if train:
-        own.append(f"train=[{','.join(map(quoted, train))}]")
-    return own + options
-
-
-def quoted(text: str) -> str:
-    """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
-    plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
-    return text if plain else QuotedString(text, Quote.single).with_quotes()
-
-
-def typed(key: str, value: object) -> str:
-    """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
-    return shlex.quote(f"{key}={quoted(str(value))}")
 
 
 def with_resumed(arguments: list[str], recipe: str) -> list[str]:

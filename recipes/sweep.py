@@ -17,9 +17,10 @@ from dreammpc.config import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.launch import find_recipe
 from dreammpc.planning.registry import planner_settings
-from dreammpc.recipe import compose, main, quoted
+from dreammpc.recipe import compose, main
 from dreammpc.sweeps.local import last_line
 from dreammpc.training import open_folder
+from dreammpc.words import quoted
 
 OWN = [field.name for field in fields(sweeps.SweepConfig) if field.name != "train"]
 

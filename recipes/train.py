@@ -7,13 +7,13 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 
 from dataclasses import asdict
 
-from dreammpc import assembly
+from dreammpc import assembly, words
 from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
-from dreammpc.recipe import main, overrides, tell, typed
+from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
     Checkpoints,
@@ -39,8 +39,8 @@ def train(config: TrainConfig) -> int:
     check_devices(config.trainer.accelerator, config.trainer.devices)
     set_threads(config.trainer.threads, config.model.mlp_dim)
     seed = seed_everything(config.seed)
-    speed, width = config.trainer, config.model.mlp_dim
-    compile, precision = choose_speed(speed.compile, speed.precision, width, config.env.obs)
+    speed = config.trainer
+    compile, precision = choose_speed(speed.compile, speed.precision, config.model.mlp_dim, config.env.obs)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])
@@ -91,7 +91,9 @@ def train(config: TrainConfig) -> int:
     if stop.requested():
         if trainer.is_global_zero:
             finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            print(f"stopped at {feed.env_steps} env steps; go on with {typed('resume', checkpoints.last)}")
+            print(
+                f"stopped at {feed.env_steps} env steps; go on with {words.typed('resume', checkpoints.last)}"
+            )
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
@@ -103,7 +105,7 @@ def train(config: TrainConfig) -> int:
     results = evaluator.compare(model, compared)
     print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
-    last = typed("checkpoint", checkpoints.last)
+    last = words.typed("checkpoint", checkpoints.last)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     print(
         finish_run(

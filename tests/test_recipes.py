@@ -15,9 +15,10 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreammpc.evaluation.rows import read_rows
-from dreammpc.recipe import typed, with_resumed
+from dreammpc.recipe import with_resumed
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
+from dreammpc.words import typed
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [

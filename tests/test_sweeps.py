@@ -15,8 +15,9 @@ from score_rows import score_rows
 from dreammpc.envs import list_tasks
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.recipe import compose, rewrite
+from dreammpc.recipe import compose
 from dreammpc.sweeps import TASK_SETS, Runner, check_installed, claim, expand, grid
+from dreammpc.words import rewrite
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

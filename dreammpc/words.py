@@ -1,0 +1,96 @@
+"""The words of a recipe's command line, from users' spelling to Hydra's."""
+
+import re
+import shlex
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from dreammpc.interfaces import UsageError
+from dreammpc.sweeps import expand
+
+COMPARE = ("evaluate", "pendulum")
+"""Recipes that play several planners, with settings for all of them."""
+
+
+def rewrite(arguments: list[str], recipe: str) -> list[str]:
+    """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
+    `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
+    `checkpoint=a,b` and `seeds=1,2`.
+
+    Raises:
+        UsageError: the planner is chosen twice.
+    """
+    if recipe == "sweep":
+        return _sweep_words(arguments)
+    chosen = [argument for argument in arguments if argument.startswith(("planner=", "planner._target_="))]
+    if len(chosen) > 1:
+        raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
+    # Options first: Hydra's parser takes no option between two overrides.
+    ordered = sorted(
+        arguments, key=lambda word: not word.startswith("-") and ("=" in word or word[:1] == "~")
+    )
+    return [_rewritten(argument, recipe) for argument in ordered]
+
+
+def _rewritten(argument: str, recipe: str) -> str:
+    key, equals, value = argument.partition("=")
+    if key in ("tracking", "collector") and equals:
+        return f"{key}.kind={value}"
+    if key == "obs" and equals:
+        return f"env.obs={value}"
+    if key == "planner._target_" and equals:
+        key, argument = "planner", f"planner={value}"
+    if recipe in COMPARE and key in ("planner", "planners"):
+        return f"planners=[{value.strip('[]')}]"
+    if recipe in COMPARE and key.startswith("planner."):
+        return f"++settings.{key.removeprefix('planner.')}={value}"
+    if recipe == "evaluate" and key == "checkpoint":
+        return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
+    if recipe == "evaluate" and key == "seeds":
+        return f"seeds=[{value.strip('[]')}]"
+    if key in ("folder", "output", "video") and re.search(r"[^!-~]", value):  # blanks, umlauts
+        return f"{key}={quoted(value)}"
+    if key in ("eval_planner", "evaluation.planners"):
+        return f"{key}=[{value.strip('[]')}]"
+    if key.startswith("eval_planner."):
+        return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
+    return argument
+
+
+def _sweep_words(arguments: list[str]) -> list[str]:
+    """`tasks=a,b` as lists, and the words that are not `sweep`'s own in its list `train`.
+
+    With `-m`, where Hydra makes a job of each value, sets of tasks are spelled out.
+    """
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    lists = ("tasks", "seeds", "planners", "evaluate")
+    own, options, train = [], [], []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals or key.startswith("-"):
+            options.append(word)
+        elif key in lists:
+            values = [text for text in value.strip("[]").split(",") if text]
+            if multirun and key != "evaluate":
+                values = expand(values)[0] if key == "tasks" else values
+                own.append(f"{key}=" + ",".join(f"[{text}]" for text in values))
+            else:
+                own.append(f"{key}=[{','.join(values)}]")
+        elif key in ("jobs", "folder", "dry") or key.startswith(("hydra.", "hydra/")):
+            own.append(word)
+        else:
+            train.append(word)
+    if train:
+        own.append(f"train=[{','.join(map(quoted, train))}]")
+    return own + options
+
+
+def quoted(text: str) -> str:
+    """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
+    plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
+    return shlex.quote(f"{key}={quoted(str(value))}")
