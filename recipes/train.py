@@ -91,9 +91,8 @@ def train(config: TrainConfig) -> int:
     if stop.requested():
         if trainer.is_global_zero:
             finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            print(
-                f"stopped at {feed.env_steps} env steps; go on with {words.typed('resume', checkpoints.last)}"
-            )
+            again = words.typed("resume", checkpoints.last)
+            print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
@@ -107,14 +106,9 @@ def train(config: TrainConfig) -> int:
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     last = words.typed("checkpoint", checkpoints.last)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
-    print(
-        finish_run(
-            loggers,
-            {f"final/{name}": episodes.mean for name, episodes in results.items()},
-            feed.env_steps,
-            {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]},
-        )
-    )
+    finals = {f"final/{name}": episodes.mean for name, episodes in results.items()}
+    files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
+    print(finish_run(loggers, finals, feed.env_steps, files))
     return 0
 
 
