@@ -44,10 +44,10 @@ MODELS = {
 }
 
 
-def small(name: str):
+def small(name: str, **settings):
     """The planner of that name with little to compute."""
     known = {field.name for field in dataclasses.fields(PLANNERS[name])}
-    return make_planner(name, A, **{key: value for key, value in SMALL.items() if key in known})
+    return make_planner(name, A, **{key: value for key, value in SMALL.items() if key in known}, **settings)
 
 
 @pytest.mark.parametrize("model", ["toy", *MODELS])

@@ -91,4 +91,5 @@ def with_frame(memory: TensorDictBase, frame: Tensor) -> TensorDictBase:
     seen = memory["seen"].view(-1, 1, 1, 1)
     moved = torch.cat([memory["frames"][:, 3:], frame], 1)
     frames = torch.where(seen, moved, frame.repeat(1, STACK, 1, 1))
-    return TensorDict({"frames": frames, "seen": torch.ones_like(memory["seen"])}, memory.batch_size)
+    content = {"frames": frames, "seen": torch.ones_like(memory["seen"])}
+    return TensorDict(content, memory.batch_size, device=frames.device)

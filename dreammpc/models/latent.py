@@ -182,4 +182,4 @@ class LatentModel(nn.Module):
     @staticmethod
     def latent(z: Tensor) -> TensorDictBase:
         """`z` [M, D] as the TensorDict [M] that planners hand around."""
-        return TensorDict({"z": z}, z.shape[:-1])
+        return TensorDict({"z": z}, z.shape[:-1], device=z.device)

@@ -27,7 +27,10 @@ def coloured(noise: Tensor, beta: float) -> Tensor:
         sum(math.sqrt(p) * math.cos(turn * k * lag) for k, p in enumerate(power)) / (horizon * scale)
         for lag in range(horizon)
     ]
-    matrix = noise.new_tensor([[taps[(i - j) % horizon] for j in range(horizon)] for i in range(horizon)])
+    step = torch.arange(horizon, device=noise.device)
+    lag, matrix = (step[:, None] - step) % horizon, noise.new_zeros(horizon, horizon)
+    for k, tap in enumerate(taps):  # on the device: a tensor of Python numbers would be a copy from the host
+        matrix = torch.where(lag == k, tap, matrix)
     return (matrix[..., None] * noise.unsqueeze(-3)).sum(-2)  # no matmul: autocast would round it
 
 
