@@ -11,7 +11,7 @@ from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.collectors import count_rows
-from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes
+from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -108,11 +108,9 @@ def replay_capacity(env: BatchedEnv, env_steps: int, algorithm: dict[str, Any], 
     return min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
 
 
-def replay_folder(replay: dict[str, Any]) -> Path | None:
-    """Where this process keeps its replay on disk, by the settings `storage` and `folder`; None in memory."""
-    if replay["storage"] == "memory":
-        return None
-    return Path(replay["folder"]) / f"memmap-rank{os.environ.get('RANK', 0)}"
+def replay_folder(settings: dict[str, Any]) -> Path | None:
+    """Where this process keeps its replay on disk; None in memory."""
+    return replay_place(**settings["replay"], run=settings["folder"], rank=int(os.environ.get("RANK", 0)))
 
 
 def claim_replay(
@@ -127,7 +125,7 @@ def claim_replay(
     sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = here * replay_bytes(capacity, env.num_envs, *sizes)
-    return claim(needed, here * capacity, replay_folder(settings["replay"]))
+    return claim(needed, here * capacity, replay_folder(settings))
 
 
 def build_feed(
@@ -273,8 +271,7 @@ def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
 
 def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
-    has = (obs_dim(env), env.action_spec.shape[-1])
-    needs = (facts["obs_dim"], facts["action_dim"])
+    has, needs = (obs_dim(env), env.action_spec.shape[-1]), (facts["obs_dim"], facts["action_dim"])
     if has != needs:
         raise UsageError(
             f"checkpoint {path} was trained on task {facts['task']} with {needs[0]} observations and"

@@ -125,10 +125,13 @@ ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass
 class ReplayConfig:
-    """Where the replay lies: `memory`, or `memmap` for files in `folder`, which go when the run ends."""
+    """Where the replay lies: `memory`, or `memmap` for files in `folder`, which go when the run ends.
+
+    By default that is the run's own folder.
+    """
 
     storage: str = "memory"
-    folder: str = "${folder}"
+    folder: str | None = None
 
     def __post_init__(self):
         if self.storage not in STORAGES:
@@ -195,14 +198,15 @@ class TrainConfig:
     `planner` collects; `eval_planner`, one or several, plays the evaluations during training (by default the
     same one), the first of them decides which checkpoint is best.
 
-    `resume` is the path of a checkpoint, or `auto`: the newest that is whole (docs/resume.md).
+    `folder` is the run's, by default a new one: `runs/TASK/seedN-TIME`. `resume` is the path of a checkpoint,
+    or `auto`: the newest that is whole (docs/resume.md).
     """
 
     task: str = "cartpole-swingup"
     seed: int = 1
     steps: int = 50_000
     save_every: int = 10_000
-    folder: str = "runs/${task}/seed${seed}-${now:%Y%m%d-%H%M%S}"
+    folder: str | None = None
     resume: str | None = None
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     collector: CollectorConfig = dataclasses.field(default_factory=CollectorConfig)

@@ -21,7 +21,15 @@ from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
-from dreammpc.training import DESCRIPTION, find_resumable, keep_memory, load_checkpoint
+from dreammpc.training import (
+    DESCRIPTION,
+    check_free,
+    find_resumable,
+    keep_memory,
+    load_checkpoint,
+    release_folders,
+    runs_of,
+)
 from dreammpc.words import COMPARE, quoted, rewrite
 
 PACKAGE = Path(__file__).resolve().parent
@@ -56,6 +64,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 if error.errno not in STORAGE:
                     raise
                 fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}", EXIT_FAULT)
+            finally:
+                release_folders()
 
         def run() -> None:
             nonlocal code
@@ -148,8 +158,10 @@ def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
         config = hydra.compose(recipe, settings)
     GlobalHydra.instance().clear()
     folders, expected = [Path(config.folder)] if "folder" in given else [], {}
+    if "folder" in given and os.environ.get("RANK", "0") == "0":
+        check_free(folders[0])
     if "folder" not in given:
-        folders = sorted((Path("runs") / config.task).glob("*/"))
+        folders = runs_of(config.task)
         expected = {"task": config.task} | ({"seed": config.seed} if "seed" in given else {})
     path, said = find_resumable(folders, **expected)
     tell("\n".join([*said, f"resume=auto: {path or 'nothing to go on with, a new run begins'}"]))

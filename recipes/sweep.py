@@ -83,11 +83,9 @@ def sweep(config: sweeps.SweepConfig) -> int:
     print(f"{len(finals)} of {len(jobs)} trainings are finished{others}")
     for name, mean in means.items():
         print(f"  {name}: mean final return {mean:.1f}")
-    if runner.signal:
-        return 128 + runner.signal
-    for job, code in failed.items():
+    for job, code in failed.items() if not runner.signal else ():
         print(f"{job.name} ended with code {code}: {last_line(job.folder)}", file=sys.stderr)
-    return 1 if failed else 0
+    return 128 + runner.signal if runner.signal else 1 if failed else 0
 
 
 def words(job: sweeps.Job, train: list[str]) -> list[str]:

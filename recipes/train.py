@@ -12,6 +12,7 @@ from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
+from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
 from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
@@ -20,11 +21,11 @@ from dreammpc.training import (
     Evaluation,
     GracefulStop,
     Monitor,
+    OwnFolder,
     ProgressBar,
     check_devices,
     choose_speed,
     make_trainer,
-    of_first,
     open_run,
     seed_everything,
     set_threads,
@@ -35,8 +36,10 @@ from dreammpc.training import (
 @main("train")
 def train(config: TrainConfig) -> int:
     settings = asdict(config)
-    resumed = assembly.open_resume(config.resume, settings) if config.resume else None
     check_devices(config.trainer.accelerator, config.trainer.devices)
+    folder = open_run(config.folder, config.resume, config.task, config.seed)
+    settings["folder"] = str(folder)
+    resumed = assembly.open_resume(config.resume, settings) if config.resume else None
     set_threads(config.trainer.threads, config.model.mlp_dim)
     seed = seed_everything(config.seed)
     speed = config.trainer
@@ -57,14 +60,13 @@ def train(config: TrainConfig) -> int:
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.claim_replay(env, agent, config.steps, settings, world_size())
-    collector, place = build_collector(env, agent, seed, settings), assembly.replay_folder(settings["replay"])
+    collector, place = build_collector(env, agent, seed, settings), assembly.replay_folder(settings)
     feed = assembly.build_feed(
         env, agent, config.steps, seed, settings["algorithm"], world_size(), place, collector
     )
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
-    folder = open_run(of_first(config.folder), config.resume)
     stop = GracefulStop(feed)
     play = config.evaluation
     evaluator = Evaluator(
@@ -79,7 +81,7 @@ def train(config: TrainConfig) -> int:
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
     trainer = make_trainer(
         folder,
-        [stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
+        [OwnFolder(), stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
         loggers,
         precision=precision,
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
@@ -99,7 +101,7 @@ def train(config: TrainConfig) -> int:
         return 0
 
     # A video, and the trained agent under several planners, side by side on the same starts.
-    video = folder / f"{config.task}.mp4"
+    video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     results = evaluator.compare(model, compared)
     print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")

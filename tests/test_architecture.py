@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "interfaces": set(),
     "devices": {"interfaces"},
     "atomic": set(),
+    "names": set(),
     "processes": set(),
     "registry": {"interfaces"},
     "settings": {"interfaces", "registry"},
@@ -26,10 +27,11 @@ MAY_IMPORT = {
     "agent": {"interfaces", "devices", "planning.imagination"},
     "algorithms": {"interfaces", "devices", "registry", "nn", "models", "planning", "agent"},
     "tracking": {"interfaces", "devices", "atomic"},
-    "training": {"interfaces", "devices", "data", "agent", "envs", "evaluation", "tracking"},
+    "training": {"interfaces", "devices", "atomic", "names", "data", "agent", "envs"}
+    | {"evaluation", "tracking"},
     "evaluation": {"interfaces", "devices", "atomic", "agent", "envs", "data", "tracking"},
-    "sweeps": {"interfaces", "devices", "atomic", "envs", "evaluation", "tracking"},
-    "trained": {"interfaces", "devices", "atomic", "registry", "models", "tracking", "training"},
+    "sweeps": {"interfaces", "devices", "atomic", "names", "envs", "evaluation", "tracking"},
+    "trained": {"interfaces", "devices", "atomic", "names", "registry", "models", "tracking", "training"},
     "report": {"interfaces", "devices", "atomic", "evaluation"},
 }
 # Other files of dreammpc/ (config, assembly, the command line) stand above the rooms: they import what they

@@ -18,7 +18,7 @@ from dreammpc.training import format
 from dreammpc.training.archive import ReplayArchive, damaged, flat
 from dreammpc.training.files import intact, keep_as, save_atomically, sweep_drafts
 from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint, migrated
-from dreammpc.training.resume import find_resumable, open_run
+from dreammpc.training.resume import find_resumable, open_resume, open_run
 from dreammpc.training.streams import random_state, set_random_state
 
 
@@ -286,6 +286,15 @@ def test_auto_takes_the_newest_that_is_whole(tmp_path):
         find_resumable([new])
 
 
+def test_a_checkpoint_without_its_replay_says_what_to_copy(tmp_path):
+    folder = run_folder(tmp_path / "run", 300)
+    alone = tmp_path / "copy/last.ckpt"
+    alone.parent.mkdir()
+    alone.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
+    with pytest.raises(UsageError, match=r"copy/replay beside it.*rank0/rows-.*copy replay/ too.*alone"):
+        open_resume(alone)
+
+
 def test_a_new_run_does_not_go_over_another(tmp_path):
     folder = run_folder(tmp_path / "run", 300)
     with pytest.raises(UsageError, match=r"holds a run already.*resume=auto"):
@@ -301,6 +310,16 @@ def test_random_state_round_trip(tmp_path):
     expected = random.random(), np.random.normal(), torch.rand(1).item()
     set_random_state(torch.load(path, weights_only=True))
     assert (random.random(), np.random.normal(), torch.rand(1).item()) == expected
+
+
+def test_archive_writes_again_what_somebody_deleted(tmp_path):
+    replay, archive = filled(10), ReplayArchive(tmp_path)
+    first = archive.save(replay)["segments"][0][2]
+    (tmp_path / first).unlink()
+    saved = {**archive.save(replay), "replay": replay.state_dict()}
+    restored = Replay(20, 1, 3, 4)
+    ReplayArchive(tmp_path).load(restored, saved)
+    assert torch.equal(restored.rows(0, 10)["observation"], replay.rows(0, 10)["observation"])
 
 
 @pytest.mark.parametrize("rows", [10, 35, 50])

@@ -2,7 +2,7 @@
 
 from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed
-from dreammpc.data.memory import claim, replay_bytes
+from dreammpc.data.memory import claim, replay_bytes, replay_place
 from dreammpc.data.replay import Replay, WindowSampler
 from dreammpc.data.workers import WorkerCollector, WorkersDied
 
@@ -15,4 +15,5 @@ __all__ = [
     "claim",
     "make_collector",
     "replay_bytes",
+    "replay_place",
 ]

@@ -1,6 +1,7 @@
 """What a replay will take of memory or disk, said and refused before a training starts."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,17 @@ def replay_bytes(
     row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
     frames = FRAME_BYTES * ring_size(capacity, num_envs) if pixels else 0
     return row * capacity + frames
+
+
+def replay_place(storage: str, folder: str | None, run: str | Path, rank: int) -> Path | None:
+    """Where a process keeps its replay on disk: in the folder of its run, or in a place of that run's own in
+    `folder`; None where `storage` is memory.
+    """
+    if storage == "memory":
+        return None
+    if folder is None:
+        return Path(run) / f"memmap-rank{rank}"
+    return Path(folder) / f"memmap-{zlib.crc32(bytes(Path(run).resolve())):08x}-rank{rank}"
 
 
 def claim(needed: int, transitions: int, folder: Path | None = None) -> str:

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dreammpc.atomic import write_text
+from dreammpc.interfaces import RunError
 
 
 class JSONLLogger(Logger):
@@ -59,6 +60,9 @@ class JSONLLogger(Logger):
         Args:
             metrics: scalars by name; tensors of one element are read, which waits for their device.
             step: environment steps (0 if None).
+
+        Raises:
+            RunError: the folder is gone.
         """
         wall = self._elapsed + time.monotonic() - self._start
         line: dict[str, Any] = {"env_steps": int(step or 0), "wall_s": round(wall, 3)}
@@ -73,8 +77,11 @@ class JSONLLogger(Logger):
         if nonfinite:
             line["nonfinite"] = nonfinite
         # Opened anew each time: 50 µs, and the line survives whatever happens to this process.
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except FileNotFoundError as error:
+            raise RunError(f"run folder {self._path.parent} was deleted", saveable=False) from error
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -60,6 +61,8 @@ class Outbox:
         self._down = False
         self._disk = threading.Lock()
         self._disk_failed = False
+        with suppress(OSError):  # later one that is gone was deleted, and stays so
+            spool.parent.mkdir(parents=True, exist_ok=True)
         self._save()
         threading.Thread(target=self._work, name=f"outbox to {receiver}", daemon=True).start()
 
@@ -71,7 +74,6 @@ class Outbox:
         """Queue an item; returns at once (a tenth of a millisecond for its line in the spool)."""
         with self._disk:  # also while it is queued: the file must not be swept between the two
             try:
-                self.spool.parent.mkdir(parents=True, exist_ok=True)
                 with self.spool.open("a", encoding="utf-8") as file:
                     file.write(_line(item))
             except OSError as error:
@@ -161,13 +163,12 @@ class Outbox:
                 if not items:
                     self.spool.unlink(missing_ok=True)
                     return
-                self.spool.parent.mkdir(parents=True, exist_ok=True)
                 write_text(self.spool, "".join(map(_line, items)))
             except OSError as error:
                 self._disk_fails(error)
 
     def _disk_fails(self, error: OSError) -> None:
-        if not self._disk_failed:
+        if not self._disk_failed and self.spool.parent.exists():
             log.warning("records for %s can't be kept in %s: %s", self._receiver, self.spool, error)
         self._disk_failed = True
 

@@ -1,10 +1,11 @@
 """Trainer assembly, checkpoints over environment steps, monitoring and distributed strategy."""
 
-from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, ProgressBar
+from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, OwnFolder, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
-from dreammpc.training.replicas import of_first, world_size
-from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target
+from dreammpc.training.owner import check_free, release_folders
+from dreammpc.training.replicas import world_size
+from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
 from dreammpc.training.trainer import (
     check_devices,
     choose_speed,
@@ -20,18 +21,21 @@ __all__ = [
     "Evaluation",
     "GracefulStop",
     "Monitor",
+    "OwnFolder",
     "ProgressBar",
     "check_devices",
+    "check_free",
     "choose_speed",
     "find_resumable",
     "keep_memory",
     "load_checkpoint",
     "make_trainer",
-    "of_first",
     "open_folder",
     "open_resume",
     "open_run",
     "open_target",
+    "release_folders",
+    "runs_of",
     "seed_everything",
     "set_threads",
     "world_size",

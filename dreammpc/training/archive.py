@@ -51,7 +51,8 @@ class ReplayArchive:
         """
         self._kept = self._files()
         oldest = replay.written - len(replay)
-        segments = list(self.segments)
+        whole = all((self.folder / name).exists() for _, _, name in self.segments)
+        segments = list(self.segments) if whole else []  # somebody deleted one: all rows are written anew
         start = max(segments[-1][1] if segments else oldest, oldest)
         while start < replay.written:
             stop = min(start + rows_per_file(replay), replay.written)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dreammpc.data import Feed
 from dreammpc.evaluation import Episodes
 from dreammpc.training.checkpoint import Checkpoints
+from dreammpc.training.owner import check_all
 from dreammpc.training.replicas import gathered, largest
 
 
@@ -150,6 +151,13 @@ class Evaluation(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.feed.env_steps)
         self.checkpoints.offer(pl_module, scores[0])
+
+
+class OwnFolder(Callback):
+    """Ends a training whose folder was deleted or has another owner, before it writes there again."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        check_all()
 
 
 class ProgressBar(Callback):

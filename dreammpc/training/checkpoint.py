@@ -25,6 +25,7 @@ from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
 from dreammpc.training.files import intact, save_atomically, sweep_drafts
 from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
+from dreammpc.training.owner import check_owned
 from dreammpc.training.replicas import gathered
 from dreammpc.training.streams import random_state, set_random_state
 
@@ -152,6 +153,7 @@ class Checkpoints(Callback):
         Raises:
             RunError: it cannot be written. `last` and `previous` are then what they were.
         """
+        check_owned(self.folder)
         try:
             trainer.save_checkpoint(self.last, storage_options=self._to_keep())
             self._archive.sweep()
@@ -208,6 +210,7 @@ class Checkpoints(Callback):
         """
         if score <= self.best_score:
             return False
+        check_owned(self.folder)
         before, self.best_score = self.best_score, score
         content = {"state_dict": module.state_dict(), DESCRIPTION: self._describe()}
         try:

@@ -1,6 +1,7 @@
 """Several processes that train one agent: equal weights, averaged gradients, one decision to stop."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,13 +16,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def of_first(text: str) -> str:
-    """What the first process passes here; all of them must call this together, before the training starts."""
+def of_first(make: Callable[[], str]) -> str:
+    """What `make` gives the first process; all must call this together, before the training starts.
+
+    The others go on when the first has made it.
+    """
     if world_size() == 1:
-        return text
+        return make()
     store, rank, _ = next(distributed.rendezvous("env://"))
     if rank == 0:
-        store.set("dreammpc/of_first", text)
+        store.set("dreammpc/of_first", make())
     return store.get("dreammpc/of_first").decode()
 
 

@@ -1,20 +1,26 @@
 """Opening the folder of a new run, or of one that goes on; finding the checkpoint that it goes on from."""
 
+import itertools
 import logging
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import UsageError
+from dreammpc.names import file_name
 from dreammpc.tracking.provenance import versions
-from dreammpc.training.archive import damaged
+from dreammpc.training.archive import damaged, names
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
-from dreammpc.training.replicas import world_size
+from dreammpc.training.owner import check_free, own
+from dreammpc.training.replicas import of_first, world_size
 
 log = logging.getLogger(__name__)
 
 NAMES = ("last.ckpt", "previous.ckpt")
+RUNS = Path("runs")
+"""Where runs lie that were given no folder."""
 
 
 def open_folder(folder: str | Path) -> Path:
@@ -47,21 +53,58 @@ def open_target(file: str | Path) -> Path:
     return path
 
 
-def open_run(folder: str | Path, resume: str | None) -> Path:
-    """The folder of a run: that of the checkpoint `resume`, else `folder`, which must hold no run yet.
+def open_run(folder: str | Path | None, resume: str | Path | None, task: str = "", seed: int = 0) -> Path:
+    """The folder of a run, which belongs to this training from here on (see `owner`).
+
+    Args:
+        folder: its name; it must hold no run yet. None makes a new one, `runs/TASK/seedN-TIME`.
+        resume: a checkpoint, whose run's folder is taken instead.
+        task, seed: of the run.
 
     Raises:
-        UsageError: it cannot be written, or a new run would go over another one.
+        UsageError: it cannot be written, a new run would go over another one, or another training owns it.
     """
+    return open_folder(of_first(lambda: str(_open_first(folder, resume, task, seed))))
+
+
+def _open_first(folder: str | Path | None, resume: str | Path | None, task: str, seed: int) -> Path:
+    """What the first of the processes of a run does."""
     if resume is not None:
-        return open_folder(Path(resume).parent.parent)
+        path = Path(resume).absolute().parent.parent
+        own(open_folder(path))
+        return path
+    if folder is None:
+        path = new_folder(RUNS / file_name(task) / f"seed{seed}-{datetime.now():%Y%m%d-%H%M%S}")
+        own(path, [path.resolve()])
+        return path
+    path = Path(folder).resolve()
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    own(open_folder(folder), made)
     taken = [path for name in NAMES if (path := Path(folder) / "checkpoints" / name).exists()]
     if taken:
         raise UsageError(
             f"run folder {folder} holds a run already ({taken[0].name}): go on with it by resume=auto,"
             " or choose another folder"
         )
-    return open_folder(folder)
+    return Path(folder)
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that was not there: `path`, or with `-2`, `-3`, … behind where that is taken.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    for number in itertools.count(1):
+        new = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            new.mkdir(parents=True)
+            return new
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"folder {path.resolve()} cannot be written: {error.strerror}") from error
+    raise AssertionError("unreachable")
 
 
 def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: Any) -> dict[str, Any]:
@@ -73,12 +116,21 @@ def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: An
         expected: facts that must agree with it, such as `task="walker-walk"`.
 
     Raises:
-        UsageError: the file is missing or damaged, holds weights only, is beyond `steps`, differs from
-            `expected`, or belongs to another number of processes (each has a replay of its own).
+        UsageError: the file is missing or damaged, holds weights only, has no replay beside it, is beyond
+            `steps`, differs from `expected`, or belongs to another number of processes (each has a replay of
+            its own).
     """
     facts = load_checkpoint(checkpoint)[DESCRIPTION]
     if "resume" not in facts:
         raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from last.ckpt beside it")
+    replay = Path(checkpoint).parent / "replay"
+    for rank, share in enumerate(facts["resume"]["ranks"]):
+        if lost := [name for name in names(share) if not (replay / f"rank{rank}" / name).exists()]:
+            raise UsageError(
+                f"checkpoint {checkpoint} resumes with the folder {replay} beside it, and there is no"
+                f" rank{rank}/{lost[0]} in that: copy replay/ too, from where the checkpoint was saved"
+                " (to evaluate it, the file alone is enough)"
+            )
     if steps is not None and facts["env_steps"] > steps and facts["config"]["steps"] > steps:
         raise UsageError(
             f"checkpoint {checkpoint} is at {facts['env_steps']} environment steps: steps must be more,"
@@ -113,7 +165,7 @@ def find_resumable(folders: list[Path], **expected: Any) -> tuple[Path | None, l
         The checkpoint, or None if there is none at all; and a line for each damaged one that was passed over.
 
     Raises:
-        UsageError: there are checkpoints, and all of them are damaged.
+        UsageError: there are checkpoints, and all of them are damaged; or the run is still going on.
     """
     said: list[str] = []
     for path in _newest_first(folders):
@@ -124,6 +176,8 @@ def find_resumable(folders: list[Path], **expected: Any) -> tuple[Path | None, l
             continue
         if any(facts["config"].get(name) != value for name, value in expected.items()):
             continue
+        if os.environ.get("RANK", "0") == "0":  # the others of this very training may come after it
+            check_free(path.parent.parent)
         shares = enumerate(facts["resume"]["ranks"])
         torn = [name for i, share in shares if (name := damaged(path.parent / "replay" / f"rank{i}", share))]
         if not torn:
@@ -132,6 +186,11 @@ def find_resumable(folders: list[Path], **expected: Any) -> tuple[Path | None, l
     if said:
         raise UsageError(f"no whole checkpoint to go on from: {'; '.join(said)}")
     return None, []
+
+
+def runs_of(task: str) -> list[Path]:
+    """Folders of the runs of a task that were given none; earlier versions took the task's name as it is."""
+    return sorted(folder for name in {file_name(task), task} for folder in (RUNS / name).glob("*/"))
 
 
 def _newest_first(folders: list[Path]) -> Iterator[Path]:
