@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
+from dreammpc.compiling import compiled
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 
@@ -28,7 +29,7 @@ class Agent(TensorDictModuleBase):
         planner: a planner for the model's action dimension.
         noise_scale: of exploration noise, which is in proportion to a plan's `std`; 0 acts greedily.
         noise_correlation: ρ of the noise from one step to the next, 0 ≤ ρ < 1; its variance stays the same.
-        compile: compile observing and planning with `torch.compile`.
+        compile: how observing and planning run, see `dreammpc.compiling.MODES`; True is `default`.
         record: `forward` also writes `expert`, what a policy can learn from the plan (see `expert_of`).
 
     Raises:
@@ -42,7 +43,7 @@ class Agent(TensorDictModuleBase):
         model: WorldModel,
         planner: Planner,
         noise_scale: float = 0.0,
-        compile: bool = False,
+        compile: bool | str = False,
         record: bool = False,
         noise_correlation: float = 0.0,
     ):
@@ -70,7 +71,7 @@ class Agent(TensorDictModuleBase):
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
         self._compiled = compile
-        self._act: Callable = torch.compile(act) if compile else act
+        self._act: Callable = compiled(act, compile)
         self.checked = False
         """The planner's promises have been checked, which the first `step` does."""
 
@@ -79,7 +80,7 @@ class Agent(TensorDictModuleBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._act = torch.compile(act) if self._compiled else act
+        self._act = compiled(act, self._compiled)
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """The carry before an episode's first step, TensorDict [B]."""
@@ -181,7 +182,7 @@ def act(
         moved = plan.action + noise_scale * noise * plan.std[:, 0].nan_to_num(0.0)
         plan = plan._replace(action=moved.clamp(-1, 1))
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": noise}
-    return plan, TensorDict(content, carry.batch_size, device=carry.device)
+    return plan, TensorDict(content, carry.batch_size)  # with a device, what has none would be a graph break
 
 
 def check_plan(

@@ -79,14 +79,14 @@ def build_model(
         raise UsageError(f"model: {error}") from error
 
 
-def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: bool = False) -> Agent:
+def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: Any = False) -> Agent:
     """The agent that collects for the algorithm of `settings`."""
     record = algorithm_class(settings["name"]).learns_from_plans
     return Agent(model, planner, settings["noise_scale"], compile, record, settings["noise_correlation"])
 
 
 def build_algorithm(
-    agent: Agent, feed: Feed, settings: dict[str, Any], compile: bool = False
+    agent: Agent, feed: Feed, settings: dict[str, Any], compile: bool | str = False
 ) -> LatentAlgorithm:
     """The LightningModule called `settings["name"]`, with those of its settings that are not the feed's.
 

@@ -62,7 +62,7 @@ def compare(
     seeds: Sequence[int] = tuple(range(1000, 1010)),
     task: str | None = None,
     noise_scale: float = 0.0,
-    compile: bool = False,
+    compile: bool | str = False,
 ) -> Iterator[Played]:
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
@@ -73,7 +73,7 @@ def compare(
         seeds: of the starts, the same for all.
         task: plays another task than that of training, if its spaces are the same.
         noise_scale: of exploration noise; 0 acts greedily.
-        compile: compile planning.
+        compile: how plans run, see `dreammpc.compiling.MODES`; True is `default`.
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.

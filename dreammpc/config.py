@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from dreammpc.collectors import COLLECTORS
+from dreammpc.compiling import compile_mode
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
 from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
@@ -142,7 +143,8 @@ class ReplayConfig:
 class TrainerConfig:
     """Devices and precision, as Lightning's Trainer names them; None or auto takes what this machine has.
 
-    `timeout_s` is how long one of several processes waits for the others.
+    `compile` is off, default or graphs (docs/gpu.md). `timeout_s` is how long one of several processes waits
+    for the others.
     """
 
     accelerator: str = "auto"
@@ -150,12 +152,13 @@ class TrainerConfig:
     strategy: str = "auto"
     precision: str | None = None
     num_nodes: int = 1
-    compile: bool | None = None
+    compile: Any = None
     threads: int | None = None
     timeout_s: float = 1800.0
 
     def __post_init__(self):
         at_least(self, "trainer", 1, "timeout_s")
+        compile_mode(self.compile, "trainer.compile")
 
 
 @dataclasses.dataclass
@@ -224,6 +227,14 @@ class TrainConfig:
         at_least(self, "", 1, "steps", "save_every")
         check_seeds("seed", self.seed)
 
+    def learning(self) -> str:
+        """In one line, which model learns with which settings."""
+        own = self.algorithm
+        return (
+            f"{own.name} with model {self.model.name}: lr {own.lr:g}, batch {own.batch_size}, target rate"
+            f" {own.target_rate:g}, {own.utd:g} updates a step"
+        )
+
 
 @dataclasses.dataclass
 class EvaluateConfig:
@@ -240,7 +251,7 @@ class EvaluateConfig:
     seed: int = 1000
     seeds: list[int] | None = None
     noise_scale: float = 0.0
-    compile: bool = False
+    compile: Any = False
     video: str | None = None
     output: str | None = None
     tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
@@ -248,6 +259,7 @@ class EvaluateConfig:
     def __post_init__(self):
         between("episodes", 1, MAX_EPISODES, self.episodes)
         at_least(self, "", 0, "noise_scale")
+        compile_mode(self.compile)
         check_seeds("seed", self.seed)
         check_seeds("seeds", *self.seeds or [])
         if self.seeds == []:

@@ -24,11 +24,10 @@ from dreammpc.training import (
     OwnFolder,
     ProgressBar,
     check_devices,
-    choose_speed,
     make_trainer,
     open_run,
     seed_everything,
-    set_threads,
+    set_speed,
     world_size,
 )
 
@@ -40,10 +39,8 @@ def train(config: TrainConfig) -> int:
     folder = open_run(config.folder, config.resume, config.task, config.seed)
     settings["folder"] = str(folder)
     resumed = assembly.open_resume(config.resume, settings) if config.resume else None
-    set_threads(config.trainer.threads, config.model.mlp_dim)
+    speed = set_speed(config.trainer, config.model.mlp_dim, config.env.obs)
     seed = seed_everything(config.seed)
-    speed = config.trainer
-    compile, precision = choose_speed(speed.compile, speed.precision, config.model.mlp_dim, config.env.obs)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, **settings["env"])
@@ -56,7 +53,7 @@ def train(config: TrainConfig) -> int:
     compared = build_planners(config.evaluation.planners, model.action_dim)
     evaluated = eval_planners(settings, planner)
     compared |= {planner_name(settings["planner"]): planner} | evaluated
-    agent = assembly.build_agent(model, planner, settings["algorithm"], compile)
+    agent = assembly.build_agent(model, planner, settings["algorithm"], speed.compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.claim_replay(env, agent, config.steps, settings, world_size())
@@ -64,7 +61,7 @@ def train(config: TrainConfig) -> int:
     feed = assembly.build_feed(
         env, agent, config.steps, seed, settings["algorithm"], world_size(), place, collector
     )
-    algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], compile)
+    algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], speed.compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     stop = GracefulStop(feed)
@@ -83,9 +80,10 @@ def train(config: TrainConfig) -> int:
         folder,
         [OwnFolder(), stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
         loggers,
-        precision=precision,
+        precision=speed.precision,
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
+    tell(f"{speed}; {config.learning()}")
     tell(need)
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
     feed.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreammpc.interfaces import UsageError
-from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer, set_threads, trainer
+from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer, set_threads, speed
 
 
 def test_silent_copies_are_refused(tmp_path, monkeypatch):
@@ -35,23 +35,57 @@ def test_devices_that_are_not_there():
             check_devices("gpu", 1)
 
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def chosen(device, *arguments):
+    found = choose_speed(device, *arguments)
+    return found.compile, found.precision
+
+
 def test_speed_is_chosen_by_what_is_there(monkeypatch):
-    assert choose_speed(False, "64-true", 512, "state") == (False, "64-true")
-    monkeypatch.setattr(trainer, "can_compile", lambda: True)
-    monkeypatch.setattr(trainer, "fast_bf16", lambda: True)
-    assert choose_speed(None, None, 512, "state") == (True, "bf16-mixed")
-    assert choose_speed(None, None, 128, "state") == (True, "32-true")
-    assert choose_speed(None, None, 128, "both") == (torch.cuda.is_available(), "bf16-mixed")
-    monkeypatch.setattr(trainer, "fast_bf16", lambda: False)
-    assert choose_speed(None, None, 512, "state") == (True, "32-true")
+    """By the device that was chosen, also where there is another one."""
+    assert chosen(CPU, False, "64-true", 512, "state") == ("off", "64-true")
+    monkeypatch.setattr(speed, "missing_compiler", lambda device: "")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        assert chosen(CPU, None, None, 512, "state") == ("default", "bf16-mixed")
+        assert chosen(CPU, None, None, 128, "state") == ("default", "32-true")
+        assert chosen(CPU, None, None, 128, "both") == ("off", "bf16-mixed")
+        assert chosen(GPU, None, None, 128, "state") == (speed.ON_CUDA, "32-true")
+        assert chosen(GPU, None, None, 128, "pixels") == (speed.ON_CUDA, "bf16-mixed")
+    assert chosen(GPU, "graphs", None, 512, "state") == ("graphs", "bf16-mixed")
+    assert choose_speed(GPU, None, None, 512, "state").matmul == "high"
+    assert choose_speed(CPU, None, None, 512, "state").matmul == "highest"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert chosen(GPU, None, None, 512, "state")[1] == "32-true"
+
+
+def test_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(speed, "missing_compiler", lambda device: "a compiler")
+    assert chosen(CPU, None, None, 512, "state")[0] == "off"
+    with pytest.raises(UsageError, match=r"trainer.compile=default needs a compiler; choose off"):
+        choose_speed(CPU, True, None, 512, "state")
+
+
+def test_graphs_on_a_cpu_are_said_to_be_none(caplog):
+    assert chosen(CPU, "graphs", None, 512, "state")[0] == "graphs"
+    assert "graphs is for CUDA: on cpu updates and plans are compiled alone" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "bf16-true", "16", "transformer-engine"])
+def test_precisions_that_would_train_wrongly_are_refused(precision):
+    with pytest.raises(UsageError, match=rf"precision={precision}: .*; there are: 32-true, bf16-mixed"):
+        choose_speed(CPU, "off", precision, 512, "state")
 
 
 @pytest.mark.parametrize(("amx", "avx512_bf16"), [(True, False), (False, True), (False, False)])
 def test_bf16_is_fast_with_instructions_for_it(monkeypatch, amx, avx512_bf16):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    assert trainer.fast_bf16() is (amx or avx512_bf16)
+    assert speed.fast_bf16(CPU) is (amx or avx512_bf16)
 
 
 def test_threads_of_narrow_models(monkeypatch):

@@ -24,6 +24,7 @@ from dreammpc.algorithms.latent import (
     time_weights,
 )
 from dreammpc.algorithms.slices import masked_mean, time_first
+from dreammpc.compiling import compiled
 from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
@@ -172,7 +173,7 @@ class BMPC(LatentAlgorithm):
         reanalyze_interval: int = 10,
         reanalyze_slices: int = 20,
         reanalyze_horizon: int = 3,
-        compile: bool = False,
+        compile: bool | str = False,
         **settings: Any,
     ):
         super().__init__(agent, compile=compile, **settings)
@@ -185,7 +186,7 @@ class BMPC(LatentAlgorithm):
         self.write_back, self.interval, self.num_slices = write_back, reanalyze_interval, reanalyze_slices
         self.policy_updates = 0
         self.register_buffer("divergence_scale", torch.ones(()))
-        self._replan: Callable = torch.compile(replan) if compile else replan
+        self._replan: Callable = compiled(replan, compile)
 
     def draw(self, batch: TensorDictBase) -> Draws:
         """Random numbers for one update on `batch` [B, H]."""

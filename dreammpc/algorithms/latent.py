@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dreammpc.agent import Agent
 from dreammpc.algorithms.guard import Guard
 from dreammpc.algorithms.slices import Slices, masked_mean
+from dreammpc.compiling import compiled
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 from dreammpc.nn import GREY, ConvFeatures, draw_shift
@@ -129,8 +130,8 @@ class LatentAlgorithm(lightning.LightningModule):
         scale_rate: rate of the running percentile scale.
         dropout: probability after the value heads' first layer.
         max_skipped: updates in a row that may be skipped for want of finite numbers (see `Guard`).
-        compile: compile the losses with `torch.compile` (needs a C++ compiler on CPU; the first update then
-            takes tens of seconds).
+        compile: how the losses run, see `dreammpc.compiling.MODES`; True is `default`. Compiling needs a C++
+            compiler on a CPU, and the first update then takes tens of seconds.
 
     Raises:
         UsageError: the agent's world model is not the one that the algorithm trains.
@@ -161,7 +162,7 @@ class LatentAlgorithm(lightning.LightningModule):
         entropy_coef: float = Coefficients().entropy,
         rho: float = Coefficients().rho,
         max_skipped: int = 10,
-        compile: bool = False,
+        compile: bool | str = False,
     ):
         super().__init__()
         if not isinstance(agent.model, self.model_class):
@@ -177,8 +178,8 @@ class LatentAlgorithm(lightning.LightningModule):
         self.coef = Coefficients(
             consistency_coef, reward_coef, value_coef, termination_coef, entropy_coef, rho
         )
-        self._model_loss: Callable = torch.compile(self.model_loss) if compile else self.model_loss
-        self._policy_loss: Callable = torch.compile(self.policy_loss) if compile else self.policy_loss
+        self._model_loss: Callable = compiled(self.model_loss, compile)
+        self._policy_loss: Callable = compiled(self.policy_loss, compile)
         self._began = False
         self.policy_parameters = list(self.model.actor.parameters())
         held = {id(p) for p in self.policy_parameters}

@@ -6,12 +6,13 @@ from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, release_folders
 from dreammpc.training.replicas import world_size
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
+from dreammpc.training.speed import Speed, choose_speed
 from dreammpc.training.trainer import (
     check_devices,
-    choose_speed,
     keep_memory,
     make_trainer,
     seed_everything,
+    set_speed,
     set_threads,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "Monitor",
     "OwnFolder",
     "ProgressBar",
+    "Speed",
     "check_devices",
     "check_free",
     "choose_speed",
@@ -37,6 +39,7 @@ __all__ = [
     "release_folders",
     "runs_of",
     "seed_everything",
+    "set_speed",
     "set_threads",
     "world_size",
 ]

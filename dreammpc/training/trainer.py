@@ -5,7 +5,6 @@ import ctypes
 import logging
 import os
 import random
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
-from dreammpc.interfaces import OBS_KEYS, UsageError
+from dreammpc.devices import choose_device
+from dreammpc.interfaces import UsageError
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy, world_size
+from dreammpc.training.speed import WIDE, Speed, choose_speed
 
 
 def make_trainer(
@@ -119,22 +120,22 @@ def check_devices(accelerator: str, devices: int | str) -> None:
         )
 
 
-def choose_speed(compile: bool | None, precision: str | None, width: int, obs: str) -> tuple[bool, str]:
-    """Fill in what was left open by what this machine is fast at.
+def set_speed(asked: Any, width: int, obs: str) -> Speed:
+    """Choose device, threads, compilation and precision of a training, and set what torch has of it globally.
 
     Args:
-        compile: `None` compiles where there is a compiler, but not pixels on a CPU, where it takes minutes
-            and an update then takes longer.
-        precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
-            CPUs with AMX or AVX512_BF16) and there is enough of them: the model's hidden `width` is large, or
-            `obs`, what is observed, has pixels.
+        asked: with the attributes `accelerator`, `compile`, `precision` and `threads` (see `TrainerConfig`).
+        width: of the model's hidden layers.
+        obs: what is observed.
+
+    Raises:
+        UsageError: a setting that is unknown or cannot be had here.
     """
-    pixels = "pixels" in OBS_KEYS[obs]
-    if compile is None:
-        compile = can_compile() and (torch.cuda.is_available() or not pixels)
-    if precision is None:
-        precision = "bf16-mixed" if fast_bf16() and (pixels or width >= WIDE) else "32-true"
-    return compile, precision
+    device = choose_device(asked.accelerator, training=True)
+    set_threads(asked.threads, width)
+    speed = choose_speed(device, asked.compile, asked.precision, width, obs)
+    speed.apply()
+    return speed
 
 
 def set_threads(threads: int | None, width: int) -> None:
@@ -165,23 +166,6 @@ def keep_memory() -> None:
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt (malloc.h)."""
-
-WIDE = 384
-"""Narrower models spend their time on elementwise work, where neither bfloat16 nor threads gain anything."""
-
-
-def fast_bf16() -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 on the present device."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def can_compile() -> bool:
-    """Whether `torch.compile` has what it needs here: a C++ compiler, or Triton on a GPU."""
-    if torch.cuda.is_available():
-        return bool(torch.utils._triton.has_triton())
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
 
 
 def seed_everything(seed: int) -> int:

@@ -1,0 +1,58 @@
+"""How a function runs: as it is written, compiled, or captured as a CUDA graph (`dreammpc/graphs.py`)."""
+
+import itertools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dreammpc.interfaces import UsageError
+from dreammpc.registry import unknown
+
+MODES = ("off", "default", "graphs")
+"""`off` is eager, `default` is `torch.compile`, `graphs` captures what was compiled as CUDA graphs."""
+
+_number = itertools.count()
+
+
+def compile_mode(value: Any, name: str = "compile") -> str | None:
+    """One of `MODES` for what a user wrote: its name, true (`default`), false (`off`), or None, left open.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if value is None or str(value).lower() in ("none", "null", "auto"):
+        return None
+    mode = {"true": "default", "false": "off"}.get(str(value).lower(), str(value))
+    if mode not in MODES:
+        raise UsageError(unknown(f"{name} {value!r}", mode, list(MODES)))
+    return mode
+
+
+def compiled(function: Callable, mode: bool | str = True, backend: str = "inductor") -> Callable:
+    """`function` under `torch.compile` as one graph; in mode `off` (or False) as it is.
+
+    What cannot be one graph is an error and not a slow run. Every call of this gives a function with a code
+    object of its own: torch compiles a code object only a few times (`recompile_limit`), and all agents of a
+    process would share the limit, and the shapes that were seen before, if they shared the code.
+
+    Args:
+        function: best a plain function; another callable is compiled without a code object of its own.
+        mode: see `MODES`.
+        backend: of `torch.compile`.
+    """
+    if compile_mode(mode) in (None, "off"):
+        return function
+    if not isinstance(function, types.FunctionType):
+        return torch.compile(function, fullgraph=True, backend=backend)
+    code = function.__code__
+    own = types.FunctionType(
+        code.replace(co_name=f"{code.co_name}_{next(_number)}"),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__, own.__module__ = function.__kwdefaults__, function.__module__
+    return torch.compile(own, fullgraph=True, backend=backend)

@@ -1,0 +1,66 @@
+"""How functions run: each compiled one has its own code object, and none falls back in silence."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from toy_models import random_tdmpc2
+
+from dreammpc import agent as agents
+from dreammpc.agent import Agent
+from dreammpc.compiling import compile_mode, compiled
+from dreammpc.interfaces import UsageError
+from dreammpc.planning import make_planner
+
+A, O = 2, 5
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        (True, "default"),
+        (False, "off"),
+        (None, None),
+        ("off", "off"),
+        ("graphs", "graphs"),
+        ("true", "default"),
+    ],
+)
+def test_modes_and_their_old_spellings(given, mode):
+    assert compile_mode(given) == mode
+
+
+def test_an_unknown_mode_is_one_line():
+    with pytest.raises(UsageError, match=r"unknown trainer.compile 'graph'; did you mean graphs\?"):
+        compile_mode("graph", "trainer.compile")
+
+
+def act_in(agent: Agent, batch: int) -> None:
+    agent.checked = True
+    obs = TensorDict({"observation": torch.randn(batch, O)}, [batch])
+    agent.step(obs, agent.initial_carry(batch), torch.ones(batch, 1, dtype=torch.bool))
+
+
+def test_the_last_of_many_agents_is_compiled_like_the_first(monkeypatch):
+    """Agents with one code object among them would run into torch's limit of compilations for one."""
+    monkeypatch.setattr(agents, "compiled", lambda f, mode: compiled(f, mode, backend="eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = random_tdmpc2(A)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for i in range(3):
+            one = Agent(model, make_planner("policy", A), compile="default", noise_scale=0.1 * i)
+            act_in(one, 1 + i % 2)
+            act_in(one, 1 + i % 2)
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == i + 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert "recompile_limit" not in str(torch._dynamo.utils.counters)
+
+
+def double(x):
+    torch._dynamo.graph_break()
+    return 2 * x
+
+
+def test_what_cannot_be_one_graph_is_an_error():
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        compiled(double, backend="eager")(torch.ones(1))
