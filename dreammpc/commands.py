@@ -15,6 +15,7 @@ from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, planner_name
 from dreammpc.settings import MAX_EPISODES, between, check_seeds
 from dreammpc.trained.export import write_card
@@ -139,7 +140,7 @@ def import_checkpoint(
         "algorithm": {"name": found.algorithm},
     }
     facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)
-    path = open_target(output or f"{task}-{found.algorithm}-{found.size}.ckpt")
+    path = open_target(output or f"{file_name(task)}-{found.algorithm}-{found.size}.ckpt")
     if path.exists() and path.samefile(file):
         raise UsageError(f"output {path} is the published checkpoint itself; choose another name with -o")
     weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
@@ -185,7 +186,7 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)
-    target = Path(video or f"{task}-{planner}.mp4")
+    target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
         open_target(target)
     filmed = evaluator.film(player, target) if show else None

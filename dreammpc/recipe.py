@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,7 +30,7 @@ from dreammpc.training import (
     release_folders,
     runs_of,
 )
-from dreammpc.words import COMPARE, quoted, rewrite
+from dreammpc.words import COMPARE, quoted, rewrite, unreadable
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_FAULT = 2, 1
@@ -190,6 +190,8 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return unknown(f"{group} '{choice}'", choice, list(error.options))
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
     text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
     if text.startswith("Could not override"):
         key = text.split("'")[1]

@@ -3,13 +3,27 @@
 import re
 import shlex
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import expand
 
 COMPARE = ("evaluate", "pendulum")
 """Recipes that play several planners, with settings for all of them."""
+LITERAL = (
+    "folder",
+    "output",
+    "video",
+    "resume",
+    "replay.folder",
+    "tracking.uri",
+    "tracking.experiment",
+    "tracking.run_name",
+    "tracking.parent",
+)
+"""Keys whose values, paths and names, are taken as they are typed."""
 
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
@@ -29,10 +43,11 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     ordered = sorted(
         arguments, key=lambda word: not word.startswith("-") and ("=" in word or word[:1] == "~")
     )
-    return [_rewritten(argument, recipe) for argument in ordered]
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    return [_rewritten(argument, recipe, multirun) for argument in ordered]
 
 
-def _rewritten(argument: str, recipe: str) -> str:
+def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     key, equals, value = argument.partition("=")
     if key in ("tracking", "collector") and equals:
         return f"{key}.kind={value}"
@@ -48,8 +63,8 @@ def _rewritten(argument: str, recipe: str) -> str:
         return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
-    if key in ("folder", "output", "video") and re.search(r"[^!-~]", value):  # blanks, umlauts
-        return f"{key}={quoted(value)}"
+    if key.lstrip("+") in LITERAL and not (multirun and re.search(r"[,(]", value)):
+        return f"{key}={literal(value)}"
     if key in ("eval_planner", "evaluation.planners"):
         return f"{key}=[{value.strip('[]')}]"
     if key.startswith("eval_planner."):
@@ -77,7 +92,7 @@ def _sweep_words(arguments: list[str]) -> list[str]:
             else:
                 own.append(f"{key}=[{','.join(values)}]")
         elif key in ("jobs", "folder", "dry") or key.startswith(("hydra.", "hydra/")):
-            own.append(word)
+            own.append(_rewritten(word, "sweep", multirun))
         else:
             train.append(word)
     if train:
@@ -89,6 +104,29 @@ def quoted(text: str) -> str:
     """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
     plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
     return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
+def literal(value: str) -> str:
+    """A value of one of the keys `LITERAL`; what is nothing to Hydra (`null`) stays that."""
+    word = re.fullmatch(r"[A-Za-z_][\w.-]*", value, re.ASCII) and value.lower() not in WORDS
+    return value if word or value in ("", "null") else quoted(value)
+
+
+WORDS = ("null", "true", "false", "inf", "nan")
+"""Not text to Hydra."""
+
+
+def unreadable(word: str) -> str:
+    """What to say of a word that Hydra's grammar does not take."""
+    key, equals, value = word.partition("=")
+    mark = Quote.single if '"' in value else Quote.double  # the one that is easier to read
+    better = f"{key}={QuotedString(value, mark).with_quotes()}"
+    try:
+        OverridesParser.create().parse_override(better)
+    except HydraException:
+        return f"{word!r} cannot be read; expected key=value"
+    how = "quote it, for Hydra and for the shell" if equals else "give a value"
+    return f"{word}: the value cannot be read as it is; {how}: {shlex.quote(better)}"
 
 
 def typed(key: str, value: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dreammpc.atomic import write_text
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.names import file_name
 from dreammpc.tracking.jsonl import read_log
 
 SHORT = 0.99
@@ -71,15 +72,22 @@ def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Seq
     """All runs, seed by seed, so that every task has one run before any has two.
 
     Raises:
-        UsageError: no seed, or one that is named twice.
+        UsageError: no seed, one that is named twice, or tasks whose folders would have one name.
     """
     for name, values in (("seeds", seeds), ("planners", planners)):
         if len(set(values)) < len(values) or not (values or name == "planners"):
             raise UsageError(f"{name}: expected different ones, at least one, got {list(values)}")
     collecting: Sequence[str | None] = planners or [None]
+    places: dict[Path, str] = {}
+    for task in tasks:
+        # Earlier versions took the task's name as it is.
+        place = folder / (task if (folder / task).is_dir() else file_name(task))
+        if other := places.get(place):
+            raise UsageError(f"tasks: {other} and {task} would have one folder, {place}; give each a sweep")
+        places[place] = task
     return [
-        Job(task, seed, planner, folder / task / (f"{planner}-seed{seed}" if planner else f"seed{seed}"))
-        for seed, planner, task in itertools.product(seeds, collecting, tasks)
+        Job(task, seed, planner, place / (f"{planner}-seed{seed}" if planner else f"seed{seed}"))
+        for seed, planner, (place, task) in itertools.product(seeds, collecting, places.items())
     ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dreammpc.atomic import write_text
 from dreammpc.interfaces import UsageError
+from dreammpc.names import file_name
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.training.files import save_atomically
@@ -62,9 +63,11 @@ def export_agent(
     content = load_checkpoint(checkpoint)
     facts = content[DESCRIPTION]
     settings, task = facts["config"], facts["task"]
-    name = name or f"{task}/{settings['algorithm']['name']}-seed{settings.get('seed')}"
-    if name.count("/") != 1 or not name.startswith(f"{task}/"):
-        raise UsageError(f"name {name!r}: expected {task}/ and a word, such as {task}/tdmpc2-seed1")
+    place = file_name(task)
+    word = name or f"{place}/{file_name(settings['algorithm']['name'])}-seed{settings.get('seed')}"
+    name = word.replace(task, place, 1) if word.startswith(f"{task}/") else word
+    if name.count("/") != 1 or not name.startswith(f"{place}/"):
+        raise UsageError(f"name {word!r}: expected {place}/ and a word, such as {place}/tdmpc2-seed1")
     weights = rounded(content["state_dict"], DTYPES[dtype], checkpoint)
     path = Path(folder) / f"{name}.ckpt"
     save_atomically({"state_dict": weights, DESCRIPTION: without_traces(facts)}, path)

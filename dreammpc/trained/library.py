@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 from dreammpc.interfaces import UsageError
+from dreammpc.names import file_name
 from dreammpc.registry import choices, unknown
 
 PREFIX = "agent:"
@@ -63,12 +64,19 @@ def find_agent(name: str) -> Path:
         UsageError: there is none.
     """
     files = agent_files()
-    of_task = [path for key, path in files.items() if key.startswith(f"{name}/")]
-    if of_task:
-        return max(of_task, key=score)
-    if name not in files:
-        raise UsageError(unknown(f"agent {name!r}", name, files))
-    return files[name]
+    for text in spellings(name):
+        of_task = [path for key, path in files.items() if key.startswith(f"{text}/")]
+        if of_task:
+            return max(of_task, key=score)
+        if text in files:
+            return files[text]
+    raise UsageError(unknown(f"agent {name!r}", name, files))
+
+
+def spellings(name: str) -> list[str]:
+    """An agent's name, or its task's, as it is and as folders are named."""
+    task, _, word = name.rpartition("/")
+    return [name, file_name(name), *([f"{file_name(task)}/{word}"] if task else [])]
 
 
 def hides_packaged(weights: Path) -> bool:
@@ -89,8 +97,9 @@ def locate(checkpoint: str | Path) -> Path:
     if Path(text).is_file():
         return Path(text)
     names = agent_names()
-    if text in names or any(name.startswith(f"{text}/") for name in names):
-        return find_agent(text)
+    for spelling in spellings(text):
+        if any(name == spelling or name.startswith(f"{spelling}/") for name in names):
+            return find_agent(spelling)
     if not Path(text).suffix and not Path(text).exists():
         known = choices(text, {*names, *(name.partition("/")[0] for name in names)})
         raise UsageError(f"checkpoint {text} does not exist, nor does an agent of that name; {known}")

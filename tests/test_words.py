@@ -1,0 +1,62 @@
+"""Paths, names and other values on a recipe's command line, whatever characters they have."""
+
+import shlex
+
+import pytest
+
+from dreammpc.interfaces import UsageError
+from dreammpc.recipe import compose
+from dreammpc.words import LITERAL
+
+ODD = [
+    "runs/a#b",
+    "a b",
+    "a,b",
+    "it's",
+    "x{y}",
+    "[a]",
+    "a=b",
+    "100",
+    "true",
+    "a(b)",
+    "a\\",
+    "ü",
+    "-x",
+    "a'b\"c",
+]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_path_or_a_name_is_taken_as_it_is_typed(value):
+    config = compose("train", [f"{key}={value}" for key in LITERAL if key not in ("output", "video")])
+    assert [config.folder, config.replay.folder, config.resume] == [value] * 3
+    given = config.tracking
+    assert [given.uri, given.experiment, given.run_name, given.parent] == [value] * 4
+    config = compose("evaluate", ["checkpoint=x", f"output={value}", f"video={value}"])
+    assert [config.output, config.video] == [value] * 2
+    assert compose("sweep", ["tasks=walker-walk", f"folder={value}"]).folder == value
+
+
+def test_what_is_quoted_already_or_nothing_stays(value="'a#b'"):
+    assert compose("train", [f"folder={value}"]).folder == "a#b"
+    assert compose("train", ["folder=null"]).folder is None
+    assert compose("train", ["folder=${task}/x#y"]).folder == "cartpole-swingup/x#y"
+
+
+@pytest.mark.parametrize("word", ["task=a#b", "tracking.kind=a#b", "task='x", "task=a{b", 'folder="'])
+def test_other_values_say_how_to_quote_them(word):
+    with pytest.raises(UsageError, match="quote it, for Hydra and for the shell: ") as caught:
+        compose("train", [word])
+    (better,) = shlex.split(str(caught.value).partition("the shell: ")[2])
+    key, _, value = word.partition("=")
+    try:
+        config = compose("train", [better])
+    except UsageError as error:  # of another kind: the value was read
+        assert "unknown tracking 'a#b'" in str(error)
+    else:
+        assert getattr(config, key) == value
+
+
+def test_a_key_that_cannot_be_one():
+    with pytest.raises(UsageError, match="'ta#sk=3' cannot be read; expected key=value"):
+        compose("train", ["ta#sk=3"])
