@@ -2,6 +2,8 @@
 
 The carry is a TensorDict [B] with `belief`, `prev_action`, `plan` and `noise`; it travels in the
 environment's TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere else.
+
+An agent plans where its model's weights are; environments may be elsewhere.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
 from dreammpc.compiling import compiled
+from dreammpc.devices import module_device, moved, tensor_device
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 
@@ -82,8 +85,14 @@ class Agent(TensorDictModuleBase):
         super().__setstate__(state)
         self._act = compiled(act, self._compiled)
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where it plans: where the weights of its model are; None where observations are, if it has none."""
+        return module_device(self.model)
+
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
-        """The carry before an episode's first step, TensorDict [B]."""
+        """The carry before an episode's first step, TensorDict [B], by default where the agent plans."""
+        device = self.device if device is None else device
         return TensorDict(
             {
                 "belief": self.model.initial_belief(batch_size, device),
@@ -102,6 +111,8 @@ class Agent(TensorDictModuleBase):
         """Plan for `obs` [B]; rows with `is_init` [B, 1] start from a fresh carry.
 
         The first plan of all is made without `torch.compile` and held against what a planner promises.
+        Whatever device they are on, the action goes to that of `obs` and the next carry to that of `carry`;
+        what else is in the plan stays where the agent plans.
 
         Returns:
             The plan and the next carry.
@@ -109,34 +120,39 @@ class Agent(TensorDictModuleBase):
         Raises:
             UsageError: the planner's result has a wrong shape, or the state it was given has changed.
         """
-        fresh = self.initial_carry(obs.shape[0], is_init.device)
-        carry = torch.where(is_init.squeeze(-1), fresh, carry)
+        home, held = tensor_device(obs), tensor_device(carry)
+        here = self.device or home
+        obs, carry, is_init = moved(obs, here), moved(carry, here), is_init.to(here)
+        carry = torch.where(is_init.squeeze(-1), self.initial_carry(obs.shape[0], here), carry)
         arguments = self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation
         if self.checked:
-            return self._act(*arguments)
-        result = act(*arguments, check=True)
-        self.checked = True
-        return result
+            plan, after = self._act(*arguments)
+        else:
+            plan, after = act(*arguments, check=True)
+            self.checked = True
+        return plan._replace(action=plan.action.to(home)), moved(after, held)
 
     @torch.no_grad()
     def forward(self, td: TensorDictBase) -> TensorDictBase:
-        """Write `action` and the next carry into `td` (what a TorchRL collector calls).
+        """Write `action` and the next carry into `td` (what a TorchRL collector calls), on its device.
 
         Any batch size will do: that of an environment without one, [], counts as a batch of one.
         """
         rows = td if td.batch_dims == 1 else td.select(*self.in_keys).reshape(-1)
+        obs, before = rows.select(*self.obs_keys), rows["_carry"]
+        home, held = tensor_device(obs), tensor_device(before)
         if self.random:
-            action = torch.rand(rows.shape[0], self.model.action_dim, device=td.device) * 2 - 1
-            carry = self.initial_carry(rows.shape[0], td.device)
+            action = torch.rand(rows.shape[0], self.model.action_dim, device=home) * 2 - 1
+            carry = moved(self.initial_carry(rows.shape[0]), held)
             carry["prev_action"] = action
             expert = no_expert(action) if self.record else None
         else:
-            plan, carry = self.step(rows.select(*self.obs_keys), rows["_carry"], rows["is_init"])
+            plan, carry = self.step(obs, before, rows["is_init"])
             action, expert = plan.action, expert_of(plan) if self.record else None
         td["action"] = action.reshape(*td.batch_size, -1)
         td["next", "_carry"] = carry.reshape(td.batch_size)
         if expert is not None:
-            td["expert"] = expert.reshape(td.batch_size)
+            td["expert"] = moved(expert, home).reshape(td.batch_size)
         return td
 
     def make_tensordict_primer(self) -> TensorDictPrimer:

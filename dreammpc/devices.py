@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 import torch
+from tensordict import TensorDictBase
 
 from dreammpc.interfaces import UsageError
 
@@ -66,12 +67,33 @@ def _mps(training: bool) -> torch.device:
     return torch.device("mps", 0)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, such as `NVIDIA H100 80GB HBM3`; of anything else its type, such as `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def where(device: str, threads: int) -> str:
+    """What a time was measured on: the device's name, and how many threads if it is the CPU."""
+    return f"cpu, {threads} thread{'s' * (threads != 1)}" if device == "cpu" else device
+
+
 def module_device(module: object) -> torch.device | None:
     """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
     if not isinstance(module, torch.nn.Module):
         return None
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return None if tensor is None else tensor.device
+
+
+def tensor_device(values: TensorDictBase) -> torch.device:
+    """Where the tensors of a TensorDict are, whatever it says itself; the CPU if it has none."""
+    tensor = next(iter(values.values(True, True)), None)
+    return CPU if tensor is None else tensor.device
+
+
+def moved(values: TensorDictBase, device: torch.device) -> TensorDictBase:
+    """A TensorDict on `device`: itself if it is there."""
+    return values if tensor_device(values) == device else values.to(device)
 
 
 @contextmanager

@@ -99,6 +99,7 @@ def train(config: TrainConfig) -> int:
         return 0
 
     # A video, and the trained agent under several planners, side by side on the same starts.
+    model.to(speed.device)  # from where Lightning has moved it back
     video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     results = evaluator.compare(model, compared)

@@ -11,6 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -38,6 +40,9 @@ class ForeignTensor(torch.Tensor):
             made._is_param = True
         return made
 
+    def __reduce_ex__(self, protocol: Any) -> Any:  # in files it is what it is after `map_location="cpu"`
+        return self.detach().inner.__reduce_ex__(protocol)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
@@ -48,6 +53,22 @@ class Foreign(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
+
+
+class Numbers(TorchFunctionMode):
+    """Python's numbers to tensors and back, which torch does before a dispatch mode could see it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.tolist:
+            return args[0].detach().cpu().tolist() if isinstance(args[0], ForeignTensor) else func(*args)
+        if func is torch.Tensor.new_tensor:
+            func, kwargs = torch.tensor, {"dtype": args[0].dtype, "device": args[0].device, **kwargs}
+            args = args[1:]
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -81,7 +102,25 @@ def foreign() -> Iterator[torch.device]:
     torch.__future__.set_swap_module_params_on_conversion(True)
     fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
     try:
-        with Foreign(), patch(fused, lambda: ["cpu", FOREIGN.type]):
+        with Numbers(), Foreign(), patch(fused, lambda: ["cpu", FOREIGN.type]):
             yield FOREIGN
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+class ForeignAccelerator(CPUAccelerator):
+    """Lightning's CPU, for trainings on the foreign device."""
+
+    def setup_device(self, device: torch.device) -> None: ...
+
+
+@contextmanager
+def trained_on_foreign() -> Iterator[torch.device]:
+    """`foreign`, and whatever is trained is trained there."""
+    with (
+        foreign() as device,
+        patch("dreammpc.training.trainer.choose_device", lambda *_, **__: device),
+        patch.dict(AcceleratorRegistry),
+    ):
+        AcceleratorRegistry.register(device.type, ForeignAccelerator)
+        yield device

@@ -6,6 +6,7 @@ the training's business) and end with the process that started them, however it 
 
 import atexit
 import contextlib
+import copy
 import logging
 import os
 import queue
@@ -25,6 +26,7 @@ from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox
+from dreammpc.devices import CPU, module_device
 from dreammpc.interfaces import RunError
 from dreammpc.processes import end_with_parent
 
@@ -162,7 +164,7 @@ class WorkerCollector:
         mailbox = Mailbox(self.agent)
         return mailbox, MultiSyncCollector(
             self._environments(),
-            policy_factory=WorkerPolicy(self.agent, mailbox),
+            policy_factory=WorkerPolicy(on_cpu(self.agent), mailbox),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=-1,
             trust_policy=True,
@@ -171,6 +173,11 @@ class WorkerCollector:
             num_threads=torch.get_num_threads(),
             init_fn=Begin(os.getpid()),
         )
+
+
+def on_cpu(agent: Any) -> Any:
+    """What travels to another process, where it acts on the CPU: a copy of `agent`, if it is elsewhere."""
+    return agent if module_device(agent) in (None, CPU) else copy.deepcopy(agent).cpu()
 
 
 def _shut_down(reference: "weakref.ref[WorkerCollector]") -> None:

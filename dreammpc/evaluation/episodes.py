@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from dreammpc.devices import CPU, device_name, forked_rng, module_device, where
+
 
 @dataclass
 class Episodes:
@@ -28,6 +30,14 @@ class Episodes:
     """1 or 0 at the last step; None where the environment does not report success."""
     row_diagnostics: list[dict[str, float]] = field(default_factory=list)
     """`diagnostics` of each episode by itself."""
+    device: str = "cpu"
+    """What planned: a GPU's name, or `cpu`; `threads` are torch's on the CPU."""
+    threads: int = 1
+
+    @property
+    def where(self) -> str:
+        """What the milliseconds are of, such as `cpu, 2 threads`."""
+        return where(self.device, self.threads)
 
     @property
     def mean(self) -> float:
@@ -65,9 +75,8 @@ def run_episodes(
     sums: TensorDictBase | None = None
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
-    parameter = next(agent.model.parameters(), None) if isinstance(agent.model, torch.nn.Module) else None
-    device = torch.device("cpu") if parameter is None else parameter.device
-    with torch.random.fork_rng():
+    device = module_device(agent.model) or CPU
+    with forked_rng(device):
         torch.manual_seed(seeds[0])
         env.seed_rows(seeds)
         obs = env.reset()
@@ -78,8 +87,8 @@ def run_episodes(
             if render_size is not None and alive[0]:
                 frames.append(env.render(0, height=render_size, width=render_size))
             began = time.perf_counter()
-            plan, carry = agent.step(obs.select(*agent.obs_keys).to(device), carry, is_init.to(device))
-            action = plan.action.cpu()  # waits for the device, so that the time is the plan's
+            plan, carry = agent.step(obs.select(*agent.obs_keys), carry, is_init)
+            action = plan.action.cpu()  # that it is here has waited for the device: the time is the plan's
             seconds += time.perf_counter() - began
             actions += size
             masked = plan.diagnostics.detach().cpu() * alive
@@ -108,6 +117,8 @@ def run_episodes(
         frames,
         successes,
         [finite({key: float(value[i]) for key, value in each.items()}) for i in range(size)],
+        device_name(device),
+        torch.get_num_threads(),
     )
 
 

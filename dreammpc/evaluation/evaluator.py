@@ -75,7 +75,9 @@ class Evaluator:
 def table(results: Mapping[str, Episodes]) -> str:
     """One line per planner: return over episodes, time per action and model evaluations, as Markdown."""
     policy = results["policy"].mean if "policy" in results else None
-    head = ["planner", "return", "std", "min", "max", "against policy", "ms/action", "model steps/action"]
+    measured_on = " and ".join(dict.fromkeys(result.where for result in results.values()))
+    time = f"ms/action ({measured_on})"
+    head = ["planner", "return", "std", "min", "max", "against policy", time, "model steps/action"]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, result in results.items():
         rows.append(

@@ -117,7 +117,12 @@ class Checkpoints(Callback):
         """The random streams last, so that nothing has drawn from them since."""
         self._next = (self.feed.env_steps // self.every + 1) * self.every
         if self._resume_from is not None:
-            set_random_state(self._my_share(trainer)["random"])
+            if not set_random_state(self._my_share(trainer)["random"], pl_module.device):
+                log.warning(
+                    "the checkpoint was written on another kind of device than %s, where other random"
+                    " numbers follow: the run goes on, not exact to the bit",
+                    pl_module.device,
+                )
             self._resume_from = None
 
     def _my_share(self, trainer: Trainer) -> dict[str, Any]:
@@ -227,7 +232,7 @@ class Checkpoints(Callback):
             **self._archive.save(self.feed.replay),
             "replay": self.feed.replay.state_dict(),
             "feed": self.feed.state_dict(),
-            "random": random_state(),
+            "random": random_state(pl_module.device),
         }
         everyone = gathered(trainer, mine)
         checkpoint[DESCRIPTION] = {

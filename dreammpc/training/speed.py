@@ -23,6 +23,7 @@ UNSUITED = {
     "16": "its scaled gradients would be clipped as they are, and the guard could not skip an update",
     "bf16-true": "environments and replay are float32",
     "16-true": "environments and replay are float32",
+    "64-true": "environments and replay are float32",
     "transformer-engine": "the updates know nothing of it",
 }
 """Lightning's precisions that would train wrongly or not at all."""
@@ -88,7 +89,7 @@ def choose_speed(device: torch.device, compile: Any, precision: str | None, widt
 
 def check_precision(precision: str) -> None:
     """Raise UsageError if a training would go wrong in `precision`."""
-    kind = "16" if precision == "16-mixed" else precision
+    kind = {"16-mixed": "16", "64": "64-true"}.get(precision, precision)
     for name, why in UNSUITED.items():
         if kind == name or (name.startswith("transformer") and kind.startswith(name)):
             raise UsageError(f"trainer.precision={precision}: {why}; there are: 32-true, bf16-mixed")

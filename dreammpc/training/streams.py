@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreammpc.devices import CPU
 
-def random_state() -> dict[str, Any]:
-    """The global random streams of Python, NumPy and torch as plain containers."""
+
+def random_state(device: torch.device = CPU) -> dict[str, Any]:
+    """The global random streams of Python, NumPy, torch and of its `device` as plain containers."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state = {
@@ -16,17 +18,23 @@ def random_state() -> dict[str, Any]:
         "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
+def set_random_state(state: dict[str, Any], device: torch.device = CPU) -> bool:
+    """Put back what `random_state` returned.
+
+    Returns:
+        Whether that is all of it; False if the state was taken on another kind of device, whose stream
+        cannot go on in `device`.
+    """
     torch.set_rng_state(state["torch"])
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and "device" in state:
+        torch.cuda.set_rng_state(state["device"], device)
+    return ("device" in state) == (device.type == "cuda")

@@ -14,12 +14,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy, world_size
-from dreammpc.training.speed import WIDE, Speed, choose_speed
+from dreammpc.training.speed import WIDE, Speed, check_precision, choose_speed
 
 
 def make_trainer(
@@ -37,12 +38,13 @@ def make_trainer(
 
     Args:
         folder: the run's folder.
-        accelerator, devices, strategy, precision, num_nodes: as Lightning's Trainer takes them.
+        accelerator: a device's name (see `choose_device`).
+        devices, strategy, precision, num_nodes: as Lightning's Trainer takes them.
         timeout_s: of several processes, see `ReplicaStrategy`.
 
     Raises:
-        UsageError: the accelerator or the number of devices is not there; or the number of processes that
-            were started is not the number that would train together.
+        UsageError: the device or the number of devices is not there; a precision that cannot train here; or
+            the number of processes that were started is not the number that would train together.
     """
     started = world_size()
     if started > 1 and num_nodes == 1 and devices in (1, "1", "auto"):
@@ -50,7 +52,12 @@ def make_trainer(
             f"{started} processes were started but the Trainer has one device each: they would train as"
             " independent copies; start with `lightning run RECIPE --devices N`"
         )
+    device = choose_device(accelerator, training=True)
+    if precision is not None:
+        check_precision(str(precision))
     plugins: list[Any] = [AtomicCheckpointIO()]
+    if started == 1 and strategy == "auto" and devices in (1, "1", "auto"):
+        strategy, devices = SingleDeviceStrategy(device), 1  # type: ignore[assignment]
     if started > 1:
         plugins.append(TorchElasticEnvironment())  # else Lightning might take SLURM's ranks for ours
         if strategy == "auto":
@@ -58,7 +65,7 @@ def make_trainer(
     quiet()
     try:
         trainer = Trainer(
-            accelerator=accelerator,
+            accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
             strategy=strategy,
@@ -102,16 +109,13 @@ def check_devices(accelerator: str, devices: int | str) -> None:
     """Refuse what this machine does not have, before anything is made.
 
     Raises:
-        UsageError: no such accelerator here, fewer devices than asked for, or one process for several.
+        UsageError: no such device here, fewer than asked for, or one process for several.
     """
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
-        raise UsageError(f"unknown accelerator {accelerator!r}; there are: auto, cpu, cuda, gpu, mps, tpu")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UsageError(f"accelerator {accelerator!r}: this machine has no CUDA device that torch can use")
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    device = choose_device(accelerator, training=True)
+    on_gpu = device.type == "cuda"
     there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
     if devices == "auto":
-        devices = there if on_gpu else 1
+        devices = there if on_gpu and ":" not in accelerator else 1
     if world_size() == 1 and str(devices).isdigit() and 1 < int(devices) <= there:
         raise UsageError(f"{devices} devices need a process each: start with `--devices {devices}`")
     if str(devices).isdigit() and not 1 <= int(devices) <= there:

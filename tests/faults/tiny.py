@@ -44,6 +44,7 @@ class Training:
         resume: a checkpoint.
         planner: settings.
         more: callbacks, after all others.
+        accelerator: what trains.
         algorithm_settings: in place of the defaults here.
     """
 
@@ -58,6 +59,7 @@ class Training:
         resume: Path | None = None,
         planner: dict[str, Any] = PLANNER,
         more: tuple[Callback, ...] = (),
+        accelerator: str = "cpu",
         **algorithm_settings: Any,
     ):
         seed = seed_everything(1)
@@ -81,7 +83,7 @@ class Training:
             self.evaluation = Evaluation(self.feed, play, self.checkpoints, evaluate_every)
             callbacks.append(self.evaluation)
         self.trainer: Trainer = make_trainer(
-            folder, [*callbacks, self.checkpoints, *more], [self.logger], "cpu", 1
+            folder, [*callbacks, self.checkpoints, *more], [self.logger], accelerator, 1
         )
         self.resume = resume
 

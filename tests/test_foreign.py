@@ -1,0 +1,156 @@
+"""A model on another device than its environments: every path from an observation to an action and a row.
+
+`meta` with numbers stands for a GPU (see foreign.py); what differs there shows in test_gpu.py alone.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from faults.tiny import PLANNER, Training
+from foreign import foreign, trained_on_foreign
+from replica_recipe import make_drift
+from tensordict import TensorDict
+from test_gymnasium_recipe import PENDULUM, train
+from toy_models import random_tdmpc2
+
+from dreammpc.agent import Agent
+from dreammpc.data import WorkerCollector, make_collector, workers
+from dreammpc.devices import CPU, module_device
+from dreammpc.evaluation.episodes import run_episodes
+from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.training.streams import random_state, set_random_state
+
+SHORT = [*PENDULUM, "steps=60", "algorithm.seed_steps=50", "algorithm.batch_size=4", "evaluation.every=100"]
+SMALL = {
+    "num_samples": 16,
+    "num_elites": 4,
+    "num_policy": 2,
+    "num_candidates": 4,
+    "iterations": 2,
+    "horizon": 2,
+}
+
+
+@pytest.fixture
+def device():
+    with foreign() as device:
+        yield device
+
+
+def small(name):
+    planner = make_planner(name, 2)
+    return replace(planner, **{key: value for key, value in SMALL.items() if hasattr(planner, key)})
+
+
+def observations(size):
+    return TensorDict({"observation": torch.randn(size, random_tdmpc2().obs_dim)}, [size])
+
+
+@pytest.mark.parametrize("name", list(PLANNERS))
+def test_actions_and_carry_go_where_they_came_from(device, name):
+    model, obs, start = random_tdmpc2(), observations(3), torch.ones(3, 1, dtype=torch.bool)
+    agent = Agent(model, small(name), noise_scale=0.5, noise_correlation=0.3)
+    torch.manual_seed(1)
+    expected, _ = agent.step(obs, agent.initial_carry(3), start)
+    model.to(device)
+    for held in (CPU, device):
+        torch.manual_seed(1)
+        plan, carry = agent.step(obs, agent.initial_carry(3, held), start)
+        assert plan.action.device == CPU
+        assert {value.device for value in carry.values(True, True)} == {held}
+        torch.testing.assert_close(plan.action, expected.action)
+        plan, _ = agent.step(obs, carry, ~start)
+        assert plan.action.device == CPU
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("random", [False, True])
+def test_a_policy_for_environments_elsewhere(device, record, random):
+    model = random_tdmpc2().to(device)
+    agent = Agent(model, small("dream_mpc"), noise_scale=0.5, record=record)
+    agent.random = random
+    env = make_drift(0)
+    rows = agent(
+        env.reset()
+        .set("is_init", torch.ones(2, 1, dtype=torch.bool))
+        .set("_carry", agent.initial_carry(2, CPU))
+    )
+    assert {value.device for value in rows.values(True, True)} == {CPU}
+
+
+def test_a_collector_acts_with_a_model_elsewhere(device):
+    agent = Agent(random_tdmpc2().to(device), small("mppi"))
+    collector = make_collector(make_drift(0), agent)
+    batches = iter(collector)
+    for random in (True, False, False):
+        agent.random = random
+        batch = next(batches)
+        assert {value.device for value in batch.values(True, True)} == {CPU}
+        assert batch["action"].isfinite().all() and batch["action"].std() > 0
+    assert module_device(agent) == device  # it is not moved
+    collector.shutdown()
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+def test_a_training_elsewhere(tmp_path, algorithm):
+    """Acting, replay, updates, reanalyze, checkpoints, logs; the run goes on here, and there again."""
+    settings = {"save_every": 40, "log_every": 20, "seed_steps": 40, "batch_size": 4, "reanalyze_interval": 2}
+    settings |= {"planner": {**PLANNER, "num_samples": 4, "num_elites": 2}, "utd": 0.5}
+    if algorithm == "tdmpc2":
+        del settings["reanalyze_interval"]
+
+    def last(name, steps, resume):
+        run = Training(tmp_path / name, algorithm, steps, resume=resume, **settings).run()
+        assert run.checkpoints.last.exists() and run.feed.updates > 0
+        return run.checkpoints.last
+
+    with trained_on_foreign():
+        there = last("there", 60, None)
+    here = last("here", 80, there)
+    with trained_on_foreign():
+        last("again", 100, here)
+
+
+def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
+    """It is pickled into them, which a model on a device of this process does not survive."""
+    agent, sent = Agent(random_tdmpc2().to(device), small("dream_mpc")), []
+    monkeypatch.setattr(
+        workers, "MultiSyncCollector", lambda envs, policy_factory, **_: sent.append(policy_factory)
+    )
+    collector = WorkerCollector(make_drift, agent, workers=1, num_envs=2, steps=1, seed=0)
+    mailbox, _ = collector._make_workers()
+    (factory,) = sent
+    assert module_device(factory.agent) == CPU
+    assert module_device(agent) == device
+    with torch.no_grad():
+        agent.model.actor.linears[0].weight.add_(1)
+    agent.random = True
+    mailbox.post(agent)
+    copy = factory()
+    td = make_drift(0).reset().set("is_init", torch.ones(2, 1, dtype=torch.bool))
+    copy(td.set("_carry", copy.agent.initial_carry(2)))
+    assert copy.agent.random
+    for theirs, ours in zip(copy.agent.parameters(), agent.parameters(), strict=True):
+        assert torch.equal(theirs, ours.cpu())
+    mailbox.close()
+
+
+def test_episodes_are_played_where_the_model_is(device):
+    agent = Agent(random_tdmpc2(), small("policy"))
+    here = run_episodes(make_drift(0), agent, 0)
+    agent.model.to(device)
+    there = run_episodes(make_drift(0), agent, 0)
+    assert (here.device, there.device) == ("cpu", device.type)
+    assert there.returns == pytest.approx(here.returns)
+
+
+def test_the_comparison_after_a_training_is_played_on_the_device_that_trained(tmp_path, capsys):
+    with trained_on_foreign() as device:
+        assert train(tmp_path, *SHORT, "evaluation.planners=[policy]", "planner=policy") == 0
+    assert f"ms/action ({device})" in capsys.readouterr().out
+
+
+def test_random_streams_of_another_kind_of_device():
+    assert set_random_state(random_state(CPU), CPU)
+    assert not set_random_state({**random_state(CPU), "device": torch.zeros(1)}, CPU)
