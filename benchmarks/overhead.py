@@ -20,6 +20,7 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms import TDMPC2
 from dreammpc.models import SIZES
 from dreammpc.planning import make_planner
+from dreammpc.progress import Progress
 from dreammpc.tracking import make_loggers
 from dreammpc.training import Checkpoints, Evaluation, GracefulStop, Monitor, ProgressBar, make_trainer
 
@@ -57,7 +58,7 @@ def run(task: str, steps: int, tracking: str) -> float:
             monitor,
             evaluation,
             checkpoints,
-            ProgressBar(feed, monitor, evaluation),
+            ProgressBar(feed, monitor, evaluation, Progress()),
         ]
         trainer = make_trainer(folder, callbacks, loggers, "cpu")
         clock = []

@@ -94,6 +94,8 @@ def run(arguments: Sequence[str]) -> NoReturn:
     command = [str(recipe), *insert_overrides(rest[1:], overrides)]
     check_devices(devices, flags.get("accelerator", "auto"))
     check_renderer()
+    if sys.stderr.isatty():
+        print(f"{recipe.stem}: starting", file=sys.stderr)  # torch and Lightning take seconds to import
     if devices == nodes == 1:
         replace_process([sys.executable, *command])
     if {"-m", "--multirun"} & set(command):

@@ -14,6 +14,7 @@ from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
+from dreammpc.progress import Progress
 from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.training import (
@@ -64,11 +65,9 @@ def train(config: TrainConfig) -> int:
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], speed.compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
-    stop = GracefulStop(feed)
-    play = config.evaluation
-    evaluator = Evaluator(
-        config.task, play.episodes, play.seed, env.action_repeat, stop.requested, obs=env.obs
-    )
+    stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
+    played = play.episodes, play.seed, env.action_repeat, stop.requested
+    evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress)
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
     loggers = make_loggers(folder, settings, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
@@ -76,21 +75,22 @@ def train(config: TrainConfig) -> int:
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
+    bar = ProgressBar(feed, monitor, evaluation, progress)
     trainer = make_trainer(
         folder,
-        [OwnFolder(), stop, monitor, evaluation, checkpoints, ProgressBar(feed, monitor, evaluation)],
+        [OwnFolder(), stop, monitor, evaluation, checkpoints, bar],
         loggers,
         precision=speed.precision,
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
-    tell(f"{speed}; {config.learning()}")
-    tell(need)
+    tell(f"{speed}; {config.learning()}\n{need}")
     trainer.fit(algorithm, feed, ckpt_path=config.resume, weights_only=True)
     feed.close()
 
     if stop.requested():
         if trainer.is_global_zero:
-            finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
+            with progress.during("saving"):
+                finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
             again = words.typed("resume", checkpoints.last)
             print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
@@ -109,7 +109,9 @@ def train(config: TrainConfig) -> int:
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     finals = {f"final/{name}": episodes.mean for name, episodes in results.items()}
     files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
-    print(finish_run(loggers, finals, feed.env_steps, files))
+    with progress.during("saving"):
+        where = finish_run(loggers, finals, feed.env_steps, files)
+    print(where)
     return 0
 
 

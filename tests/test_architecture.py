@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "atomic": set(),
     "names": set(),
     "processes": set(),
+    "progress": set(),
     "registry": {"interfaces"},
     "settings": {"interfaces", "registry"},
     "compiling": {"interfaces", "registry"},
@@ -28,9 +29,9 @@ MAY_IMPORT = {
     "agent": {"interfaces", "devices", "compiling", "planning.imagination"},
     "algorithms": {"interfaces", "devices", "compiling", "registry", "nn", "models", "planning", "agent"},
     "tracking": {"interfaces", "devices", "atomic"},
-    "training": {"interfaces", "devices", "compiling", "atomic", "names", "data", "agent", "envs"}
+    "training": {"interfaces", "devices", "compiling", "atomic", "names", "progress", "data", "agent", "envs"}
     | {"evaluation", "tracking"},
-    "evaluation": {"interfaces", "devices", "atomic", "agent", "envs", "data", "tracking"},
+    "evaluation": {"interfaces", "devices", "atomic", "progress", "agent", "envs", "data", "tracking"},
     "sweeps": {"interfaces", "devices", "atomic", "names", "envs", "evaluation", "tracking"},
     "trained": {"interfaces", "devices", "atomic", "names", "registry", "models", "tracking", "training"},
     "report": {"interfaces", "devices", "atomic", "evaluation"},

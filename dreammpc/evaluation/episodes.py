@@ -54,6 +54,7 @@ def run_episodes(
     seed: int | Sequence[int],
     render_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    stepped: Callable[[], None] = lambda: None,
 ) -> Episodes | None:
     """Play one episode in each of the B environments of `env`.
 
@@ -66,6 +67,7 @@ def run_episodes(
         seed: of starts and noise; or one of each environment's start, the first of which is the noise's, too.
         render_size: height and width of the pictures to take of environment 0; `None` takes none.
         should_stop: asked at every step; True gives up and returns `None`.
+        stepped: told of every step.
     """
     size = env.batch_size[0]
     seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
@@ -95,6 +97,7 @@ def run_episodes(
             sums = masked if sums is None else sums + masked
             obs["action"] = action
             obs = env.step(obs)["next"]
+            stepped()
             returns += obs["reward"].squeeze(-1) * alive
             lengths += alive
             terminated |= obs["terminated"].squeeze(-1) & alive

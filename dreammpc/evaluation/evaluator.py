@@ -8,6 +8,7 @@ from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.evaluation.film import film
+from dreammpc.progress import Progress
 
 
 class Evaluator:
@@ -21,6 +22,7 @@ class Evaluator:
         should_stop: asked at every step; True gives up.
         seeds: the starts, one for each episode, in place of `seed`, `seed` + 1, …
         obs: what the agents observe: `state`, `pixels` or `both`.
+        progress: where to show what is played; `None` shows nothing.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class Evaluator:
         should_stop: Callable[[], bool] = lambda: False,
         seeds: Sequence[int] | None = None,
         obs: str = "state",
+        progress: Progress | None = None,
     ):
         self.task, self.episodes, self.obs = task, episodes, obs
         self.seeds = list(seeds or range(seed, seed + episodes))
         self.action_repeat, self.should_stop = action_repeat, should_stop
+        self.progress = progress or Progress(shown=False)
         self._env: BatchedEnv | None = None
 
     @property
@@ -45,13 +49,18 @@ class Evaluator:
             self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, obs=self.obs)
         return self._env
 
-    def play(self, agent) -> Episodes | None:
-        """All episodes with `agent`; `None` if interrupted."""
-        return run_episodes(self.env, agent, self.seeds, should_stop=self.should_stop)
+    def play(self, agent, name: str = "") -> Episodes | None:
+        """All episodes with `agent`, shown under `name`; `None` if interrupted."""
+        with self.progress.during(f"evaluating {name}".rstrip(), self._steps(), "steps") as stepped:
+            return run_episodes(self.env, agent, self.seeds, should_stop=self.should_stop, stepped=stepped)
+
+    def _steps(self) -> int | None:
+        """Agent steps of a whole episode, if anybody is to be told."""
+        return self.env.max_episode_steps if self.progress.shown else None
 
     def compare(self, model, planners: Mapping[str, Any]) -> dict[str, Episodes | None]:
         """All episodes with each of the planners in `model`, acting greedily."""
-        return {name: self.play(Agent(model, planner)) for name, planner in planners.items()}
+        return {name: self.play(Agent(model, planner), name) for name, planner in planners.items()}
 
     def film(self, agent, path: Path) -> Episodes | None:
         """Play the first episode alone and write its video, mp4 or gif by the ending of `path`.
@@ -63,7 +72,10 @@ class Evaluator:
 
     def film_together(self, agents: Mapping[str, Any], path: Path) -> dict[str, Episodes] | None:
         """The same with several agents side by side, by name."""
-        return film(agents, self.task, self.seeds[0], path, self.action_repeat, self.should_stop, self.obs)
+        steps = self._steps()
+        with self.progress.during("filming", steps and steps * len(agents), "steps") as stepped:
+            how = self.action_repeat, self.should_stop, self.obs, stepped
+            return film(agents, self.task, self.seeds[0], path, *how)
 
     def close(self) -> None:
         """Close the environments."""

@@ -41,10 +41,12 @@ def film(
     action_repeat: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     obs: str = "state",
+    stepped: Callable[[], None] = lambda: None,
 ) -> dict[str, Episodes] | None:
     """Play an episode with each agent from the same start and write one video, mp4 or gif by `path`'s ending.
 
     Several agents stand side by side under their names; who ends first stays as it ended, darkened.
+    `stepped` is told of every step.
 
     Returns:
         The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
@@ -58,7 +60,7 @@ def film(
         return None
     episodes: dict[str, Episodes] = {}
     for name, agent in agents.items():
-        played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop)
+        played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop, stepped)
         if played is None:
             return None
         episodes[name] = played

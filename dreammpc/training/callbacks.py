@@ -1,20 +1,21 @@
-"""What happens beside the updates: averages to the loggers, evaluation, a progress bar, a graceful stop."""
+"""What happens beside the updates: averages to the loggers, evaluation, progress, a graceful stop."""
 
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from tqdm import tqdm
 
 from dreammpc.data import Feed
 from dreammpc.evaluation import Episodes
+from dreammpc.progress import Phase, Progress
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.owner import check_all
 from dreammpc.training.replicas import gathered, largest
@@ -161,45 +162,69 @@ class OwnFolder(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar over environment steps with returns, updates per second and the time left."""
+    """Shows what a training does: random actions, the updates owed for them, environment steps with returns.
 
-    def __init__(self, feed: Feed, monitor: Monitor, evaluation: Evaluation):
-        self.feed, self.monitor, self.evaluation = feed, monitor, evaluation
-        self._bar: tqdm | None = None
+    Compilations interrupt all of them, whoever asked for them.
+    """
+
+    def __init__(self, feed: Feed, monitor: Monitor, evaluation: Evaluation, progress: Progress):
+        self.feed, self.monitor, self.evaluation, self.progress = feed, monitor, evaluation, progress
+        self._shown = contextlib.ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            terminal = sys.stderr.isatty()
-            self._bar = tqdm(
-                total=self.feed.total_env_steps,
-                initial=self.feed.env_steps,
-                unit=" env steps",
-                mininterval=0.5 if terminal else 15.0,
-                dynamic_ncols=terminal,
-                smoothing=0.05,
-            )
+        self._shown.enter_context(self.progress.watching(self._phase, self._notes))
+        self._shown.enter_context(compilations(self.progress))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self._bar is None:
-            return
-        texts = {}
+    def _phase(self) -> Phase:
+        feed = self.feed
+        first = min(feed.seed_steps, feed.total_steps)
+        if feed.agent_steps < first:
+            return Phase("random actions", feed.env_steps, first * feed.action_repeat, "env steps")
+        if feed.agent.random and feed.owed + feed.updates > 0:
+            owed = feed.updates + int(feed.owed)
+            return Phase("learning from random data", feed.updates, owed, "updates")
+        return Phase("training", feed.env_steps, feed.total_env_steps, "env steps")
+
+    def _notes(self) -> dict[str, str]:
+        if self.feed.agent.random:
+            return {}
+        notes = {}
         if "train/return" in self.monitor.recent:
-            texts["return"] = f"{self.monitor.recent['train/return']:.0f}"
+            notes["return"] = f"{self.monitor.recent['train/return']:.0f}"
         if "eval/return" in self.evaluation.recent:
-            texts["eval"] = f"{self.evaluation.recent['eval/return']:.0f}"
-        if "speed/updates_per_s" in self.monitor.recent:
-            texts["updates/s"] = f"{self.monitor.recent['speed/updates_per_s']:.0f}"
-        self._bar.set_postfix(texts, refresh=False)
-        self._bar.update(self.feed.env_steps - self._bar.n)
+            notes["eval"] = f"{self.evaluation.recent['eval/return']:.0f}"
+        return notes
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # whatever is said of it begins on a line of its own
+        self._shown.close()  # whatever is said of it begins on a line of its own
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self.feed.env_steps - self._bar.n)  # what was collected after the last update
-            self._bar.close()
-            self._bar = None
+        self._shown.close()
+
+
+@contextlib.contextmanager
+def compilations(progress: Progress) -> Iterator[None]:
+    """While this is entered, `progress` shows when `torch.compile` compiles."""
+    callback = sys.modules.get("torch._dynamo.callback")  # loaded by the first torch.compile
+    if callback is None:
+        yield
+        return
+    handler, shown = callback.callback_handler, contextlib.ExitStack()
+
+    def begin(args: Any) -> None:
+        shown.enter_context(progress.during("compiling"))
+
+    def end(args: Any) -> None:
+        shown.close()
+
+    handler.register_start_callback(begin)
+    handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(begin)
+        handler.remove_end_callback(end)
+        shown.close()
 
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
