@@ -1,8 +1,12 @@
 """A text file is what it was or what it becomes, whatever interrupts the writing."""
 
 import contextlib
+import glob
 import os
+import time
 from pathlib import Path
+
+import psutil
 
 
 def write_text(path: Path, text: str) -> None:
@@ -12,6 +16,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: no space, no permission, no such folder; `path` is then what it was.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep_killed(path)
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -21,3 +26,17 @@ def write_text(path: Path, text: str) -> None:
     finally:
         with contextlib.suppress(OSError):  # a folder that has become read-only
             draft.unlink(missing_ok=True)
+
+
+KILLED_S = 60.0
+"""A draft of a process that is not there any more is swept when it is as old as this, in seconds."""
+
+
+def sweep_killed(path: Path) -> None:
+    """Delete the drafts of `path` that killed processes left."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = draft.name.removesuffix(".tmp").rpartition(".")[2]
+        with contextlib.suppress(OSError):
+            old = time.time() - draft.stat().st_mtime > KILLED_S
+            if old and number.isdigit() and not psutil.pid_exists(int(number)):
+                draft.unlink()

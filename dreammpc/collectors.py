@@ -5,6 +5,8 @@ from typing import Any
 
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector
+from dreammpc.data.memory import claim_shared
+from dreammpc.data.workers import shared_bytes
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 
@@ -20,7 +22,8 @@ def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str
         settings: with `task`, `env` and `collector`.
 
     Raises:
-        UsageError: Ray is named and not installed, or its cluster is too small.
+        UsageError: Ray is named and not installed, or its cluster is too small; or there is too little memory
+            that can be shared.
     """
     chosen = settings["collector"]
     if chosen["kind"] == "serial":
@@ -28,6 +31,9 @@ def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str
     make = partial(make_env, settings["task"], **settings["env"])
     kind = _ray_collector() if chosen["kind"] == "ray" else WorkerCollector
     ahead = chosen["kind"] != "multiprocess"
+    if kind is WorkerCollector:
+        needed = shared_bytes(env, agent, chosen["workers"], chosen["steps"])
+        claim_shared(needed, f"the {chosen['workers']} workers of collector={chosen['kind']}")
     return kind(make, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
 
 

@@ -13,7 +13,7 @@ from dreammpc.compiling import compile_mode
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
 from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
-from dreammpc.tracking.loggers import KINDS
+from dreammpc.tracking.loggers import KINDS, check_uri
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
@@ -192,6 +192,8 @@ class TrackingConfig:
         at_least(self, "tracking", 1, "log_every")
         if self.kind not in KINDS:
             raise UsageError(f"unknown tracking {self.kind!r}; there are: {', '.join(KINDS)}")
+        if self.uri is not None:
+            check_uri(self.uri, "tracking.uri")
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
 from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import main
-from dreammpc.tracking import record_evaluation
+from dreammpc.tracking import address, record_evaluation
 from dreammpc.training import open_target
 
 
@@ -29,6 +29,8 @@ def evaluate(config: EvaluateConfig) -> None:
     video = video_path(config.video) if config.video else None
     for path in filter(None, [*files, video]):
         open_target(path)
+    if config.tracking.kind == "mlflow":
+        address(config.tracking.uri)
 
     # Every planner on every agent; what is done is saved at once.
     rows: list[Row] = []

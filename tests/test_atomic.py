@@ -24,3 +24,19 @@ def test_an_interruption_leaves_what_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_text(path, "torn")
     assert path.read_text() == "whole" and os.listdir(tmp_path) == ["scores.csv"]
+
+
+def test_drafts_of_killed_processes_are_swept(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    names = [f".scores.csv.{pid}.tmp", f".scores.csv.{os.getppid()}.tmp", f".other.csv.{pid}.tmp"]
+    for name in names:
+        (tmp_path / name).write_text("torn")
+    write_text(tmp_path / "scores.csv", "new")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "scores.csv"])  # as long as they are young
+    for name in names:
+        os.utime(tmp_path / name, (1, 1))
+    write_text(tmp_path / "scores.csv", "new")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], "scores.csv"])

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dreammpc import tracking
+from dreammpc.config import TrackingConfig
+from dreammpc.interfaces import UsageError
 
 
 def lines(folder: Path) -> list[dict]:
@@ -123,3 +125,33 @@ def test_wrong_frames_are_refused(tmp_path, wrong, write):
     with pytest.raises(ValueError, match=r"frames must be uint8 \[T, H, W, 3\], got"):
         write(tmp_path / "x.mp4", wrong, fps=25)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (
+            "htp://user:secret@x",
+            "MLflow has no addresses htp:…; there are: http, https, .*, and paths",
+        ),
+        ("localhost:5000", "MLflow has no addresses localhost:…"),
+        ("http:/x", "expected http://HOST:PORT"),
+        ("http://x:port", "expected http://HOST:PORT"),
+        *[(fine, None) for fine in ("http://u:p@h:5000/a", "sqlite:///a.db", "mysql+pymysql://u@h/d")],
+        *[(fine, None) for fine in ("databricks", "runs/ml", "C:/runs", "file:///a", "databricks://p")],
+    ],
+)
+def test_an_address_that_mlflow_does_not_know(uri, said, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    asked = [
+        ("tracking.uri", lambda: TrackingConfig(uri=uri)),
+        ("tracking.uri", lambda: tracking.address(uri)),
+        ("MLFLOW_TRACKING_URI", lambda: tracking.address(None)),
+    ]
+    for key, ask in asked:
+        if said is None:
+            ask()
+            continue
+        with pytest.raises(UsageError, match=f"{key}: {said}") as caught:
+            ask()
+        assert "secret" not in str(caught.value)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from replica_recipe import make_drift
 from toy_models import random_tdmpc2
 
 from dreammpc.agent import Agent
-from dreammpc.collectors import count_rows
+from dreammpc.collectors import build_collector, count_rows
 from dreammpc.config import CollectorConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
@@ -36,6 +37,21 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("kind", ["multiprocess", "async"])
+def test_too_little_shared_memory_is_said_before_it_ends_a_process(kind, monkeypatch):
+    agent, settings = make_agent(), {"task": "drift", "env": {}}
+    settings["collector"] = {"kind": kind, "workers": 2, "steps": 8}
+    free = {"/dev/shm": 48_000}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[str(path)]))
+    with pytest.raises(UsageError, match=rf"2 workers of collector={kind} share .* has 48 kB free; make"):
+        build_collector(make_drift(1), agent, 5, settings)
+    free["/dev/shm"] = 1_000_000
+    build_collector(make_drift(1), agent, 5, settings)
+    settings["collector"]["steps"] = 100_000
+    with pytest.raises(UsageError, match=r"lower collector\.steps"):
+        build_collector(make_drift(1), agent, 5, settings)
 
 
 def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplog):

@@ -23,8 +23,7 @@ class Mailbox:
     """
 
     def __init__(self, agent: nn.Module):
-        size = sum(_room(tensor) for tensor in tensors_of(agent))
-        self.memory = SharedMemory(create=True, size=HEADER + size)
+        self.memory = SharedMemory(create=True, size=mailbox_bytes(agent))
         self.lock = multiprocessing.get_context("spawn").Lock()
         self.post(agent)
 
@@ -76,6 +75,11 @@ class Mailbox:
             place = torch.frombuffer(self.memory.buf, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
             yield tensor, place.view(tensor.shape)
             offset += _room(tensor)
+
+
+def mailbox_bytes(agent: nn.Module) -> int:
+    """Of the memory of a mailbox."""
+    return HEADER + sum(_room(tensor) for tensor in tensors_of(agent))
 
 
 def tensors_of(agent: nn.Module) -> list[Tensor]:

@@ -9,6 +9,8 @@ import psutil
 from dreammpc.data.frames import FRAME_BYTES, STACK, ring_size
 from dreammpc.interfaces import UsageError
 
+SHARED = Path("/dev/shm")
+
 KEEP_FREE = 0.05
 """Share of the free memory that a replay leaves: the update needs some too."""
 
@@ -66,6 +68,22 @@ def claim(needed: int, transitions: int, folder: Path | None = None) -> str:
             " or keep it on disk with replay.storage=memmap"
         )
     return f"{what} of memory when full"
+
+
+def claim_shared(needed: int, what: str) -> None:
+    """Raise UsageError unless there are `needed` bytes of memory to share with other processes, for `what`.
+
+    Without them the system ends a process (SIGBUS) as soon as it writes there.
+    """
+    if not SHARED.is_dir():  # not on Linux
+        return
+    free = shutil.disk_usage(SHARED).free
+    if needed > free:
+        raise UsageError(
+            f"{what} share {gigabytes(needed)} of memory with this process, and {SHARED} has"
+            f" {gigabytes(free)} free; make it larger (docker run --shm-size=1g), lower collector.steps or"
+            " collector.workers, or leave collector=serial"
+        )
 
 
 def gigabytes(size: int) -> str:

@@ -25,7 +25,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
-from dreammpc.data.mailbox import Mailbox
+from dreammpc.data.mailbox import Mailbox, mailbox_bytes
 from dreammpc.devices import CPU, module_device
 from dreammpc.interfaces import RunError
 from dreammpc.processes import end_with_parent
@@ -178,6 +178,17 @@ class WorkerCollector:
 def on_cpu(agent: Any) -> Any:
     """What travels to another process, where it acts on the CPU: a copy of `agent`, if it is elsewhere."""
     return agent if module_device(agent) in (None, CPU) else copy.deepcopy(agent).cpu()
+
+
+PAGE = 4096
+"""Bytes; every tensor that is shared has pages of its own."""
+
+
+def shared_bytes(env: EnvBase, agent: Any, workers: int, steps: int) -> int:
+    """What workers that collect as `env` and `agent` do share with their learner, in bytes: at most."""
+    step = with_carry(env, agent.make_tensordict_primer()).fake_tensordict()
+    batch = sum(-(-steps * value.nbytes // PAGE) * PAGE for value in step.values(True, True))
+    return mailbox_bytes(agent) + workers * batch + 16 * PAGE  # and the locks
 
 
 def _shut_down(reference: "weakref.ref[WorkerCollector]") -> None:

@@ -1,11 +1,10 @@
 """The MLflow run that a sweep's trainings belong to."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreammpc.tracking import provenance_tags
+from dreammpc.tracking import address, provenance_tags
 
 
 def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[str, Any]) -> Any:
@@ -19,9 +18,9 @@ def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[s
     """
     from filelock import FileLock
 
-    from dreammpc.tracking import MLflowTracker, default_tracking_uri
+    from dreammpc.tracking import MLflowTracker
 
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
+    uri = address(uri)
     with FileLock(folder / ".mlflow.lock"):  # of several starts at once only one makes the run
         tracker = MLflowTracker(uri, experiment, folder.name, None, provenance_tags(), folder, resume_step=0)
     tracker.log_hyperparams(params)

@@ -1,6 +1,7 @@
 """Where a run's numbers, videos and origins go.
 
     make_loggers     the loggers of a run, made together; record_evaluation: of scores, in MLflow
+    address          of MLflow, checked
     JSONLLogger      one line of JSON per log call, always there, needs nothing
     MLflowTracker    an MLflow run, written by a background thread that can't hurt training
     Outbox           that thread: a queue that retries and spools to disk
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
-    from dreammpc.tracking.loggers import finish_run, make_loggers, record_evaluation
+    from dreammpc.tracking.loggers import address, finish_run, make_loggers, record_evaluation
     from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
     from dreammpc.tracking.outbox import Outbox
     from dreammpc.tracking.provenance import provenance_tags
@@ -25,6 +26,7 @@ __all__ = [
     "JSONLLogger",
     "MLflowTracker",
     "Outbox",
+    "address",
     "default_tracking_uri",
     "finish_run",
     "make_loggers",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "address": "loggers",
     "JSONLLogger": "jsonl",
     "MLflowTracker": "mlflow_logger",
     "Outbox": "outbox",

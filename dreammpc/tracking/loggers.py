@@ -1,17 +1,68 @@
 """The loggers of a run: always a local JSONL file, and MLflow unless it is not wanted."""
 
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers.logger import Logger
 
+from dreammpc.interfaces import UsageError
 from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.provenance import provenance_tags
 
 KINDS = ("mlflow", "none")
 PARENT_TAG = "mlflow.parentRunId"
 """By which MLflow nests runs."""
+
+
+SCHEMES = (
+    "http",
+    "https",
+    "sqlite",
+    "postgresql",
+    "mysql",
+    "mssql",
+    "file",
+    "databricks",
+    "databricks-uc",
+    "uc",
+)
+"""Of the addresses that MLflow takes; packages may bring others."""
+
+
+def check_uri(uri: str, key: str) -> None:
+    """Raise UsageError unless MLflow knows such addresses as `uri`; `key` is how it was given."""
+    scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""
+    if len(scheme) < 2:  # a path, on Windows with its drive
+        return
+    there = [*SCHEMES, *(each.name for each in entry_points(group="mlflow.tracking_store"))]
+    if scheme.lower() not in there:
+        raise UsageError(
+            f"{key}: MLflow has no addresses {scheme}:…; there are: {', '.join(there)}, and paths"
+        )
+    try:
+        parts = urlsplit(uri)
+        fits = parts.hostname or scheme.lower() not in ("http", "https")
+        parts.port  # noqa: B018  raises
+    except ValueError:
+        fits = None
+    if not fits:
+        raise UsageError(f"{key}: expected {scheme}://HOST:PORT, with a port of digits up to 65535")
+
+
+def address(uri: str | None, folder: str | Path = ".") -> str:
+    """Of MLflow: `uri`, else what MLFLOW_TRACKING_URI says, else a database in `folder`.
+
+    Raises:
+        UsageError: see `check_uri`.
+    """
+    from dreammpc.tracking.mlflow_logger import default_tracking_uri
+
+    there = os.environ.get("MLFLOW_TRACKING_URI", "")
+    check_uri(uri or there, "tracking.uri" if uri else "MLFLOW_TRACKING_URI")
+    return uri or there or default_tracking_uri(folder)
 
 
 def make_loggers(
@@ -41,12 +92,11 @@ def make_loggers(
     local.log_tags(origin)
     loggers: list[Logger] = [local]
     if kind == "mlflow":
-        from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
+        from dreammpc.tracking.mlflow_logger import MLflowTracker
 
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
         tags = origin if parent is None else {**origin, PARENT_TAG: parent}
         run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
-        loggers.append(MLflowTracker(uri, experiment, run_name, run_id, tags, folder, step))
+        loggers.append(MLflowTracker(address(uri), experiment, run_name, run_id, tags, folder, step))
     for logger in loggers:
         logger.log_hyperparams(params)
     return loggers
@@ -96,10 +146,9 @@ def record_evaluation(
         uri, experiment, run_name: MLflow's, as in `make_loggers`.
         folder: where records wait that could not be sent.
     """
-    from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
+    from dreammpc.tracking.mlflow_logger import MLflowTracker
 
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(".")
-    run = MLflowTracker(uri, experiment, run_name, None, provenance_tags(), folder)
+    run = MLflowTracker(address(uri), experiment, run_name, None, provenance_tags(), folder)
     run.log_hyperparams(params)
     for number, values in enumerate(episodes):
         run.log_metrics(values, step=number)
