@@ -28,7 +28,7 @@ from dreammpc.training import Checkpoints, Evaluation, GracefulStop, Monitor, Pr
 class NoUpdate(TDMPC2):
     """Returns as many metrics as the real update."""
 
-    def training_step(self, batch, batch_idx):
+    def update(self, batch):
         return {f"metric/{i}": self.value_scale for i in range(11)}
 
 
@@ -63,7 +63,7 @@ def run(task: str, steps: int, tracking: str) -> float:
         trainer = make_trainer(folder, callbacks, loggers, "cpu")
         clock = []
         checkpoints.on_train_batch_start = lambda *args: clock.append(time.perf_counter())
-        trainer.fit(algorithm, feed)
+        trainer.fit(algorithm, feed.turns())
     assert feed.updates >= steps
     times = sorted(b - a for a, b in itertools.pairwise(clock))
     return 1e3 * sum(times) / len(times)

@@ -132,7 +132,7 @@ def train(folder: Path) -> int:
     )
     (folder / f"pid-{RANK}").write_text(str(os.getpid()))
     last = checkpoints.last if checkpoints.last.exists() else None
-    trainer.fit(algorithm, feed, ckpt_path=last, weights_only=True)
+    trainer.fit(algorithm, feed.turns(), ckpt_path=last, weights_only=True)
     (folder / f"ended-{RANK}").write_text(f"{feed.updates} {feed.env_steps} {len(replay)}")
     torch.save(algorithm.state_dict(), folder / f"weights-{RANK}.pt")
     trainer.strategy.barrier()

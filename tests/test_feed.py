@@ -269,3 +269,37 @@ def test_random_steps_are_environment_steps_and_a_run_that_ends_in_them_says_so(
     assert assembly.build_feed(env, agent, 10_000, 0, settings).seed_steps == 2500  # five episodes
     with pytest.raises(UsageError, match=r"horizon must be at most an episode's 500 agent steps, got 600"):
         assembly.build_feed(env, agent, 10_000, 0, settings | {"horizon": 600})
+
+
+def turns_of(feed) -> list[tuple[int, int]]:
+    """For each turn the agent steps at which it was handed out, and its updates."""
+    return [(feed.agent_steps, sum(1 for _ in turn)) for turn in feed.turns()]
+
+
+@pytest.mark.parametrize(
+    ("utd", "num_envs", "expected"),
+    [
+        (1, 1, [(6, 1)] * 6 + [(7, 1), (8, 1), (9, 1)]),
+        (1, 3, [(6, 3)] * 2 + [(9, 3)]),
+        (0.5, 3, [(6, 1)] * 3 + [(9, 1)]),
+        (2, 1, [(6, 2)] * 6 + [(7, 2), (8, 2), (9, 2)]),
+    ],
+)
+def test_a_turn_has_all_updates_of_a_collect(utd, num_envs, expected):
+    """The burst on the seed phase comes in turns of the same size."""
+    assert turns_of(make_feed(6, 9, utd, num_envs)) == expected
+    one_by_one = schedule(make_feed(6, 9, utd, num_envs))
+    assert one_by_one == [step for step, size in expected for _ in range(size)]
+
+
+def test_a_stopped_feed_ends_a_turn_after_the_running_update():
+    feed = make_feed(6, 20, 3)
+    turns = feed.turns()
+    batches = iter(next(turns))
+    next(batches)
+    feed.stopped = True
+    assert list(batches) == []
+    assert (feed.updates, feed.owed) == (1, 17)
+    resumed = make_feed(6, 20, 3)
+    resumed.load_state_dict(feed.state_dict())
+    assert next(resumed.turns()).size == 3

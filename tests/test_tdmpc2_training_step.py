@@ -132,3 +132,19 @@ def test_the_checkpoint_holds_model_targets_and_scale():
     for part in ("encoder", "dynamics", "reward", "value_heads", "target_heads", "actor", "termination"):
         assert any(key.startswith(f"agent.model.{part}.") for key in keys), part
     assert not any(key.startswith("model.") for key in keys)
+
+
+def test_updates_of_one_training_step_are_those_of_several():
+    """Also in low precision, where torch keeps copies of the weights as long as an autocast context lasts."""
+    batches, results = [make_batch(), make_batch()], []
+    for together in (False, True):
+        torch.manual_seed(0)
+        algorithm = make_algorithm()
+        metrics = []
+        for turn in [batches] if together else [[batch] for batch in batches]:
+            with torch.autocast("cpu", torch.bfloat16):
+                metrics += algorithm.training_step(turn, 0)["updates"]
+        results.append((algorithm.state_dict(), metrics))
+    (apart, said), (joined, also) = results
+    assert all(torch.equal(weight, joined[name]) for name, weight in apart.items())
+    assert [sorted(m.items()) for m in said] == [sorted(m.items()) for m in also]

@@ -6,7 +6,7 @@ tested on hand-computed numbers and repeated exactly.
 Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import lightning
@@ -190,8 +190,12 @@ class LatentAlgorithm(lightning.LightningModule):
         """The agent's world model."""
         return self.agent.model  # type: ignore[return-value]
 
-    def on_train_batch_start(self, batch: TensorDictBase, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Centre the images, before the first update of a training (not of one that goes on)."""
+        if isinstance(batch, TensorDictBase):
+            self._centre(batch)
+
+    def _centre(self, batch: TensorDictBase) -> None:
         conv = getattr(self.model.encoder, "conv", None)
         if self._began or not isinstance(conv, ConvFeatures):
             return
@@ -222,11 +226,30 @@ class LatentAlgorithm(lightning.LightningModule):
         """Improve the policy on the latents `zs` [H+1, B, D]; returns scalar metrics."""
         raise NotImplementedError
 
-    def training_step(self, batch: TensorDictBase, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(
+        self, batch: TensorDictBase | Iterable[TensorDictBase], batch_idx: int
+    ) -> dict[str, Any]:
+        """One update on slices [B, H], or one on each of several batches.
+
+        Returns:
+            The scalar metrics of `update`; of several batches all of them, as the list `updates`.
+        """
+        if isinstance(batch, TensorDictBase):
+            return self.update(batch)
+        updates = []
+        for one in batch:
+            one = one.to(self.device)
+            self._centre(one)
+            updates.append(self.update(one))
+        return {"updates": updates}
+
+    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """One update of model, policy and targets on slices [B, H]; returns scalar metrics.
 
         It is skipped if the model's loss or gradient is not finite, the policy's part also for its own.
         """
+        # Within one autocast context torch would go on with the low-precision copies of the last weights.
+        torch.clear_autocast_cache()
         self.guard.begin()
         draws = self.draw(batch)
         loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)

@@ -14,6 +14,42 @@ from dreammpc.data.collector import get_state, set_state
 from dreammpc.data.replay import Replay
 
 
+class Turn:
+    """Some of the updates that are owed: iterate it once, and each batch is sampled when its update comes.
+
+    It ends early if the feed is stopped, so that a signal waits for one update and not for all.
+    """
+
+    def __init__(self, feed: "Feed", size: int):
+        self.feed, self.size = feed, size
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        for i in range(self.size):
+            if i and self.feed.stopped:
+                return
+            yield next(self.feed)
+
+
+class Turns:
+    """A feed for a Trainer that gets one `Turn` at a time: all updates that a collect brings, in one step.
+
+    What is owed for the seed phase comes in turns of the same size.
+    """
+
+    def __init__(self, feed: "Feed"):
+        self.feed = feed
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __iter__(self) -> "Turns":
+        return self
+
+    def __next__(self) -> Turn:
+        self.feed.collect_until_owed()
+        return Turn(self.feed, min(self.feed.turn, int(self.feed.owed)))
+
+
 class Feed:
     """An iterable of replay batches that collects on the way.
 
@@ -49,6 +85,8 @@ class Feed:
         self.seed_steps, self.total_steps = seed_steps, total_steps
         self.utd, self.action_repeat, self.world_size = utd, action_repeat, world_size
         self.agent_steps, self.updates, self.owed = 0, 0, 0.0
+        self.turn = 1
+        """Updates that a collect brings, at least one."""
         self.stopped = False
         """Set by whoever wants the feed to end, also within the seed phase, where no update comes."""
         self.finished: list[tuple[float, int]] = []
@@ -78,13 +116,25 @@ class Feed:
         return self
 
     def __next__(self) -> TensorDictBase:
+        self.collect_until_owed()
+        self.owed -= 1
+        self.updates += 1
+        return self.replay.sample()
+
+    def turns(self) -> Turns:
+        """What a Trainer iterates, with an algorithm that takes several updates in a training step."""
+        return Turns(self)
+
+    def collect_until_owed(self) -> None:
+        """Collect until an update is owed.
+
+        Raises:
+            StopIteration: the feed has ended, or was stopped.
+        """
         while self.owed < 1:
             if self.stopped or self.agent_steps >= self.total_steps:
                 raise StopIteration
             self._collect()
-        self.owed -= 1
-        self.updates += 1
-        return self.replay.sample()
 
     def _collect(self) -> None:
         self.agent.random = self.agent_steps < self.seed_steps
@@ -98,6 +148,7 @@ class Feed:
         if self.agent_steps >= self.seed_steps:
             new = self.agent_steps if self.updates == 0 and self.owed == 0 else steps
             self.owed += new * self.utd
+            self.turn = max(1, int(steps * self.utd))
 
     def _count_returns(self, batch: TensorDictBase) -> None:
         rewards, dones = batch["next", "reward"].squeeze(-1), batch["next", "done"].squeeze(-1)
@@ -116,6 +167,7 @@ class Feed:
             "agent_steps": self.agent_steps,
             "updates": self.updates,
             "owed": self.owed,
+            "turn": self.turn,
             "random": self.agent.random,
             "checked": self.agent.checked,
             "finished": [list(episode) for episode in self.finished],
@@ -131,6 +183,7 @@ class Feed:
             Whether the episodes go on too; where the environments do not allow it fresh ones start.
         """
         self.agent_steps, self.updates, self.owed = state["agent_steps"], state["updates"], state["owed"]
+        self.turn = state.get("turn", 1)
         self.agent.random = state.get("random", False)  # True also in the updates on the seed phase
         self.agent.checked = state.get("checked", False)
         self.finished = [(score, length) for score, length in state.get("finished", [])]

@@ -46,9 +46,10 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        names, values = tuple(outputs), torch.stack(list(outputs.values()))
-        total, count = self._sums.get(names, (0.0, 0))
-        self._sums[names] = total + values, count + 1
+        for update in outputs.get("updates", (outputs,)):
+            names, values = tuple(update), torch.stack(list(update.values()))
+            total, count = self._sums.get(names, (0.0, 0))
+            self._sums[names] = total + values, count + 1
         if self._next is None or self.feed.env_steps < self._next:
             return
         now, updates, steps = time.perf_counter(), self.feed.updates, self.feed.env_steps
@@ -239,18 +240,19 @@ class GracefulStop(Callback):
 
     After a signal `signal` holds its number, and a program exits with 128 + that; one more, `AGAIN_S` later
     or more, kills at once.
-    Of several processes any one may get the signal: they ask each other every so many updates and stop
+    Of several processes any one may get the signal: they ask each other every so many training steps and stop
     after the same one, for a process that stopped alone would leave the others waiting for its gradients.
 
     Args:
         feed: whose end is the training's.
-        agree_every: updates between two questions among several processes.
+        agree_every: training steps between two questions among several processes.
     """
 
     def __init__(self, feed: Feed, agree_every: int = 10) -> None:
         self.feed, self.agree_every = feed, agree_every
         self.signal: int | None = None
         self._came = 0.0
+        self._steps = 0
         self._trainer: Trainer | None = None
         self._before: dict[int, Any] = {}
 
@@ -265,7 +267,8 @@ class GracefulStop(Callback):
         trainer.should_stop = self.feed.exhausted
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if trainer.world_size > 1 and self.feed.updates % self.agree_every == 0:
+        self._steps += 1
+        if trainer.world_size > 1 and self._steps % self.agree_every == 0:
             self.signal = largest(trainer, self.signal or 0) or None
             trainer.should_stop = self.signal is not None
         if self.feed.exhausted:

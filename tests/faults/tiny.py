@@ -90,7 +90,7 @@ class Training:
     def run(self) -> "Training":
         self.trainer.fit(
             self.algorithm,
-            self.feed,
+            self.feed.turns(),
             ckpt_path=None if self.resume is None else str(self.resume),
             weights_only=True,
         )
