@@ -1,8 +1,11 @@
 """The named experiments of conf/experiment: all compose, and published settings are the published ones."""
 
+import dataclasses
+
 import pytest
 
 from dreammpc.config import AlgorithmConfig, BMPCConfig
+from dreammpc.models import SIZES
 from dreammpc.recipe import compose, conf_folder
 
 NAMES = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
@@ -17,5 +20,29 @@ def test_an_experiment_composes_and_changes_something(name):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_settings_are_not_those_of_the_small_default_run(name):
-    """The schemas hold the papers' settings, conf/train.yaml those of the default run."""
+    """The schemas hold the papers' settings, conf/learning/nano.yaml those of the default run."""
     assert compose("train", [f"experiment={name}"]).algorithm == PUBLISHED[name]
+
+
+LAPTOP = {"batch_size": 128, "lr": 1e-3, "target_rate": 0.03}
+"""What nano learns with: docs/results.md has its curves."""
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+@pytest.mark.parametrize("size", sorted(SIZES))
+def test_settings_follow_the_size(size, algorithm):
+    """Nano has the laptop's, and every other size the published ones."""
+    config = compose("train", [f"model={size}", f"algorithm={algorithm}"])
+    expected = PUBLISHED[algorithm]
+    if size == "nano":
+        expected = dataclasses.replace(expected, **LAPTOP)
+    assert config.algorithm == expected
+    assert f"{algorithm} with model {size}: lr {expected.lr:g}, batch {expected.batch_size}, target rate" in (
+        config.learning()
+    )
+
+
+def test_settings_of_the_size_give_way_to_an_experiment_and_to_the_command_line():
+    assert compose("train", ["experiment=cartpole-pixels"]).algorithm.batch_size == 32
+    assert compose("train", ["algorithm.lr=1e-4"]).algorithm.lr == 1e-4
+    assert compose("train", ["model=5M", "learning=nano"]).algorithm.target_rate == 0.03
