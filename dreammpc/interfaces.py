@@ -42,6 +42,13 @@ class RunError(RuntimeError):
         self.saveable = saveable
 
 
+class ForeignError(RunError):
+    """An exception of code that is not ours, such as an environment's, in one line; it is its cause.
+
+    `dreammpc.faults` writes the traceback to a file.
+    """
+
+
 class Outcome(NamedTuple):
     """What imagined transitions yield, for a flat batch."""
 

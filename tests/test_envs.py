@@ -167,7 +167,7 @@ def test_spaces_that_do_not_fit(fakes, message):
 def test_numbers_that_are_not_finite(fault, message):
     env = BatchedEnv([Fake(), Fake(**fault)], "broken")
     env.reset()
-    with pytest.raises(RunError, match=f"'broken', environment 1: .*{message}"):
+    with pytest.raises(RunError, match=f"'broken', environment 1, (reset after )?step .: .*{message}"):
         step(env)
 
 
@@ -211,7 +211,7 @@ def test_an_action_that_is_not_finite_is_named_and_not_simulated():
     env = make_env("pendulum-swingup", 2, 0)
     td = env.reset()
     td["action"] = torch.tensor([[0.5], [float("nan")]])
-    with pytest.raises(RunError, match=r"environment 1: the action is not finite: \[nan\]"):
+    with pytest.raises(RunError, match=r"environment 1, step 1: the action is not finite: \[nan\]"):
         env.step(td)
     td["action"] = torch.zeros(2, 1)
     assert env.step(td)["next", "observation"].isfinite().all()

@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from dreammpc.envs import make_env
 from dreammpc.envs.dmcontrol import CONTROL_STEPS, DMControl, list_tasks
 from dreammpc.envs.dmcontrol_extra import TASKS
+from dreammpc.interfaces import RunError
 
 DIMS = {  # observation and action sizes that published agents have
     "acrobot-swingup": (6, 1), "cartpole-swingup": (5, 1), "cheetah-run": (17, 6), "cup-catch": (8, 2),
@@ -118,7 +119,7 @@ def test_time_limit_truncates_and_the_last_repeat_is_cut_short():
     assert [bool(o["truncated"]) for o in outs] == [False, False, True]
     assert not any(bool(o["terminated"]) for o in outs)
     assert outs[2]["reward"] < 201 < outs[0]["reward"]  # 200 control steps were left
-    with pytest.raises(AssertionError, match="reset"):
+    with pytest.raises(RunError, match=r"step 4: AssertionError: the episode is over: reset"):
         step(env)
 
 

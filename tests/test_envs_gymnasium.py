@@ -184,7 +184,9 @@ def test_spaces_that_do_not_fit(register):
 
 def test_a_reward_that_is_nan_ends_the_run(register):
     register("NoReward-v0", limit=5, reward=float("nan"))
-    with pytest.raises(RunError, match="'gym-NoReward-v0', environment 0: the reward is not finite: nan"):
+    with pytest.raises(
+        RunError, match="'gym-NoReward-v0', environment 0, step 1: the reward is not finite: nan"
+    ):
         after(make_env("gym-NoReward-v0"), 1)
 
 

@@ -100,7 +100,7 @@ def families(monkeypatch):
     ("task", "obs", "words"),
     [
         ("blind-x", "pixels", r"obs=pixels: task 'blind-x' cannot be drawn: .* render\(height=, width=\)"),
-        ("squeezed-x", "both", r"must be uint8 \[3, 64, 64\], got uint8 \[3, 32, 32\]"),
+        ("squeezed-x", "both", r"must give uint8 \[64, 64, 3\], got an array uint8 \[32, 32, 3\]"),
         ("blind-x", "pixel", r"unknown obs 'pixel'.*did you mean pixels"),
     ],
 )

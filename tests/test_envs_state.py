@@ -88,6 +88,6 @@ def test_no_state_after_a_step_that_failed():
     env.reset()
     env.step(td(env, torch.zeros(1, 1)))
     assert env.get_state() is not None
-    with pytest.raises(RunError, match=r"environment 0: observation\[0\] is not finite: nan"):
+    with pytest.raises(RunError, match=r"environment 0, step 2: observation\[0\] is not finite: nan"):
         env.step(td(env, torch.ones(1, 1)))
     assert env.get_state() is None

@@ -44,7 +44,8 @@ def set_state(collector: Any, state: dict[str, Any] | None) -> bool:
     """Go on in the middle of the episodes of `get_state`.
 
     Returns:
-        Whether that was possible; if not, the collector is as it was, at the start of fresh episodes.
+        Whether that was possible; if not, the collector is at the start of fresh episodes (`stateless` says
+        why).
     """
     now = get_state(collector)
     if now is None or state is None:
@@ -53,7 +54,12 @@ def set_state(collector: Any, state: dict[str, Any] | None) -> bool:
     saved = {key: value for key, value in state["carrier"].items() if key in now["carrier"]}
     if _shapes(saved) != _shapes(now["carrier"]):
         return False
-    collector.env.base_env.set_state(state["env"])
+    try:
+        collector.env.base_env.set_state(state["env"])
+    except ValueError as error:  # an environment that does not take what it gave
+        collector.env.base_env.stateless = str(error)
+        collector.reset()
+        return False
     for key in list(collector._carrier.keys(True, True)):
         collector._carrier[key] = saved[_joined(key)].clone().to(collector._carrier[key].device)
     return True
@@ -65,3 +71,8 @@ def _joined(key: Any) -> str:
 
 def _shapes(values: dict[str, Any]) -> dict[str, Any]:
     return {key: (value.shape, value.dtype) for key, value in values.items()}
+
+
+def stateless(collector: Any) -> str:
+    """Why `get_state` or `set_state` did nothing, where an environment can be blamed for it; else empty."""
+    return getattr(getattr(getattr(collector, "env", None), "base_env", None), "stateless", "")

@@ -15,7 +15,6 @@ import gymnasium
 import numpy as np
 
 from dreammpc.envs.state import mujoco_state, set_mujoco_state, set_stream_state, stream_state
-from dreammpc.interfaces import RunError
 
 #: Control steps in an episode, in every task. Only ``lqr`` has no limit of its own; it gets the same one.
 CONTROL_STEPS = 1000
@@ -124,14 +123,7 @@ class DMControl(gymnasium.Env):
         assert self._steps < CONTROL_STEPS, "the episode is over: reset() comes before step()"
         reward = 0.0
         for _ in range(self.action_repeat):
-            try:
-                time_step = self._env.step(action)
-            except Exception as error:
-                if type(error).__name__ != "PhysicsError":  # imported by name, it would import dm_control
-                    raise
-                raise RunError(
-                    f"task {self.domain}-{self.task}: the simulation went wrong: {error}"
-                ) from error
+            time_step = self._env.step(action)
             reward += float(time_step.reward)
             self._steps = CONTROL_STEPS if time_step.last() else self._steps + 1
             if self._steps == CONTROL_STEPS:

@@ -5,6 +5,7 @@ imports. Rewards and ends are the environment's own; one call of its ``step`` is
 """
 
 import atexit
+import contextlib
 import difflib
 import math
 import warnings
@@ -13,12 +14,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.wrappers import TimeLimit
-from torch.nn.functional import interpolate
 
+from dreammpc.envs import checks
 from dreammpc.envs.dmcontrol import use_egl_if_headless
-from dreammpc.interfaces import UsageError
+from dreammpc.envs.drawing import picture, scaled
+from dreammpc.envs.wrapper import frames_per_second
+from dreammpc.faults import told
+from dreammpc.interfaces import ForeignError, UsageError
 
 PREFIX = "gym-"
 TIME_LIMIT = 1000
@@ -45,29 +48,28 @@ class GymTask(gymnasium.Wrapper):
         self.action_repeat, self.episodic = action_repeat, episodic
         self._drawn = False
         self.max_episode_steps = math.ceil(time_limit / action_repeat)
-        self.metadata = {**env.metadata, "render_fps": env.metadata.get("render_fps", 30) / action_repeat}
+        self.metadata = {**(env.metadata or {}), "render_fps": frames_per_second(env) / action_repeat}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Applies ``action`` [A] up to ``action_repeat`` times."""
+        if self.action_repeat == 1:
+            return self.env.step(action)  # type: ignore[return-value]
         total = 0.0
         for _ in range(self.action_repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
-            if terminated or truncated:
+            answer = checks.step_parts(self.env.step(action.copy()))
+            observation, reward, terminated, truncated, info = answer
+            total += checks.reward_of(reward)
+            if checks.flag(terminated, "terminated") or checks.flag(truncated, "truncated"):
                 break
-        return observation, total, terminated, truncated, info
+        return observation, total, terminated, truncated, info  # type: ignore[return-value]
 
     def render(self, height: int = 64, width: int = 64) -> np.ndarray:  # type: ignore[override]
         """The environment's own picture, uint8 [height, width, 3], scaled by averaging."""
-        frame = np.asarray(self.env.render())
+        frame = self.env.render()
         if not self._drawn:  # only now: what ends first at exit is what was registered last
             self._drawn = True
             atexit.register(_close, weakref.ref(self.env))
-        if frame.shape[:2] == (height, width):
-            return frame
-        pixels = torch.from_numpy(frame.copy()).permute(2, 0, 1).unsqueeze(0).float()
-        scaled = interpolate(pixels, (height, width), mode="area")
-        return scaled[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+        return scaled(picture(frame), height, width)
 
 
 def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
@@ -90,6 +92,8 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
         raise UsageError(f"unknown task {task!r}: {reason}{hint}") from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
+    except Exception as error:
+        raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
     limit = env.spec.max_episode_steps if env.spec else None
     if limit is None:
         limit = TIME_LIMIT
@@ -112,7 +116,8 @@ def list_tasks() -> list[str]:
 def _close(reference: "weakref.ref[gymnasium.Env]") -> None:
     """Close an environment that is still there: its viewer must go before the graphics library does."""
     if (env := reference()) is not None:
-        env.close()
+        with contextlib.suppress(Exception):
+            env.close()
 
 
 def _can_end(env: gymnasium.Env) -> bool:

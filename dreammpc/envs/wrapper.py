@@ -1,5 +1,6 @@
 """The one wrapper to TorchRL: a list of Gymnasium environments as one batched environment."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +8,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from dreammpc.envs.drawing import FRAME_SHAPE, draw, observed
-from dreammpc.envs.state import state_of
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.envs import checks
+from dreammpc.envs.drawing import FRAME_SHAPE, Undrawable, draw, observed, picture
+from dreammpc.envs.spaces import Actions, flat_box
+from dreammpc.envs.state import Unusable, restore, state_of
+from dreammpc.faults import told
+from dreammpc.interfaces import ForeignError, RunError, UsageError
 
+log = logging.getLogger(__name__)
+
+FPS = 30.0
+"""Of videos, where the environment does not say."""
 _BUFFERS = ("_observation", "_pixels", "_reward", "_terminated", "_truncated", "success")
 
 
@@ -26,12 +33,15 @@ class BatchedEnv(EnvBase):
 
     - ``observation`` float32 [B, O]; not with ``obs="pixels"``
     - ``pixels`` uint8 [B, 3, 64, 64], the present frame, drawn once per decision; not with ``obs="state"``
-    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
+    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds and
+      dtype; whole numbers where they want integers
     - ``reward`` float32 [B, 1]
     - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
 
     A reset with a mask ``"_reset"`` [B, 1] restarts the rows that it names; the others go on. A lean
     wrapper rather than TorchRL's own, which cost two to four times the simulation of a small task.
+
+    What the environments return is checked here, by :mod:`dreammpc.envs.checks`.
 
     Args:
         envs: B environments with equal spaces; what their observation space says of bounds is ignored.
@@ -48,12 +58,14 @@ class BatchedEnv(EnvBase):
         episodic: whether an episode can end before its time limit; True where the environments do not say.
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
         success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and
-            where neither is reported.
+            where neither is reported as a number in [0, 1].
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
             are not finite; no such ``obs``.
-        RunError: when stepping or resetting, an action, an observation or a reward that is not finite.
+        RunError: when stepping or resetting, an action that is not finite, or an answer that is not what was
+            declared; a ForeignError where an environment raises something. Both name task, environment and
+            step.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
@@ -67,14 +79,10 @@ class BatchedEnv(EnvBase):
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
         self.episodic: bool = _attribute(envs[0], "episodic", True)
-        self.fps: float = envs[0].metadata.get("render_fps", 30)
-        observation_dim = _flat_box(envs, "observation", task).shape[0]
-        actions = _flat_box(envs, "action", task)
-        if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-            raise UsageError(f"task {task!r}: action bounds must be finite, got {_one_line(actions)}")
-        # None: the bounds are [-1, 1] already, and the action passes through bit for bit.
-        unit = (actions.low == -1).all() and (actions.high == 1).all()
-        self._rescale = None if unit else ((actions.high + actions.low) / 2, (actions.high - actions.low) / 2)
+        self.fps = frames_per_second(envs[0])
+        observation_dim = flat_box(envs, "observation", task).shape[0]
+        actions = flat_box(envs, "action", task)
+        self._own_actions = Actions(actions, task)
 
         rows = (self.num_envs, 1)
         flag = Categorical(2, shape=rows, dtype=torch.bool)
@@ -98,43 +106,71 @@ class BatchedEnv(EnvBase):
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success = np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
-        self._whole = True  # False after a step that failed
+        self.steps = 0
+        """Steps that every environment has been asked for."""
+        self._whole = True  # False after a step or a reset that failed
+        self._complained, self._open = False, True
+        self.stateless = ""
+        """Why the last `get_state` was None, where the environments can be blamed for it."""
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)
+        self.steps += 1
         if not np.isfinite(actions).all():
             row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
-            given = actions[row].tolist()
-            raise RunError(f"task {self.task!r}, environment {row}: the action is not finite: {given}")
-        if self._rescale is not None:
-            middle, half = self._rescale
-            actions = middle + half * actions
+            raise RunError(f"{self._place(row)}: the action is not finite: {actions[row].tolist()}")
+        own = self._own_actions(actions)
         self._whole = False
         for i, env in enumerate(self.envs):
-            observation, reward, terminated, truncated, info = env.step(actions[i])
-            self._observation[i] = observation
-            self._reward[i, 0] = reward
-            self._terminated[i, 0] = terminated
-            self._truncated[i, 0] = truncated
-            self.success[i] = info.get("success", info.get("is_success", np.nan))
-            self._draw(i)
-        if not (np.isfinite(self._observation).all() and np.isfinite(self._reward).all()):
-            raise RunError(self._what_is_not_finite())
+            try:
+                answer = checks.step_parts(env.step(own[i]))
+                observation, reward, terminated, truncated, info = answer
+                checks.observe(observation, self._observation[i])
+                self._reward[i, 0] = checks.reward_of(reward)
+                self._terminated[i, 0] = checks.flag(terminated, "terminated")
+                self._truncated[i, 0] = checks.flag(truncated, "truncated")
+                self.success[i] = self._success(info)
+                self._draw(i)
+            except Exception as error:
+                raise self._fault(i, error) from error
         self._whole = True
         return self._state(reward=torch.from_numpy(self._reward.copy()))
 
     def _reset(self, tensordict: TensorDictBase | None = None) -> TensorDict:  # type: ignore[override]
         mask = None if tensordict is None else tensordict.get("_reset", None)
         rows = range(self.num_envs) if mask is None else np.flatnonzero(mask.numpy(force=True))
-        for i in rows:
-            self._observation[i], _info = self.envs[i].reset(seed=self._seeds[i])
-            self._reward[i], self.success[i] = 0, np.nan
-            self._terminated[i] = self._truncated[i] = False
-            self._seeds[i] = None  # from here on the environment's own stream goes on
-            self._draw(i)
-        if not np.isfinite(self._observation).all():
-            raise RunError(self._what_is_not_finite())
+        self._whole = False
+        for i in map(int, rows):
+            try:
+                observation, _info = checks.reset_parts(self.envs[i].reset(seed=self._seeds[i]))
+                checks.observe(observation, self._observation[i])
+                self._reward[i], self.success[i] = 0, np.nan
+                self._terminated[i] = self._truncated[i] = False
+                self._seeds[i] = None  # from here on the environment's own stream goes on
+                self._draw(i)
+            except Exception as error:
+                raise self._fault(i, error, "reset after ") from error
+        self._whole = True
         return self._state()
+
+    def _place(self, row: int, when: str = "") -> str:
+        return f"task {self.task!r}, environment {row}, {when}step {self.steps}"
+
+    def _fault(self, row: int, error: Exception, when: str = "") -> RunError:
+        """What an environment raised, or what is wrong with its answer, as the error that ends the run."""
+        place = self._place(row, when)
+        if isinstance(error, UsageError | RunError):
+            return RunError(f"{place}: {error}")
+        return ForeignError(f"{place}: {told(error)}{checks.hint(error)}")
+
+    def _success(self, info: Any) -> float:
+        try:
+            return checks.success_of(info)
+        except checks.Mismatch as error:
+            if not self._complained:
+                self._complained = True
+                log.warning("task %r: %s; success counts as not known", self.task, error)
+            return math.nan
 
     def _draw(self, row: int) -> None:
         if self._pixels.size:
@@ -159,18 +195,26 @@ class BatchedEnv(EnvBase):
     def get_state(self) -> dict[str, Any] | None:
         """All that the following steps depend on (see :mod:`dreammpc.envs.state`).
 
-        None where an environment does not offer it, and after a step that failed.
+        None where an environment does not offer it (`stateless` says why), and after a step that failed.
         """
-        states = [state_of(env) for env in self.envs] if self._whole else [None]
-        if None in states:
+        if not self._whole:
+            return None
+        try:
+            states = [state_of(env) for env in self.envs]
+        except Unusable as error:
+            self.stateless = str(error)
             return None
         buffers = {name: torch.from_numpy(getattr(self, name).copy()) for name in _BUFFERS}
         return {"envs": states, "seeds": list(self._seeds), "buffers": buffers}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put back what `get_state` of an equal environment returned; this one must have been reset."""
+        """Put back what `get_state` of an equal environment returned; this one must have been reset.
+
+        Raises:
+            Unusable: an environment does not take it. It must be reset then.
+        """
         for env, own in zip(self.envs, state["envs"], strict=True):
-            env.get_wrapper_attr("set_state")(own)
+            restore(env, own)
         for name, values in state["buffers"].items():
             getattr(self, name)[:] = values.numpy()
         self._seeds = list(state["seeds"])
@@ -185,48 +229,37 @@ class BatchedEnv(EnvBase):
             raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
         self._seeds = list(seeds)
 
-    def _what_is_not_finite(self) -> str:
-        for i, (observation, reward) in enumerate(zip(self._observation, self._reward[:, 0], strict=True)):
-            if not math.isfinite(reward):
-                return f"task {self.task!r}, environment {i}: the reward is not finite: {reward}"
-            if not np.isfinite(observation).all():
-                entry = int(np.flatnonzero(~np.isfinite(observation))[0])
-                value = observation[entry]
-                return f"task {self.task!r}, environment {i}: observation[{entry}] is not finite: {value}"
-        raise AssertionError("everything is finite")
-
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
-        """Draws row ``index`` as uint8 [height, width, 3]; the environment must be made with rendering."""
-        return self.envs[index].render(height=height, width=width)  # type: ignore[call-arg, return-value]
+        """Draws row ``index`` as uint8 [height, width, 3]; the environment must be made with rendering.
+
+        Raises:
+            Undrawable: `render` gave no picture, or raised something.
+        """
+        try:
+            return picture(self.envs[index].render(height=height, width=width))  # type: ignore[call-arg]
+        except checks.Mismatch as error:
+            raise Undrawable(f"task {self.task!r}: {error}") from error
+        except Exception as error:
+            raise Undrawable(f"task {self.task!r}: render() raised {told(error)}") from error
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Closes every environment; a second call does nothing."""
-        if not self.is_closed:
-            super().close(raise_if_closed=raise_if_closed)
-            for env in self.envs:
-                env.close()
+        """Closes every environment; a second call does nothing. What one raises is only reported."""
+        if self._open:  # TorchRL's `is_closed` is True of whoever does not set it
+            self._open = False
+            super().close(raise_if_closed=False)
+            for i, env in enumerate(self.envs):
+                try:
+                    env.close()
+                except Exception as error:
+                    log.warning("%s: close() failed: %s", self._place(i, "after "), told(error))
 
 
-def _flat_box(envs: Sequence[gymnasium.Env], which: str, task: str) -> Box:
-    spaces = [getattr(env, f"{which}_space") for env in envs]
-    first = spaces[0]
-    if not isinstance(first, Box) or len(first.shape) != 1:
-        raise UsageError(
-            f"task {task!r}: the {which} space must be a flat Box (continuous, 1-D), got {_one_line(first)}"
-        )
-    if any(space.shape != first.shape for space in spaces) or (
-        which == "action" and len(set(map(repr, spaces))) > 1
-    ):
-        raise UsageError(
-            f"task {task!r}: all environments must have the same {which} space, got {_one_line(spaces)}"
-        )
-    return first
+def frames_per_second(env: gymnasium.Env) -> float:
+    """What the environment says of itself under `render_fps`, if that is a positive number."""
+    fps = checks.number((env.metadata or {}).get("render_fps"))
+    return fps if fps is not None and 0 < fps < math.inf else FPS
 
 
 def _attribute(env: gymnasium.Env, name: str, default: Any) -> Any:
     """An attribute of the environment or of one that it wraps."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
-
-
-def _one_line(spaces: Any) -> str:
-    return " ".join(str(spaces).split())

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dreammpc.envs import make_env
+from dreammpc.envs.drawing import Undrawable, advice
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking.video import write_gif, write_video
@@ -51,20 +52,25 @@ def film(
     Returns:
         The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
     """
+    episodes: dict[str, Episodes] = {}
     try:
         env = make_env(task, 1, seed, action_repeat, render=True, obs=obs)
         env.reset()
         env.render(0, VIDEO_SIZE, VIDEO_SIZE)
     except Exception as error:  # whatever OpenGL says: a training must not end without its table
-        log.warning("no video: %s (for machines without a screen: MUJOCO_GL=egl or osmesa)", error)
+        _say_no_video(error)
         return None
-    episodes: dict[str, Episodes] = {}
-    for name, agent in agents.items():
-        played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop, stepped)
-        if played is None:
-            return None
-        episodes[name] = played
-    env.close()
+    try:
+        for name, agent in agents.items():
+            played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop, stepped)
+            if played is None:
+                return None
+            episodes[name] = played
+    except Undrawable as error:
+        _say_no_video(error)
+        return None
+    finally:
+        env.close()
     frames = side_by_side({name: played.frames for name, played in episodes.items()})
     fps = min(env.fps, MAX_FPS)
     if path.suffix == ".gif":
@@ -72,6 +78,10 @@ def film(
     else:
         write_video(path, frames, fps)
     return episodes
+
+
+def _say_no_video(error: Exception) -> None:
+    log.warning("no video: %s%s", " ".join(str(error).split()), advice(error))
 
 
 def side_by_side(films: Mapping[str, list[np.ndarray]]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from dreammpc.data import Feed
+from dreammpc.data.collector import stateless
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
@@ -99,7 +100,11 @@ class Checkpoints(Callback):
         if self.feed.load_state_dict(mine["feed"]):
             self.feed.replay.carry_on(mine["replay"])
         else:
-            log.warning("the environments' state cannot be taken up again: fresh episodes start")
+            why = stateless(self.feed.collector)
+            log.warning(
+                "the environments' state cannot be taken up again: fresh episodes start%s",
+                f" ({why})" if why else "",
+            )
         self.best_score = state["best_score"]
 
     def _sweep_rest(self, trainer: Trainer) -> None:
