@@ -301,6 +301,33 @@ def test_a_line_search_goes_as_far_on_a_flat_j_as_on_a_steep_one():
         torch.testing.assert_close(moved, torch.tensor(expected), rtol=1e-3, atol=0)
 
 
+class Counted(Ensemble):
+    """Counts how often the model is stepped: calls that wait for each other."""
+
+    calls = 0
+
+    def step(self, latent, action):
+        self.calls += 1
+        return super().step(latent, action)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize(("step_rule", "batches"), [("backtracking", 2), ("line_search", 2), ("fixed", 1)])
+@pytest.mark.parametrize("reuse_strategy", ["index", "none"])
+def test_policy_rollouts_are_scored_in_a_batch_that_is_computed_anyway(
+    step_rule, batches, iterations, reuse_strategy
+):
+    model = Counted(A)
+    settings = {"step_rule": step_rule, "iterations": iterations, "reuse_strategy": reuse_strategy}
+    result = plan(make(**settings), model, random_latent(model, B))
+    rescored = H if step_rule == "fixed" else 0
+    assert model.calls == (H - 1) + H * batches * iterations + rescored
+    tried = iterations * N * H * (5 if batches == 2 else 1)
+    apart = 0 if reuse_strategy == "none" else N * H  # there they are the first candidates
+    rescored = N * rescored
+    assert (result.diagnostics["evaluations"] == N * (H - 1) + tried + rescored + apart).all()
+
+
 # --- spread and counting --------------------------------------------------------------------------------
 
 

@@ -84,8 +84,10 @@ class Ascend:
             if self.step_rule in ("normalized", "line_search"):
                 direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
             if self.step_rule in ("backtracking", "line_search"):
-                actions, scores = self._backtrack(problem, actions, scores, direction)
-                evaluations += BACKTRACKS * actions.shape[1] * problem.horizon
+                ride = None if policy_scores is not None else search.policy
+                actions, scores, found = self._backtrack(problem, actions, scores, direction, ride)
+                evaluations += (BACKTRACKS * actions.shape[1] + found.shape[1]) * problem.horizon
+                policy_scores = found if policy_scores is None else policy_scores
                 fresh = True
             else:
                 actions = self._step(actions, direction)
@@ -145,16 +147,21 @@ class Ascend:
         return stepped.clamp(-1, 1) if self.project else stepped
 
     def _backtrack(
-        self, problem: Problem, actions: Tensor, scores: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The best of staying and of all sizes for each candidate, and its J [B, N]."""
+        self, problem: Problem, actions: Tensor, scores: Tensor, direction: Tensor, ride: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of staying and of all sizes for each candidate, its J [B, N], and J [B, P] of `ride`.
+
+        Sequences that `ride` along [B, P, H, A] spare themselves a rollout of their own.
+        """
         sizes = [self.step_size * 0.5**i for i in range(BACKTRACKS)]
         tried = torch.stack([(actions + size * direction).clamp(-1, 1) for size in sizes], 2)
-        found = problem.score(tried.flatten(1, 2)).unflatten(1, tried.shape[1:3])
+        every, count = tried.flatten(1, 2), tried.shape[1] * tried.shape[2]
+        found = problem.score(every if ride is None else torch.cat([every, ride], 1))
+        found, other = found[:, :count].unflatten(1, tried.shape[1:3]), found[:, count:]
         tried = torch.cat([actions.unsqueeze(2), tried], 2)
         scores, index = torch.cat([scores.unsqueeze(2), found], 2).max(2)
         index = index[:, :, None, None, None].expand(-1, -1, 1, *tried.shape[3:])
-        return tried.gather(2, index).squeeze(2), scores
+        return tried.gather(2, index).squeeze(2), scores, other
 
 
 def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
