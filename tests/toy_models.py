@@ -31,7 +31,7 @@ class LinearQuadratic:
         self.p, self.k = riccati()
 
     def latent(self, x):
-        return TensorDict({"x": x}, [x.shape[0]])
+        return TensorDict({"x": x}, [x.shape[0]], device=x.device)
 
     def step(self, latent, action):
         return self.latent(DECAY * latent["x"] + GAIN * action)

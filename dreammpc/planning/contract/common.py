@@ -101,6 +101,12 @@ def expect_tensor(name: str, value: Any, shape: tuple[int | str, ...]) -> None:
     expect(value.isfinite().all(), name, "finite numbers", f"{(~value.isfinite()).sum()} that are not")
 
 
+def expect_device(name: str, tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Raise ContractError if any of the named tensors is on a device of another type."""
+    for key, value in tensors.items():
+        expect(value.device.type == device.type, f"{name}{key}", f"a tensor on {device}", value.device)
+
+
 def expect_close(name: str, one: Tensor, other: Tensor, expected: str, tolerance: float = TOLERANCE) -> None:
     """Raise ContractError unless both tensors agree up to rounding."""
     gap = (one.detach().float() - other.detach().float()).abs() / (1 + other.detach().float().abs())

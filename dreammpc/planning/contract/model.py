@@ -10,6 +10,7 @@ from torch import Tensor
 from dreammpc.interfaces import Outcome, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
+from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
 from dreammpc.planning.imagination import device_of
 
 METHODS = ("step", "outcome", "value", "policy")
@@ -24,6 +25,7 @@ def check_model(
     *,
     gradients: bool = True,
     compile: str | None = "eager",
+    device: str | None = "meta",
 ) -> None:
     """Check that planners can rely on `model`.
 
@@ -36,6 +38,10 @@ def check_model(
             planners will use.
         compile: the backend under which every method must be one graph: `eager` traces only (seconds),
             `inductor` compiles (minutes), `None` skips it.
+        device: another one than the model's, to which a copy is moved as by `model.to(device)`: every method
+            must do all its work there, without the host (see `graphable`), and latents must say where they
+            are, since planners make tensors on `latent.device`. `meta` is everywhere, and has no numbers;
+            `None` skips it.
 
     Raises:
         ContractError: a broken promise.
@@ -51,10 +57,12 @@ def check_model(
     checks += [_gradients] if gradients else []
     for check in checks:
         check(case)
-    if compile is not None:
-        _compile(case, compile)
     if obs is not None:
         _observe(case, obs)
+    if device is not None:
+        _device(case, torch.device(device), obs)
+    if compile is not None:
+        _compile(case, compile)
 
 
 class Case:
@@ -222,6 +230,25 @@ def _with(case: Case, method: str, key: str, value: Tensor) -> list[Any]:
     else:
         inputs[place] = value
     return inputs
+
+
+def _device(case: Case, device: torch.device, obs: TensorDictBase | None) -> None:
+    model, size = on_device(case.model, device), case.size
+    inputs = {method: tuple(x.to(device) for x in case.inputs[method]) for method in METHODS}
+    if hasattr(model, "initial_belief"):
+        inputs["initial_belief"] = (size, device)
+    if obs is not None and hasattr(model, "observe"):
+        belief, action = model.initial_belief(obs.shape[0], device), case.action[:1].expand(obs.shape[0], -1)
+        inputs["observe"] = (obs.to(device), action.to(device), belief)
+    for method, given in inputs.items():
+        name = f"{case.named}.{method} on {device}"
+        with Watch(device) as watch, torch.no_grad(), common.seeded(0, device):
+            result = getattr(model, method)(*given)
+        expect(not watch.found, name, NO_HOST, f"one that {watch.found}")
+        common.expect_device(name, {f": {key}": x for key, x in tensors_of(method, result).items()}, device)
+        if isinstance(result, TensorDictBase):
+            says = "a latent that says where it is, TensorDict(…, device=…)"
+            expect(result.device is not None, f"{name}: device", says, result.device)
 
 
 def _compile(case: Case, backend: str) -> None:

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from dreammpc.interfaces import Plan, Planner, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
+from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
 from dreammpc.planning.imagination import Imagination, device_of
 
 BAD_SETTINGS = {
@@ -26,6 +27,7 @@ def check_planner(
     latent: TensorDictBase | None = None,
     *,
     compile: str | None = "eager",
+    device: str | None = "meta",
 ) -> None:
     """Check that agents can rely on `planner`.
 
@@ -36,6 +38,9 @@ def check_planner(
             takes noise around `model.initial_belief`.
         compile: the backend under which planning must be one graph: `eager` traces only (seconds),
             `inductor` compiles (a minute), `None` skips it.
+        device: another one than the model's, where a copy of the model is planned in: all tensors of a plan
+            must be made there, without a copy from the host and without reading a tensor's value, as a GPU
+            wants it (see `graphable`). `meta` is everywhere, and has no numbers; `None` skips it.
 
     Raises:
         ContractError: a broken promise.
@@ -46,6 +51,8 @@ def check_planner(
     case = Case(planner, model, common.example_latent(model, latent))
     for check in (_initial_state, _shapes, _repeatable, _rows, _reset, _gradient_modes, _nan, _precision):
         check(case)
+    if device is not None:
+        _device(case, torch.device(device))
     if compile is not None:
         _compile(case, compile)
 
@@ -259,6 +266,19 @@ def _precision(case: Case) -> None:
         expect(dtype == torch.float32, f"{case.named}.plan{why}: action", "float32", dtype)
         common.expect_like(f"{case.named}.plan{why}: state", plan.state, state)
         state = plan.state
+
+
+def _device(case: Case, device: torch.device) -> None:
+    why = f" on {device}"
+    model, latent = on_device(case.model, device), case.latent.to(device)
+    with Watch(device) as watch, torch.no_grad(), common.seeded(0, device):
+        state = case.planner.initial_state(case.size, device)
+        plan = case.planner.plan(Imagination(model), latent, state)
+    expect(not watch.found, f"{case.named}.plan{why}", NO_HOST, f"one that {watch.found}")
+    common.expect_device(f"{case.named}.initial_state{why}", common.leaves("", state), device)
+    results = {f": {field}": getattr(plan, field) for field in FIELDS}
+    results |= common.leaves(": state", plan.state) | common.leaves(": diagnostics", plan.diagnostics)
+    common.expect_device(f"{case.named}.plan{why}", results, device)
 
 
 def _compile(case: Case, backend: str) -> None:

@@ -17,6 +17,7 @@ from dreammpc.planning.imagination import Imagination
 
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
+NO_HOST = "one that needs neither the host nor another device"
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 ROOM = Path(__file__).parent
 LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["tensordict"]))
