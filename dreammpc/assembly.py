@@ -12,6 +12,7 @@ from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
+from dreammpc.devices import choose_device
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -237,14 +238,15 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     return facts
 
 
-def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
-    """The world model of a checkpoint, on the CPU, and the checkpoint's description.
+def load_model(checkpoint: str | Path, device: Any = "cpu") -> tuple[LatentModel, dict[str, Any]]:
+    """The world model of a checkpoint, and the checkpoint's description.
 
     Args:
         checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
+        device: where the model goes, whatever it was trained on (see `dreammpc.devices.choose_device`).
 
     Raises:
-        UsageError: no such file or agent, a damaged one, or weights that do not fit the algorithm it names.
+        UsageError: no such file, agent or device, a damaged one, weights that do not fit the algorithm.
     """
     content = load_checkpoint(locate(checkpoint))
     facts = content[DESCRIPTION]
@@ -266,7 +268,7 @@ def load_model(checkpoint: str | Path) -> tuple[LatentModel, dict[str, Any]]:
             f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
             f" {model_class.__name__} of size {facts['model'].get('name')}"
         ) from error
-    return model, facts
+    return model.to(choose_device(device)), facts
 
 
 def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> None:
@@ -279,15 +281,16 @@ def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> No
         )
 
 
-def load_agent(checkpoint: str | Path, planner: Any = "dream_mpc", **settings: Any) -> Agent:
-    """A trained agent that acts greedily with `planner`, by its name and settings, or as an object.
+def load_agent(checkpoint: str | Path, planner: Any = "dream_mpc", device: Any = "cpu", **settings) -> Agent:
+    """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
 
     Example::
 
         agent = load_agent("runs/cartpole-swingup/…/checkpoints/best.ckpt", "mppi", num_samples=256)
         agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
+        agent = load_agent("walker-walk.ckpt", "mppi", device="cuda")
     """
-    model, facts = load_model(checkpoint)
+    model, facts = load_model(checkpoint, device)
     if isinstance(planner, str):
         planner = build_planner({"name": planner, **settings}, facts["action_dim"])
     return Agent(model, planner)

@@ -73,6 +73,7 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     demo.add_argument("--seed", type=int, default=0, help="of the start (0)")
     demo.add_argument("--video", metavar="FILE", help="mp4 or gif; by default TASK-PLANNER.mp4 here")
     demo.add_argument("--no-video", dest="show", action="store_false", help="draw nothing")
+    demo.add_argument("--device", default="auto", help="that plans: auto, cpu, cuda, cuda:N, mps (auto)")
     demo.set_defaults(command=later("demo"))
 
     export = commands.add_parser("export-agent", help="make a small agent of a run's checkpoint")
@@ -85,6 +86,7 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     export.add_argument("--planners", default="policy,dream_mpc", help="played and noted on its card")
     export.add_argument("--episodes", type=int, default=10, help="with each planner (10)")
     export.add_argument("--seed", type=int, default=1000, help="of the first episode's start (1000)")
+    export.add_argument("--device", default="auto", help="that plays: auto, cpu, cuda, cuda:N, mps (auto)")
     export.set_defaults(command=later("export"))
 
     published = commands.add_parser("import-checkpoint", help="read a checkpoint of TD-MPC2 or BMPC")

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.compare import action_repeat_of, compare
+from dreammpc.devices import choose_device, where
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
@@ -77,6 +78,7 @@ def export(
     planners: str,
     episodes: int,
     seed: int,
+    device: str = "auto",
 ) -> None:
     """Make an agent of a run's checkpoint, play it with `planners` and say how large it is.
 
@@ -85,6 +87,7 @@ def export(
     Raises:
         UsageError: see `export_agent`; or an unknown planner, before anything is written.
     """
+    choose_device(device)  # to be refused before anything is written
     between("--episodes", 1, MAX_EPISODES, episodes)
     check_seeds("--seed", seed)
     model, _ = assembly.load_model(checkpoint)
@@ -92,7 +95,8 @@ def export(
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []
-    for played in compare([str(path)], list(chosen), seeds=range(seed, seed + episodes)):
+    starts = range(seed, seed + episodes)
+    for played in compare([str(path)], list(chosen), seeds=starts, device=device):
         rows += [{**row, "checkpoint": f"{PREFIX}{card['name']}"} for row in played.rows]
         write_rows(rows, path.with_suffix(".csv"))
         others = [row for row in card["evaluations"] if row["planner"] != played.planner]
@@ -160,11 +164,14 @@ def scores(rows: Sequence[Row], dtype: str) -> dict[str, Any]:
         "ms_per_action": round(first["ms_per_action"], 3),
         "batch": first["batch"],
         "mode": first["mode"],
+        "device": where(first["device"], first["threads"]),
         "dtype": dtype,
     }
 
 
-def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show: bool) -> None:
+def demo(
+    agent: str, choices: Sequence[str], seed: int, video: str | None, show: bool, device: str = "auto"
+) -> None:
     """Play one episode of an agent and write its video.
 
     Args:
@@ -173,16 +180,17 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
         seed: of the start and of the planner's noise.
         video: where to write it, mp4 or gif; by default `TASK-PLANNER.mp4` in the working folder.
         show: whether to write a video at all.
+        device: that plans.
 
     Raises:
-        UsageError: no such agent, planner, setting or folder.
+        UsageError: no such agent, planner, setting, folder or device.
     """
     settings = {"name": "dream_mpc", **planner_choices(choices)}
     path = trained.locate(agent)
     check_seeds("--seed", seed)
     if video:
         video_path(video)
-    model, facts = assembly.load_model(path)
+    model, facts = assembly.load_model(path, device)
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)
@@ -194,7 +202,7 @@ def demo(agent: str, choices: Sequence[str], seed: int, video: str | None, show:
     assert result is not None
     print(
         f"{task}, {path.stem}, planned by {planner}: return {result.mean:.1f} in {result.lengths[0]} actions,"
-        f" {result.ms_per_action:.2f} ms each"
+        f" {result.ms_per_action:.2f} ms each on {result.where}"
     )
     if filmed:
         print(f"video: {target}")

@@ -13,6 +13,7 @@ import torch
 
 from dreammpc import assembly
 from dreammpc.agent import Agent
+from dreammpc.devices import choose_device
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
@@ -63,6 +64,7 @@ def compare(
     task: str | None = None,
     noise_scale: float = 0.0,
     compile: bool | str = False,
+    device: str | torch.device = "auto",
 ) -> Iterator[Played]:
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
@@ -74,15 +76,18 @@ def compare(
         task: plays another task than that of training, if its spaces are the same.
         noise_scale: of exploration noise; 0 acts greedily.
         compile: how plans run, see `dreammpc.compiling.MODES`; True is `default`.
+        device: that plans (see `dreammpc.devices.choose_device`).
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
 
     Raises:
-        UsageError: a checkpoint that cannot be used, an unknown planner or setting, no or equal seeds.
+        UsageError: a checkpoint that cannot be used, an unknown planner or setting, no or equal seeds, a
+            device that is not there.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
+    chosen = choose_device(device)
     checkpoints = [named(path) for path in listed(checkpoints)]
     planners = listed(planners)
     check_seeds("seeds", *seeds)
@@ -94,7 +99,7 @@ def compare(
         env = assembly.build_env(task or facts["task"], 0, 1, action_repeat_of(facts), model.obs)
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
-        model, facts = assembly.load_model(path)
+        model, facts = assembly.load_model(path, chosen)
         name = task or facts["task"]
         evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds, obs=model.obs)
         for planner_name, planner in build(model, planners, settings or {}).items():

@@ -254,6 +254,7 @@ class EvaluateConfig:
     seeds: list[int] | None = None
     noise_scale: float = 0.0
     compile: Any = False
+    device: str = "auto"
     video: str | None = None
     output: str | None = None
     tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
@@ -282,6 +283,7 @@ class PendulumConfig:
     episodes: int = 4
     steps: int = 200
     seed: int = 0
+    device: str = "auto"
     video: str | None = None
 
     def __post_init__(self):

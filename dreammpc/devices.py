@@ -77,6 +77,11 @@ def where(device: str, threads: int) -> str:
     return f"cpu, {threads} thread{'s' * (threads != 1)}" if device == "cpu" else device
 
 
+def measured_on(device: torch.device) -> str:
+    """`where`, of what this process measures on `device`."""
+    return where(device_name(device), torch.get_num_threads())
+
+
 def module_device(module: object) -> torch.device | None:
     """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
     if not isinstance(module, torch.nn.Module):

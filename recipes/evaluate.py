@@ -43,6 +43,7 @@ def evaluate(config: EvaluateConfig) -> None:
         task=config.task,
         noise_scale=config.noise_scale,
         compile=config.compile,
+        device=config.device,
     ):
         rows += played.rows
         results[played.checkpoint].append(played)

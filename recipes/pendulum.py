@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dreammpc.agent import Agent
 from dreammpc.config import PendulumConfig
+from dreammpc.devices import CPU, choose_device, measured_on
 from dreammpc.evaluation.film import video_path
 from dreammpc.models import SimulatorModel
 from dreammpc.planners import build_planner, settings_for
@@ -69,21 +70,21 @@ class Swing(NamedTuple):
 
 
 @torch.no_grad()
-def swing_up(planner, episodes: int, steps: int, seed: int) -> Swing:
-    """Plan, act, repeat, from hanging at rest; the model is also the world."""
+def swing_up(planner, episodes: int, steps: int, seed: int, device: torch.device = CPU) -> Swing:
+    """Plan, act, repeat, from hanging at rest; the model is also the world, and `device` has both."""
     torch.manual_seed(seed)
     model = SimulatorModel(state_dim=2, action_dim=1, dynamics=dynamics, cost=cost)
     agent = Agent(model, planner)
-    carry, is_init = agent.initial_carry(episodes), torch.ones(episodes, 1, dtype=torch.bool)
-    x = torch.tensor([math.pi, 0.0]) + 0.1 * torch.randn(episodes, 2)
-    angles, returns, began = [], torch.zeros(episodes), time.perf_counter()
+    carry, is_init = agent.initial_carry(episodes, device), torch.ones(episodes, 1, dtype=torch.bool)
+    x = (torch.tensor([math.pi, 0.0]) + 0.1 * torch.randn(episodes, 2)).to(device)
+    angles, returns, began = [], x.new_zeros(episodes), time.perf_counter()
     for _ in range(steps):
         plan, carry = agent.step(TensorDict({"observation": x}, [episodes]), carry, is_init)
         next_x = dynamics(x, plan.action)
         returns -= cost(x, plan.action, next_x)
         x, is_init = next_x, torch.zeros_like(is_init)
         angles.append(wrapped(x[:, 0]))
-    return Swing(torch.stack(angles), returns, 1e3 * (time.perf_counter() - began) / steps)
+    return Swing(torch.stack(angles).cpu(), returns.cpu(), 1e3 * (time.perf_counter() - began) / steps)
 
 
 def draw(angle: float, size: int = 128) -> np.ndarray:
@@ -98,17 +99,16 @@ def draw(angle: float, size: int = 128) -> np.ndarray:
 @main("pendulum")
 def pendulum(config: PendulumConfig) -> None:
     video = open_target(video_path(config.video)) if config.video else None
-    planners = {}
+    planners, device = {}, choose_device(config.device)
     for name in config.planners:
-        known = {setting.name for setting in planner_settings(name)}
-        ours = {key: value for key, value in SETTINGS.items() if key in known}
+        ours = {k: v for k, v in SETTINGS.items() if k in {each.name for each in planner_settings(name)}}
         given = settings_for(name, config.settings, config.planners)
         planners[name] = build_planner({"name": name, **ours, **given}, action_dim=1)
     seconds = f"{config.steps} steps ({config.steps * DT:g} s)"
-    print(f"{config.episodes} episodes of {seconds}, seed {config.seed}:\n")
+    print(f"{config.episodes} episodes of {seconds}, seed {config.seed}, {measured_on(device)}:\n")
     print(f"{'planner':<18}{'return':>8}  upright at the end  ms per step (all episodes)")
     for name, planner in planners.items():
-        swing = swing_up(planner, config.episodes, config.steps, config.seed)
+        swing = swing_up(planner, config.episodes, config.steps, config.seed, device)
         upright = f"{swing.upright.sum()} of {config.episodes}"
         print(f"{name:<18}{swing.returns.mean():>8.0f}  {upright:<18}  {swing.ms_per_step:.1f}", flush=True)
     if video:

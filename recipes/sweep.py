@@ -103,6 +103,7 @@ def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> l
         f"planner={','.join(planners)}",
         f"episodes={asked.episodes}",
         f"seed={asked.seed}",
+        f"device={settings.trainer.accelerator}",
         f"output={quoted(str(job.scores))}",
     ]
 

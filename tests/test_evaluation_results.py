@@ -7,7 +7,7 @@ from score_rows import score_rows
 from dreammpc.evaluation.aggregate import Interval
 from dreammpc.evaluation.results import collect, common
 from dreammpc.evaluation.rows import read_rows, write_rows
-from dreammpc.evaluation.summary import Estimate, markdown, summarise, task_estimate
+from dreammpc.evaluation.summary import Estimate, markdown, summarise, task_estimate, task_table
 from dreammpc.interfaces import UsageError
 
 
@@ -170,9 +170,19 @@ def test_markdown_is_tables_of_equal_width():
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
     assert [line.split("|")[1].strip() for line in tables[0][2:]] == [
-        "cup-catch", "walker-walk", "ms per action", "model steps per action",
+        "cup-catch", "walker-walk", "ms per action (cpu, 1 thread)", "model steps per action",
     ]  # fmt: skip
     assert text.startswith("2 tasks, 3 training seeds each, 4 episodes per agent and planner, greedy.")
+
+
+def test_times_say_what_they_are_of():
+    rows = score_rows(device="NVIDIA H100", threads=8)
+    assert task_table(collect(rows))[1][-2][0] == "ms per action (NVIDIA H100)"
+    results = collect([*rows[:4], *({**row, "device": "cpu", "threads": 2} for row in rows[4:])])
+    assert task_table(results)[1][-2][0] == "ms per action (NVIDIA H100 and cpu, 2 threads)"
+    assert "several machines, devices" in " ".join(results.notes)
+    older = [{**row, "device": None, "threads": None} for row in rows]
+    assert task_table(collect(older))[1][-2][0] == "ms per action"
 
 
 def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dreammpc.evaluation import Episodes
-from dreammpc.evaluation.rows import COLUMNS, as_metrics, make_rows, read_rows, targets, write_rows
+from dreammpc.evaluation.rows import COLUMNS, LATER, as_metrics, make_rows, read_rows, targets, write_rows
 from dreammpc.interfaces import UsageError
 
 COMMON = {
@@ -32,6 +32,8 @@ EPISODES = Episodes(
     diagnostics={},
     successes=[None, 1.0],
     row_diagnostics=[{"gain": 0.5}, {"gain": -1.0, "objective_policy": 2.0}],
+    device="a GPU",
+    threads=3,
 )
 
 
@@ -50,6 +52,20 @@ def test_there_and_back(rows, tmp_path, ending):
     assert again[1]["episode_seed"] == 7 and again[1]["diagnostics.objective_policy"] == 2.0
     assert again[0]["success"] is None and "diagnostics.objective_policy" not in again[0]
     assert not list(tmp_path.glob(".*")), "the draft is gone"
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_files_from_before_a_column_are_read(rows, tmp_path, ending):
+    assert (rows[0]["device"], rows[0]["threads"]) == ("a GPU", 3)
+    older = [{name: value for name, value in row.items() if name not in LATER} for row in rows]
+    path = tmp_path / f"scores.{ending}"
+    write_rows(older, path)
+    if ending == "csv":
+        path.write_text(path.read_text().replace(",device,threads", "").replace('cores",,,', 'cores",'))
+    read = read_rows(path)
+    assert [(row["device"], row["threads"]) for row in read] == [(None, None)] * 2
+    write_rows(read, path)
+    assert read_rows(path) == read
 
 
 def test_the_csv_is_a_plain_table(rows, tmp_path):

@@ -3,22 +3,29 @@
 `meta` with numbers stands for a GPU (see foreign.py); what differs there shows in test_gpu.py alone.
 """
 
+import importlib.util
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from faults.tiny import PLANNER, Training
+from faults.tiny import MODEL, PLANNER, Training
 from foreign import foreign, trained_on_foreign
 from replica_recipe import make_drift
 from tensordict import TensorDict
 from test_gymnasium_recipe import PENDULUM, train
+from test_recipes import ROOT, recipe
 from toy_models import random_tdmpc2
 
+from dreammpc import assembly, commands, compare
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector, workers
 from dreammpc.devices import CPU, module_device
 from dreammpc.evaluation.episodes import run_episodes
+from dreammpc.evaluation.rows import read_rows
 from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.training.files import save_atomically
+from dreammpc.training.format import DESCRIPTION, FORMAT
 from dreammpc.training.streams import random_state, set_random_state
 
 SHORT = [*PENDULUM, "steps=60", "algorithm.seed_steps=50", "algorithm.batch_size=4", "evaluation.every=100"]
@@ -143,6 +150,66 @@ def test_episodes_are_played_where_the_model_is(device):
     there = run_episodes(make_drift(0), agent, 0)
     assert (here.device, there.device) == ("cpu", device.type)
     assert there.returns == pytest.approx(here.returns)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of a task whose episodes are short."""
+    task, algorithm = PENDULUM[-4].removeprefix("task="), {"name": "tdmpc2"}
+    env = assembly.build_env(task, 0)
+    settings = {"seed": 0, "model": MODEL, "algorithm": algorithm, "env": {}}
+    model = assembly.build_model(env, MODEL)
+    facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=0)
+    weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
+    path = tmp_path_factory.mktemp("agent") / "last.ckpt"
+    save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
+    return path
+
+
+@pytest.fixture
+def chosen(device, monkeypatch):
+    """Whatever is asked for, the foreign device is chosen; a list of what was asked for."""
+    asked = []
+
+    def choose(name="auto", training=False):
+        asked.append(str(name))
+        return device
+
+    for module in (assembly, compare, commands):
+        monkeypatch.setattr(module, "choose_device", choose)
+    return asked
+
+
+def test_agents_are_loaded_demonstrated_and_compared_elsewhere(device, chosen, checkpoint, capsys):
+    assert assembly.load_agent(checkpoint, "policy", device="cuda:3").device == device
+    assert assembly.load_agent(checkpoint, "policy").device == device
+    assert chosen == ["cuda:3", "cpu"]
+    (played,) = compare.compare(str(checkpoint), "policy", seeds=[0], device="cuda:1")
+    assert chosen[2] == "cuda:1" and played.rows[0]["device"] == device.type
+    commands.demo(str(checkpoint), ["planner=policy"], 0, None, False, "cuda:2")
+    assert chosen[-1] == "cuda:2" and f"ms each on {device}" in capsys.readouterr().out
+
+
+def test_the_recipe_evaluate_hands_its_device_on(device, chosen, checkpoint, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"checkpoint={checkpoint}", "planner=policy", "episodes=1", "device=cuda:1", "output=scores.csv"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        recipe("evaluate")()
+    assert not stop.value.code and "cuda:1" in chosen
+    assert f"ms/action ({device})" in capsys.readouterr().out
+    assert read_rows("scores.csv")[0]["device"] == device.type
+
+
+def test_a_pendulum_elsewhere(device):
+    path = ROOT / "recipes" / "pendulum.py"
+    spec = importlib.util.spec_from_file_location("pendulum_recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    planner = make_planner("dream_mpc", 1, num_candidates=4, horizon=2)
+    here, there = (module.swing_up(planner, 2, 20, 0, each) for each in (CPU, device))
+    torch.testing.assert_close(here.angles, there.angles)
+    torch.testing.assert_close(here.returns, there.returns)
 
 
 def test_the_comparison_after_a_training_is_played_on_the_device_that_trained(tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dreammpc.devices import where
 from dreammpc.envs.gymnasium import PREFIX as GYMNASIUM
 from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
 from dreammpc.interfaces import UsageError
@@ -36,6 +37,8 @@ class Run:
     """Share of the episodes; None where the environment does not report it."""
     ms_per_action: float
     diagnostics: dict[str, float]
+    measured_on: str
+    """What the milliseconds are of; empty where the rows do not say it."""
 
 
 @dataclass
@@ -65,6 +68,11 @@ class Results:
                 [r.ms_per_action for (name, _), runs in self.runs.items() if name == method for r in runs]
             )
         )
+
+    def measured_on(self) -> str:
+        """What the milliseconds are of, such as ` (cpu, 2 threads)`; nothing where not all rows say it."""
+        found = {run.measured_on for runs in self.runs.values() for run in runs}
+        return "" if "" in found else f" ({' and '.join(sorted(found))})"
 
     def model_steps(self, method: str) -> float:
         """Model evaluations per action, mean over all runs; NaN where not reported."""
@@ -168,6 +176,7 @@ def _run(rows: list[Row], scale: str | None) -> Run:
         success,
         float(np.mean([row["ms_per_action"] for row in rows])),
         diagnostics,
+        " and ".join(sorted({where(row["device"], row["threads"]) for row in rows if row.get("device")})),
     )
 
 
@@ -234,8 +243,10 @@ def _agent(row: Row) -> str:
 def _differences(rows: Sequence[Row]) -> list[str]:
     """What differs between rows and weakens their comparison."""
     notes = []
-    if any(len(_in_order(rows, name)) > 1 for name in ("machine", "batch")):
-        notes.append("Times come from several machines or batch sizes: compare returns, not milliseconds.")
+    if any(len(_in_order(rows, name)) > 1 for name in ("machine", "device", "threads", "batch")):
+        notes.append(
+            "Times come from several machines, devices or batch sizes: compare returns, not milliseconds."
+        )
     versions = {
         json.dumps({k: v for k, v in row["versions"].items() if k != "git"}, sort_keys=True) for row in rows
     }
@@ -283,4 +294,4 @@ def _lacks(results: Results) -> list[str]:
 
 
 def _in_order(rows: Sequence[Row], name: str) -> list:
-    return list(dict.fromkeys(row[name] for row in rows))
+    return list(dict.fromkeys(row.get(name) for row in rows))

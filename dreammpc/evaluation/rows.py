@@ -40,8 +40,12 @@ COLUMNS: dict[str, type] = {
     "action_repeat": int,
     "versions": dict,  # of dreammpc, Python and the packages
     "machine": str,
+    "device": str,  # that planned, which the time depends on: a GPU's name, or "cpu"
+    "threads": int,  # torch's, on the CPU
 }
-OPTIONAL = ("train_seed", "env_steps", "success", "model")
+LATER = ("device", "threads")
+"""Columns that older files do not have; they are read as empty."""
+OPTIONAL = ("train_seed", "env_steps", "success", "model", *LATER)
 """Columns that may be empty (None)."""
 RANGES = {
     "return": (-math.inf, math.inf),
@@ -71,6 +75,8 @@ def make_rows(episodes, seeds: Sequence[int], **common: Any) -> list[Row]:
             "terminated": episodes.terminated[i],
             "ms_per_action": episodes.ms_per_action,
             "batch": len(seeds),
+            "device": episodes.device,
+            "threads": episodes.threads,
         }
         row = {**common, **own}
         assert set(row) == set(COLUMNS), set(row) ^ set(COLUMNS)
@@ -198,13 +204,13 @@ def _read(path: Path) -> list[Row]:
 
 
 def _checked(raw: Row, where: str) -> Row:
-    missing = [name for name in COLUMNS if name not in raw]
+    missing = [name for name in COLUMNS if name not in raw and name not in LATER]
     if missing:
         found = ", ".join(map(str, raw))[:200]
         raise UsageError(
             f"{where}: column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}; found {found}"
         )
-    row = {name: _value(raw[name], kind, name, where) for name, kind in COLUMNS.items()}
+    row = {name: _value(raw.get(name), kind, name, where) for name, kind in COLUMNS.items()}
     for name, value in raw.items():
         if isinstance(name, str) and name.startswith(DIAGNOSTICS) and value not in (None, ""):
             row[name] = _value(value, float, name, where)

@@ -167,7 +167,7 @@ def task_table(results: Results) -> Table:
         rows.append([task, *("" if each is None else each.text(0) for each in found)])
     times = [f"{results.ms_per_action(method):.2f}" for method in results.methods]
     steps = [_count(results.model_steps(method)) for method in results.methods]
-    rows += [["ms per action", *times], ["model steps per action", *steps]]
+    rows += [[f"ms per action{results.measured_on()}", *times], ["model steps per action", *steps]]
     return ["return", *results.methods], rows
 
 
@@ -181,7 +181,7 @@ def aggregate_table(results: Results, summary: Summary) -> Table:
         ]
         for method, found in summary.aggregates.items()
     ]
-    return ["planner", *aggregate.STATISTICS, "ms per action"], rows
+    return ["planner", *aggregate.STATISTICS, f"ms per action{results.measured_on()}"], rows
 
 
 def comparison_table(summary: Summary) -> Table:

@@ -222,7 +222,8 @@ def latency(results: Results, summary: Summary) -> Figure:
     scores = {method: summary.aggregates[method]["IQM"] for method in results.methods}
     times = {method: results.ms_per_action(method) for method in results.methods}
     shown = [method for method in results.methods if SHORTEST_MS < times[method] < LONGEST_MS]
-    caption = "Wall time of the whole batch of episodes divided by its actions, mean over tasks and seeds."
+    caption = "Wall time of the whole batch of episodes divided by its actions, mean over tasks and seeds"
+    caption += f"{results.measured_on()}."
     if len(shown) < len(times):
         lacking = ", ".join(method for method in times if method not in shown)
         caption += f" Without a time that can be drawn: {lacking}."
