@@ -36,7 +36,7 @@ from dreammpc.training import (
 @main("train")
 def train(config: TrainConfig) -> int:
     settings = asdict(config)
-    check_devices(config.trainer.accelerator, config.trainer.devices)
+    check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
     folder = open_run(config.folder, config.resume, config.task, config.seed)
     settings["folder"] = str(folder)
     resumed = assembly.open_resume(config.resume, settings) if config.resume else None

@@ -12,7 +12,7 @@ from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer
 
 def test_silent_copies_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="independent copies"):
+    with pytest.raises(UsageError, match=r"WORLD_SIZE=2 say .* 2 processes .* but 1 would .* --devices N"):
         make_trainer(tmp_path, [], [], "cpu", 1)
 
 

@@ -1,6 +1,5 @@
 """Several processes that train one agent: equal weights, averaged gradients, one decision to stop."""
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,10 +9,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 
+from dreammpc.training.started import told_while_waiting, world_size
 
-def world_size() -> int:
-    """Processes that were started to train together; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+_stores: list[distributed.Store] = []
+"""Kept open: without a launcher the first process serves the others, which may come later to read."""
 
 
 def of_first(make: Callable[[], str]) -> str:
@@ -23,7 +22,9 @@ def of_first(make: Callable[[], str]) -> str:
     """
     if world_size() == 1:
         return make()
-    store, rank, _ = next(distributed.rendezvous("env://"))
+    with told_while_waiting():
+        store, rank, _ = next(distributed.rendezvous("env://"))
+    _stores.append(store)
     if rank == 0:
         store.set("dreammpc/of_first", make())
     return store.get("dreammpc/of_first").decode()

@@ -14,7 +14,8 @@ from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, own
-from dreammpc.training.replicas import of_first, world_size
+from dreammpc.training.replicas import of_first
+from dreammpc.training.started import world_size
 
 log = logging.getLogger(__name__)
 

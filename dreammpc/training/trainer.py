@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
 from dreammpc.training.checkpoint import AtomicCheckpointIO
-from dreammpc.training.replicas import ReplicaStrategy, world_size
+from dreammpc.training.replicas import ReplicaStrategy
 from dreammpc.training.speed import WIDE, Speed, check_precision, choose_speed
+from dreammpc.training.started import check_started, world_size
 
 
 def make_trainer(
@@ -46,22 +47,18 @@ def make_trainer(
         UsageError: the device or the number of devices is not there; a precision that cannot train here; or
             the number of processes that were started is not the number that would train together.
     """
+    check_started(devices, num_nodes)
     started = world_size()
-    if started > 1 and num_nodes == 1 and devices in (1, "1", "auto"):
-        raise UsageError(
-            f"{started} processes were started but the Trainer has one device each: they would train as"
-            " independent copies; start with `lightning run RECIPE --devices N`"
-        )
     device = choose_device(accelerator, training=True)
     if precision is not None:
         check_precision(str(precision))
     plugins: list[Any] = [AtomicCheckpointIO()]
     if started == 1 and strategy == "auto" and devices in (1, "1", "auto"):
         strategy, devices = SingleDeviceStrategy(device), 1  # type: ignore[assignment]
-    if started > 1:
-        plugins.append(TorchElasticEnvironment())  # else Lightning might take SLURM's ranks for ours
-        if strategy == "auto":
-            strategy = ReplicaStrategy(timeout_s)  # type: ignore[assignment]
+    # Else Lightning might take SLURM's ranks for ours.
+    plugins.append(TorchElasticEnvironment() if started > 1 else LightningEnvironment())
+    if started > 1 and strategy == "auto":
+        strategy = ReplicaStrategy(timeout_s)  # type: ignore[assignment]
     quiet()
     try:
         trainer = Trainer(
@@ -105,12 +102,14 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", f".*{words}.*")
 
 
-def check_devices(accelerator: str, devices: int | str) -> None:
-    """Refuse what this machine does not have, before anything is made.
+def check_devices(accelerator: str, devices: int | str, num_nodes: int = 1) -> None:
+    """Refuse what this machine does not have, and other processes than asked for, before anything is made.
 
     Raises:
-        UsageError: no such device here, fewer than asked for, or one process for several.
+        UsageError: no such device here, fewer than asked for, or one process for several; see also
+            `check_started`.
     """
+    check_started(devices, num_nodes)
     device = choose_device(accelerator, training=True)
     on_gpu = device.type == "cuda"
     there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1
