@@ -16,8 +16,9 @@ from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
-from dreammpc.compiling import compiled
+from dreammpc.compiling import compile_mode, compiled
 from dreammpc.devices import module_device, moved, tensor_device
+from dreammpc.graphs import Graphed
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 
@@ -75,11 +76,14 @@ class Agent(TensorDictModuleBase):
         """
         self._compiled = compile
         self._act: Callable = compiled(act, compile)
+        self._graphs: dict[tuple, Graphed] = {}
+        """Captured plans, by the size of the batch and by what the agent was told."""
         self.checked = False
         """The planner's promises have been checked, which the first `step` does."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_act": None}  # what is compiled cannot travel to another process
+        # What is compiled or captured cannot travel to another process.
+        return {**self.__dict__, "_act": None, "_graphs": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -120,17 +124,40 @@ class Agent(TensorDictModuleBase):
         Raises:
             UsageError: the planner's result has a wrong shape, or the state it was given has changed.
         """
+        if self.checked and compile_mode(self._compiled) == "graphs":
+            return self._replayed(obs, carry, is_init)
         home, held = tensor_device(obs), tensor_device(carry)
         here = self.device or home
         obs, carry, is_init = moved(obs, here), moved(carry, here), is_init.to(here)
-        carry = torch.where(is_init.squeeze(-1), self.initial_carry(obs.shape[0], here), carry)
-        arguments = self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation
         if self.checked:
-            plan, after = self._act(*arguments)
+            plan, after = self._plan(obs, carry, is_init)
         else:
-            plan, after = act(*arguments, check=True)
+            carry = self._reset(carry, is_init)
+            plan, after = act(
+                self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation, check=True
+            )
             self.checked = True
         return plan._replace(action=plan.action.to(home)), moved(after, held)
+
+    def _reset(self, carry: TensorDictBase, is_init: Tensor) -> TensorDictBase:
+        return torch.where(is_init.squeeze(-1), self.initial_carry(len(is_init), is_init.device), carry)
+
+    def _plan(
+        self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
+    ) -> tuple[Plan, TensorDictBase]:
+        carry = self._reset(carry, is_init)
+        return self._act(self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation)
+
+    def _replayed(
+        self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
+    ) -> tuple[Plan, TensorDictBase]:
+        """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
+        how = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation
+        if how not in self._graphs:
+            here = self.device or tensor_device(obs)
+            self._graphs[how] = Graphed(self._plan, here, to_host=True)
+        plan, after = self._graphs[how](obs, carry, is_init)
+        return plan, moved(after, tensor_device(carry))
 
     @torch.no_grad()
     def forward(self, td: TensorDictBase) -> TensorDictBase:

@@ -4,6 +4,7 @@ from typing import Any
 
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
+from dreammpc.planning.contract import graphable
 from dreammpc.planning.registry import planner_settings
 from dreammpc.registry import choices
 
@@ -67,3 +68,10 @@ def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str
                 f" {choices(key, set().union(*own.values()))}"
             )
     return {key: value for key, value in given.items() if key in own[name]}
+
+
+def check_graphable(planner: Any, model: Any, mode: str) -> None:
+    """Raise UsageError if plans are to be CUDA graphs (`mode`, see `dreammpc.compiling.MODES`) and cannot."""
+    reason = graphable(planner, model) if mode == "graphs" else None
+    if reason is not None:
+        raise UsageError(f"trainer.compile=graphs: {reason}; choose trainer.compile=default")

@@ -13,7 +13,7 @@ from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
 from dreammpc.evaluation import Evaluator, table
 from dreammpc.names import file_name
-from dreammpc.planners import build_planner, build_planners, eval_planners, planner_name
+from dreammpc.planners import build_planner, build_planners, check_graphable, eval_planners, planner_name
 from dreammpc.progress import Progress
 from dreammpc.recipe import main, overrides, tell
 from dreammpc.tracking import finish_run, make_loggers
@@ -54,6 +54,7 @@ def train(config: TrainConfig) -> int:
     compared = build_planners(config.evaluation.planners, model.action_dim)
     evaluated = eval_planners(settings, planner)
     compared |= {planner_name(settings["planner"]): planner} | evaluated
+    check_graphable(planner, model, speed.compile)
     agent = assembly.build_agent(model, planner, settings["algorithm"], speed.compile)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.

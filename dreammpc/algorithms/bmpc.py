@@ -185,6 +185,8 @@ class BMPC(LatentAlgorithm):
         check_expert(agent.model, self.expert)
         self.write_back, self.interval, self.num_slices = write_back, reanalyze_interval, reanalyze_slices
         self.policy_updates = 0
+        self._fresh: TensorDictBase | None = None
+        """The plans of the last update that planned anew; with graphs they stay in their place."""
         self.register_buffer("divergence_scale", torch.ones(()))
         self._replan: Callable = compiled(replan, compile)
 
@@ -192,14 +194,28 @@ class BMPC(LatentAlgorithm):
         """Random numbers for one update on `batch` [B, H]."""
         return Draws(*self.draw_targets(batch), self.draw_shift(batch))
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Imitate the planner, on fresh plans where it is time for them; nothing in the seed phase."""
+    def next_update(self) -> tuple[bool, bool]:
+        """Whether to imitate the planner, which is not done in the seed phase, and whether to plan anew."""
         if self.agent.random:
-            return {}
+            return False, False
         self.policy_updates += 1
+        return True, self.interval > 0 and self.policy_updates % self.interval == 0
+
+    def after_update(self, batch: TensorDictBase, imitate: bool, renew: bool) -> None:  # type: ignore[override]
+        """Write fresh plans back to the replay."""
+        if renew:
+            assert self._fresh is not None
+            self._write(batch[: self.num_slices], self._fresh)
+
+    def update_policy(  # type: ignore[override]
+        self, batch: TensorDictBase, zs: Tensor, draws: Draws, imitate: bool = True, renew: bool = False
+    ) -> dict[str, Tensor]:
+        """Imitate the planner, on fresh plans where it is time for them; nothing in the seed phase."""
+        if not imitate:
+            return {}
         expert, valid, more = batch["expert"], batch.get("valid", None), {}
-        if self.interval > 0 and self.policy_updates % self.interval == 0:
-            fresh = self.reanalyze(batch[: self.num_slices])
+        if renew:
+            fresh = self._fresh = self.replanned(batch[: self.num_slices])
             stored = expert[: self.num_slices]
             more["reanalyze/moved"] = (fresh["mean"] - stored["mean"]).abs().mean()
             expert = torch.cat([fresh, expert[self.num_slices :]])
@@ -218,8 +234,8 @@ class BMPC(LatentAlgorithm):
         return {**metrics, **more}
 
     @torch.no_grad()
-    def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
-        """What the planner says now of the observations of slices [B, H]; written back to the replay.
+    def replanned(self, batch: TensorDictBase) -> TensorDictBase:
+        """What the planner says now of the observations of slices [B, H].
 
         Steps past the end of an episode are rows of another one, and as good as any to plan for.
 
@@ -227,11 +243,18 @@ class BMPC(LatentAlgorithm):
             `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].
         """
         obs = batch.select(*self.model.obs_keys).flatten(0, 1)
-        fresh = expert_of(self._replan(self.model, self.expert, obs))
+        return expert_of(self._replan(self.model, self.expert, obs)).reshape(batch.shape)
+
+    def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
+        """`replanned`, and written back to the replay."""
+        fresh = self.replanned(batch)
+        self._write(batch, fresh)
+        return fresh
+
+    def _write(self, batch: TensorDictBase, fresh: TensorDictBase) -> None:
         if self.write_back is not None:
             index, generation = batch["index"].flatten(), batch["index_generation"].flatten()
-            self.write_back(index, generation, {"expert": fresh})
-        return fresh.reshape(batch.shape)
+            self.write_back(index, generation, {"expert": fresh.flatten()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["policy_updates"] = self.policy_updates

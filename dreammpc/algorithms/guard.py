@@ -27,6 +27,12 @@ class Guard:
         """A new update."""
         self.sound = None
 
+    def tensors(self, device: torch.device) -> list[Tensor]:
+        """What updates change in place, made where they run."""
+        if self._in_a_row is None:
+            self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        return [self._in_a_row]
+
     def to_descend(self, loss: Tensor) -> Tensor:
         """`loss`; if it is not finite, one whose gradient is NaN."""
         return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
@@ -45,8 +51,8 @@ class Guard:
     def end(self) -> Tensor:
         """The update is over; whether it was skipped, 0 or 1."""
         assert self.sound is not None
-        before = 0 if self._in_a_row is None else self._in_a_row
-        self._in_a_row = (before + 1) * ~self.sound
+        (in_a_row,) = self.tensors(self.sound.device)
+        in_a_row.copy_((in_a_row + 1) * ~self.sound)
         return (~self.sound).float()
 
     def tripped(self) -> bool:
@@ -59,4 +65,5 @@ class Guard:
 
     def reset(self) -> None:
         """Count anew."""
-        self._in_a_row = None
+        if self._in_a_row is not None:
+            self._in_a_row.zero_()

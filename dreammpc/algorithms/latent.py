@@ -6,10 +6,9 @@ tested on hand-computed numbers and repeated exactly.
 Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import lightning
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDictBase
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from dreammpc.agent import Agent
 from dreammpc.algorithms.guard import Guard
 from dreammpc.algorithms.slices import Slices, masked_mean
+from dreammpc.algorithms.updates import Updates
 from dreammpc.compiling import compiled
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -119,7 +119,7 @@ def heuristic_discount(episode_length: int) -> float:
     return min(max((fraction - 1) / fraction, 0.95), 0.995)
 
 
-class LatentAlgorithm(lightning.LightningModule):
+class LatentAlgorithm(Updates):
     """World model, policy and planner, updated once per batch with manual optimisation.
 
     Args:
@@ -164,7 +164,7 @@ class LatentAlgorithm(lightning.LightningModule):
         max_skipped: int = 10,
         compile: bool | str = False,
     ):
-        super().__init__()
+        super().__init__(compile)
         if not isinstance(agent.model, self.model_class):
             raise UsageError(
                 f"algorithm {self.name} trains a {self.model_class.__name__},"
@@ -193,9 +193,9 @@ class LatentAlgorithm(lightning.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Centre the images, before the first update of a training (not of one that goes on)."""
         if isinstance(batch, TensorDictBase):
-            self._centre(batch)
+            self.before_update(batch)
 
-    def _centre(self, batch: TensorDictBase) -> None:
+    def before_update(self, batch: TensorDictBase) -> None:
         conv = getattr(self.model.encoder, "conv", None)
         if self._began or not isinstance(conv, ConvFeatures):
             return
@@ -222,31 +222,15 @@ class LatentAlgorithm(lightning.LightningModule):
         """Every random number of one update on `batch` [B, H]."""
         raise NotImplementedError
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Any) -> dict[str, Tensor]:
+    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Any, *how: bool) -> dict[str, Tensor]:
         """Improve the policy on the latents `zs` [H+1, B, D]; returns scalar metrics."""
         raise NotImplementedError
 
-    def training_step(
-        self, batch: TensorDictBase | Iterable[TensorDictBase], batch_idx: int
-    ) -> dict[str, Any]:
-        """One update on slices [B, H], or one on each of several batches.
-
-        Returns:
-            The scalar metrics of `update`; of several batches all of them, as the list `updates`.
-        """
-        if isinstance(batch, TensorDictBase):
-            return self.update(batch)
-        updates = []
-        for one in batch:
-            one = one.to(self.device)
-            self._centre(one)
-            updates.append(self.update(one))
-        return {"updates": updates}
-
-    def update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def update(self, batch: TensorDictBase, *how: bool) -> dict[str, Tensor]:
         """One update of model, policy and targets on slices [B, H]; returns scalar metrics.
 
-        It is skipped if the model's loss or gradient is not finite, the policy's part also for its own.
+        What it changes it changes in place, and it waits for no value, so that it can be captured. It is
+        skipped if the model's loss or gradient is not finite, the policy's part also for its own.
         """
         # Within one autocast context torch would go on with the low-precision copies of the last weights.
         torch.clear_autocast_cache()
@@ -255,7 +239,7 @@ class LatentAlgorithm(lightning.LightningModule):
         loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)
         metrics["grad_norm/model"] = self.descend(loss, 0, self.model_parameters)
         sound = self.guard.sound
-        metrics |= self.update_policy(batch, zs, draws)
+        metrics |= self.update_policy(batch, zs, draws, *how)
         self.model.update_targets(self.target_rate, sound)
         return {**metrics, "count/skipped_updates": self.guard.end()}
 

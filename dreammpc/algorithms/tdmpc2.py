@@ -135,7 +135,7 @@ class TDMPC2(LatentAlgorithm):
         more = torch.randn((horizon + 1) * size, self.model.action_dim, device=noise.device)
         return Draws(noise, heads, dropout, more, self.two_heads(noise.device), self.draw_shift(batch))
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws) -> dict[str, Tensor]:
+    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws, *how: bool) -> dict[str, Tensor]:
         """Maximise the value of the policy's actions."""
         loss, scale, metrics = self._policy_loss(
             self.model, zs, draws, self.value_scale, self.coef, self.scale_rate, acting(batch)

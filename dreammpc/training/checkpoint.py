@@ -190,6 +190,7 @@ class Checkpoints(Callback):
         self._rolled_back = True
         content = load_checkpoint(path)
         module.load_state_dict(content["state_dict"])
+        getattr(module, "recapture", lambda: None)()
         trainer.strategy.load_optimizer_state_dict(content)
         log.warning("%s; went back to the weights of %s steps, for once", what, steps)
 

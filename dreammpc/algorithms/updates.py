@@ -1,0 +1,111 @@
+"""The course of a training step: its updates one after the other, each called or replayed as a graph."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import lightning
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreammpc.algorithms.guard import Guard
+from dreammpc.compiling import compile_mode
+from dreammpc.graphs import Graphed
+
+log = logging.getLogger(__name__)
+
+
+class Updates(lightning.LightningModule):
+    """A LightningModule whose training is `update`, with optimisation of its own.
+
+    Args:
+        compile: see `dreammpc.compiling.MODES`; with `graphs` an update is a captured CUDA graph.
+    """
+
+    guard: Guard
+
+    def __init__(self, compile: bool | str):
+        super().__init__()
+        self._graphs: dict[tuple, tuple[Graphed, list[str]]] | None = (
+            {} if compile_mode(compile) == "graphs" else None
+        )
+        """Captured updates by `next_update`; None without graphs."""
+
+    def update(self, batch: TensorDictBase, *how: bool) -> dict[str, Tensor]:
+        """One update on slices [B, H]; returns scalar metrics."""
+        raise NotImplementedError
+
+    def before_update(self, batch: TensorDictBase) -> None:
+        """What comes before an update and is no part of its graph."""
+
+    def training_step(
+        self, batch: TensorDictBase | Iterable[TensorDictBase], batch_idx: int
+    ) -> dict[str, Any]:
+        """One update on slices [B, H], or one on each of several batches.
+
+        Returns:
+            The scalar metrics of `update`; of several batches all of them, as the list `updates`.
+        """
+        if isinstance(batch, TensorDictBase):
+            return self._one_update(batch)
+        updates = []
+        for one in batch:
+            one = one if self._graphs is not None else one.to(self.device)
+            self.before_update(one)
+            updates.append(self._one_update(one))
+        return {"updates": updates}
+
+    def _one_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        how = self.next_update()
+        metrics = self.update(batch, *how) if self._graphs is None else self._graphed(batch, how)
+        self.after_update(batch, *how)
+        return metrics
+
+    def _graphed(self, batch: TensorDictBase, how: tuple) -> dict[str, Tensor]:
+        """`update` as a graph, of which there is one for each `how`."""
+        assert self._graphs is not None
+        if how not in self._graphs:
+            names: list[str] = []
+
+            def update(batch: TensorDictBase) -> Tensor:
+                metrics = self.update(batch, *how)
+                names[:] = metrics
+                return torch.stack([value.float() for value in metrics.values()])
+
+            self._graphs[how] = Graphed(update, self.device, self._changed), names
+        graphed, names = self._graphs[how]
+        values = graphed(batch).clone()  # the next update overwrites them
+        return dict(zip(names, values.unbind(), strict=True))
+
+    def _changed(self) -> list[Tensor]:
+        """All that an update changes in place."""
+        optimizers = [getattr(chosen, "optimizer", chosen) for chosen in self.optimizers()]  # type: ignore
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["capturable"] = self.device.type == "cuda"
+        moments = [
+            value for optimizer in optimizers for held in optimizer.state.values() for value in held.values()
+        ]
+        tensors = [*self.parameters(), *self.buffers(), *moments, *self.guard.tensors(self.device)]
+        return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+
+    def on_fit_start(self) -> None:
+        """Say where graphs cannot be had."""
+        if self._graphs is not None and self.trainer.world_size > 1:
+            log.warning(
+                "trainer.compile=graphs: several processes average gradients between the parts of an update,"
+                " which is not captured: updates are compiled alone"
+            )
+            self._graphs = None
+
+    def recapture(self) -> None:
+        """Let graphs be captured anew: the optimisers' state is no longer where it was."""
+        if self._graphs is not None:
+            self._graphs.clear()
+
+    def next_update(self) -> tuple[bool, ...]:
+        """What the next update is to do, further arguments of `update`; called once before each."""
+        return ()
+
+    def after_update(self, batch: TensorDictBase, *how: bool) -> None:
+        """What follows an update and is no part of its graph."""

@@ -1,0 +1,156 @@
+"""What is captured on a GPU gives what its function gives; a CPU uses the same buffers, without a graph."""
+
+import copy
+
+import pytest
+import torch
+from tensordict import TensorDict
+from test_bmpc_training_step import make_algorithm as make_bmpc
+from test_bmpc_training_step import make_batch as make_bmpc_batch
+from test_tdmpc2_training_step import make_algorithm as make_tdmpc2
+from test_tdmpc2_update import make_batch
+from toy_models import random_tdmpc2
+
+from dreammpc import agent as agents
+from dreammpc.agent import Agent
+from dreammpc.algorithms import bmpc, latent
+from dreammpc.graphs import Graphed, put_back
+from dreammpc.interfaces import UsageError
+from dreammpc.planners import check_graphable
+from dreammpc.planning import make_planner
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+A, O = 2, 5
+
+
+def example():
+    flags = TensorDict({"flag": torch.randn(3) > 0}, [3])
+    return TensorDict({"b": torch.randn(3, 2), "a": torch.arange(3), "in": flags}, [3])
+
+
+def function(td, x):
+    chosen = td["b"] * td["a"].unsqueeze(-1) + x
+    return chosen, TensorDict({"flag": ~td["in", "flag"], "count": td["a"] + 1}, [3])
+
+
+@DEVICES
+@pytest.mark.parametrize("to_host", [True, False])
+def test_a_call_gives_what_the_function_gives(device, to_host):
+    graphed = Graphed(function, torch.device(device), to_host=to_host)
+    kept = []
+    for i in range(4):
+        td, x = example(), torch.randn(3, 2)
+        if i == 2:  # the same entries, in another order
+            td = TensorDict(dict(reversed(list(td.items()))), [3])
+        result, more = graphed(td, x)
+        expected, others = function(td, x)
+        assert result.device.type == ("cpu" if to_host else device)
+        assert torch.allclose(result.cpu(), expected)
+        assert (more["count"].cpu() == others["count"]).all() and (more["flag"].cpu() == others["flag"]).all()
+        kept.append((result, expected))
+    if to_host:  # later calls leave earlier results alone
+        assert all(torch.allclose(result, expected) for result, expected in kept)
+
+
+@DEVICES
+def test_other_shapes_are_refused(device):
+    graphed = Graphed(lambda x: x + 1, torch.device(device))
+    graphed(torch.zeros(2))
+    for other in (torch.zeros(3), torch.zeros(2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="captured for fixed shapes"):
+            graphed(other)
+
+
+@DEVICES
+def test_calls_before_the_capture_leave_no_trace(device):
+    """Neither in what the function changes, nor in what its first call makes, nor in random streams."""
+    place, made = torch.zeros(2, device=device), {}
+
+    def step():
+        held = made.setdefault("sum", torch.zeros((), device=device))
+        place.add_(torch.rand(2, device=device))
+        held.add_(1)
+        return place.sum()
+
+    torch.manual_seed(3)
+    graphed = Graphed(step, torch.device(device), lambda: [place, *made.values()])
+    for _ in range(3):
+        graphed()
+    torch.manual_seed(3)
+    expected = sum(torch.rand(2, device=device) for _ in range(3))
+    assert made["sum"] == 3 and torch.allclose(place, expected)
+
+
+def test_what_is_new_begins_as_zeros():
+    old, new = torch.ones(2), torch.full((2,), 7.0)
+    put_back([(old, torch.full((2,), 5.0))], [old, new])
+    assert old.tolist() == [5, 5] and new.tolist() == [0, 0]
+
+
+def updated(make, batches, mode, device):
+    """Weights, metrics, plans written back and optimisers' steps after an update on each batch."""
+    torch.manual_seed(0)
+    algorithm, written = make(compile=mode).to(device), []
+    optimizers = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: optimizers
+    algorithm.write_back = lambda *a: written.append(copy.deepcopy(a[2]["expert"]["mean"].cpu()))
+    torch.manual_seed(1)
+    metrics = algorithm.training_step(batches, 0)["updates"]
+    weights = {name: value.cpu() for name, value in algorithm.state_dict().items()}
+    steps = {float(held["step"]) for optimizer in optimizers for held in optimizer.state.values()}
+    return weights, [{k: float(v) for k, v in m.items()} for m in metrics], written, steps
+
+
+@DEVICES
+@pytest.mark.parametrize("name", ["tdmpc2", "bmpc"])
+def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
+    """One batch is not finite; BMPC plans anew in every second update."""
+    for module in (latent, bmpc):
+        monkeypatch.setattr(module, "compiled", lambda f, mode: f)
+    make = make_tdmpc2 if name == "tdmpc2" else lambda **more: make_bmpc(reanalyze_interval=2, **more)
+    torch.manual_seed(5)
+    batches = [make_batch() if name == "tdmpc2" else make_bmpc_batch() for _ in range(6)]
+    batches[3]["next", "reward"][0, 0] = torch.nan
+    eager, said, wrote, _ = updated(make, batches, "off", device)
+    graphs, also, too, steps = updated(make, batches, "graphs", device)
+    close = {"rtol": 0.0, "atol": 0.0} if device == "cpu" else {"rtol": 1e-3, "atol": 1e-5}
+    for key, weight in eager.items():
+        torch.testing.assert_close(graphs[key], weight, msg=key, **close)
+    assert [sorted(m) for m in said] == [sorted(m) for m in also]
+    assert [m["count/skipped_updates"] for m in also] == [0, 0, 0, 1, 0, 0]
+    assert len(wrote) == len(too) == (3 if name == "bmpc" else 0)
+    for one, other in zip(wrote, too, strict=True):
+        torch.testing.assert_close(one, other, **close)
+    assert steps == {5}
+
+
+@DEVICES
+@pytest.mark.parametrize("planner", ["dream_mpc", "mppi", "policy"])
+def test_plans_as_graphs_are_those_without(planner, device, monkeypatch):
+    """Over several steps, with an episode that begins in one of the environments."""
+    monkeypatch.setattr(agents, "compiled", lambda f, mode: f)
+    plans = []
+    for mode in ("off", "graphs"):
+        agent = Agent(random_tdmpc2(A).to(device), make_planner(planner, A), noise_scale=0.5, compile=mode)
+        carry = agent.initial_carry(3, torch.device("cpu"))
+        torch.manual_seed(2)
+        for step in range(4):
+            obs = TensorDict({"observation": torch.full((3, O), 0.1 * step)}, [3])
+            is_init = torch.tensor([[step == 0], [step in (0, 2)], [step == 0]])
+            plan, carry = agent.step(obs, carry, is_init)
+        assert plan.action.device.type == "cpu"
+        plans.append((plan.action, carry["noise"].cpu(), plan.value.cpu()))
+    for one, other in zip(*plans, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_planner_that_cannot_be_a_graph_is_named():
+    model = random_tdmpc2(A)
+    check_graphable(make_planner("dream_mpc", A), model, "graphs")
+    late = make_planner("dream_mpc", A, max_ms=5.0)
+    check_graphable(late, model, "default")
+    with pytest.raises(
+        UsageError, match=r"trainer.compile=graphs: .*max_ms=5.0.*; choose trainer.compile=default"
+    ):
+        check_graphable(late, model, "graphs")
