@@ -22,7 +22,7 @@ Starts a recipe of dreammpc. RECIPE is a name ({recipes}) or a path to a .py fil
 
 options, before or after the recipe:
   --devices N        processes on this machine, one device each
-  --accelerator X    auto, cpu, gpu, ...
+  --accelerator X    auto, cpu, cuda, cuda:N
   --strategy S       how the processes train together
   --precision P      32, bf16-mixed, ...
   --num-nodes N      machines that take part; start the same command on each, with
@@ -183,7 +183,10 @@ def whole_number(flags: dict[str, str], name: str, least: int, default: int) -> 
 
 
 def check_devices(devices: int, accelerator: str) -> None:
-    """Exit with 2 if this machine has fewer devices than asked for; unknown accelerators pass."""
+    """Exit with 2 if this machine has fewer devices than asked for.
+
+    What else is wrong with a device, its name included, the recipe says (`dreammpc.devices`).
+    """
     gpus_asked = accelerator in ("gpu", "cuda")
     # torch takes seconds to import: one process pays for it only to be told that there is no GPU.
     if devices == 1 and (not gpus_asked or any(Path("/dev").glob("nvidia[0-9]*"))):
@@ -204,7 +207,7 @@ def count_gpus() -> int:
     """GPUs that torch can use here."""
     import torch
 
-    return torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    return torch.cuda.device_count()
 
 
 def rendezvous_arguments(flags: dict[str, str], nodes: int) -> list[str]:

@@ -25,6 +25,7 @@ from dreammpc.algorithms.latent import (
 )
 from dreammpc.algorithms.slices import masked_mean, time_first
 from dreammpc.compiling import compiled
+from dreammpc.devices import forked_rng
 from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
@@ -269,7 +270,7 @@ def check_expert(model: Any, planner: Any) -> None:
     who = f"planner {type(planner).__name__} cannot be BMPC's expert"
     device = next(model.parameters()).device
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
-    with torch.random.fork_rng():
+    with forked_rng(device):
         plan = planner.plan(Imagination(model), latent, state)
     evaluations = plan.diagnostics.get("evaluations", None)
     if evaluations is not None and not evaluations.any():

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from dreammpc.envs import make_env
 from dreammpc.envs.drawing import Undrawable, advice
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.interfaces import UsageError
-from dreammpc.tracking.video import write_gif, write_video
+from dreammpc.tracking.video import check_writer, write_gif, write_video
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ def film(
     """
     episodes: dict[str, Episodes] = {}
     try:
+        check_writer()
         env = make_env(task, 1, seed, action_repeat, render=True, obs=obs)
         env.reset()
         env.render(0, VIDEO_SIZE, VIDEO_SIZE)
@@ -99,6 +99,8 @@ def side_by_side(films: Mapping[str, list[np.ndarray]]) -> list[np.ndarray]:
 
 def caption(text: str, width: int) -> np.ndarray:
     """A bar with `text`, uint8 [CAPTION_HEIGHT, width, 3]."""
+    from PIL import Image, ImageDraw  # here: who draws nothing needs no Pillow
+
     image = Image.new("RGB", (width, CAPTION_HEIGHT), "black")
     ImageDraw.Draw(image).text((6, 5), text, fill="white", font_size=13)
     return np.asarray(image)

@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,7 +87,12 @@ def make_loggers(
         resumed: the description of the checkpoint that the run goes on from, with `env_steps` and
             `tracking_run`; later lines of the local log are dropped and the same MLflow run goes on.
         parent: id of the MLflow run that this one is shown under.
+
+    Raises:
+        UsageError: MLflow is wanted and not installed.
     """
+    if kind == "mlflow" and find_spec("mlflow") is None:
+        raise UsageError("tracking=mlflow needs MLflow, which is not installed here; choose tracking=none")
     local = JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)
     origin = provenance_tags()
     local.log_tags(origin)

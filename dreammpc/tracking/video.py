@@ -46,6 +46,12 @@ def write_video(path: str | Path, frames: Any, fps: float) -> None:
     _write_atomically(Path(path), write)
 
 
+def check_writer() -> None:
+    """Raise ImportError if what writes videos is not installed."""
+    import imageio_ffmpeg  # noqa: F401
+    import PIL  # noqa: F401
+
+
 def write_gif(path: str | Path, frames: Any, fps: float, width: int | None = None) -> None:
     """Write an endless GIF, atomically. GIF counts time in hundredths of a second: 50 fps at most.
 
