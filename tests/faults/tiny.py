@@ -44,7 +44,7 @@ class Training:
         resume: a checkpoint.
         planner: settings.
         more: callbacks, after all others.
-        accelerator: what trains.
+        accelerator, precision: what trains, and in what.
         algorithm_settings: in place of the defaults here.
     """
 
@@ -60,6 +60,7 @@ class Training:
         planner: dict[str, Any] = PLANNER,
         more: tuple[Callback, ...] = (),
         accelerator: str = "cpu",
+        precision: str = "32-true",
         **algorithm_settings: Any,
     ):
         seed = seed_everything(1)
@@ -83,7 +84,7 @@ class Training:
             self.evaluation = Evaluation(self.feed, play, self.checkpoints, evaluate_every)
             callbacks.append(self.evaluation)
         self.trainer: Trainer = make_trainer(
-            folder, [*callbacks, self.checkpoints, *more], [self.logger], accelerator, 1
+            folder, [*callbacks, self.checkpoints, *more], [self.logger], accelerator, 1, precision=precision
         )
         self.resume = resume
 
