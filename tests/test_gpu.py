@@ -113,7 +113,7 @@ def test_a_short_training(device, tmp_path, algorithm, precision):
 
 
 def test_a_run_goes_on_on_another_device(device, tmp_path, caplog):
-    """From the device to the CPU and back: weights, optimizers, clock and replay go on, and one line says it."""
+    """From the device to the CPU and back: weights, optimizers, clock and replay go on; one line says it."""
 
     def go(accelerator, steps, resume):
         settings = {**SHORT, "steps": steps, "planner": SMALLEST, "accelerator": accelerator}
