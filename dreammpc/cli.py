@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreammpc import __version__
-from dreammpc.launch import check_renderer
+from dreammpc.launch import check_renderer, share_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: after `run`, `--help`, `--version`, and with 2 on an unknown command or name.
     """
+    share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:  # before argparse, which would take the recipe's --help for its own
         from dreammpc import launch

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
-from dreammpc.compare import action_repeat_of, compare
+from dreammpc.compare import action_repeat_of, compare, width_of
 from dreammpc.devices import choose_device, where
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
@@ -19,6 +19,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, planner_name
 from dreammpc.settings import MAX_EPISODES, between, check_seeds
+from dreammpc.threads import set_threads
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.published import read_published
@@ -191,6 +192,7 @@ def demo(
     if video:
         video_path(video)
     model, facts = assembly.load_model(path, device)
+    set_threads(width_of(facts))
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)

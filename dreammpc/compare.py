@@ -19,6 +19,7 @@ from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import build_planner, settings_for
 from dreammpc.settings import check_seeds
+from dreammpc.threads import set_threads
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained.library import named
 
@@ -92,7 +93,6 @@ def compare(
     planners = listed(planners)
     check_seeds("seeds", *seeds)
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
-    origin = {"mode": mode, **where_played()}
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
         model, facts = assembly.load_model(path)
         build(model, planners, settings or {})
@@ -100,6 +100,8 @@ def compare(
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
         model, facts = assembly.load_model(path, chosen)
+        set_threads(width_of(facts))
+        origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
         evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds, obs=model.obs)
         for planner_name, planner in build(model, planners, settings or {}).items():
@@ -118,6 +120,11 @@ def compare(
             )
             yield Played(path, name, planner_name, agent, episodes, rows, evaluator)
         evaluator.close()
+
+
+def width_of(facts: Mapping[str, Any]) -> int:
+    """Of the hidden layers of a checkpoint's model."""
+    return facts["model"].get("mlp_dim", 0)
 
 
 def listed(names: str | Sequence[str]) -> Sequence[str]:

@@ -21,6 +21,7 @@ from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
+from dreammpc.threads import set_threads
 from dreammpc.training import (
     DESCRIPTION,
     check_free,
@@ -70,6 +71,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         def run() -> None:
             nonlocal code
             keep_memory()
+            set_threads(0)  # until a recipe knows how wide its model is
             if "DREAMMPC_LAUNCHER" in os.environ:
                 end_with_parent(int(os.environ["DREAMMPC_LAUNCHER"]), signal.SIGTERM)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "devices": {"interfaces"},
     "atomic": set(),
     "names": set(),
+    "threads": set(),
     "processes": set(),
     "progress": set(),
     "faults": {"interfaces"},

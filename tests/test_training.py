@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreammpc.interfaces import UsageError
-from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer, set_threads, speed
+from dreammpc.training import Monitor, check_devices, choose_speed, make_trainer, speed
 
 
 def test_silent_copies_are_refused(tmp_path, monkeypatch):
@@ -86,20 +86,6 @@ def test_bf16_is_fast_with_instructions_for_it(monkeypatch, amx, avx512_bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     assert speed.fast_bf16(CPU) is (amx or avx512_bf16)
-
-
-def test_threads_of_narrow_models(monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    set_threads(None, 128)
-    assert chosen == []
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    set_threads(None, 512)
-    assert chosen == []
-    set_threads(None, 128)
-    set_threads(3, 512)
-    assert chosen == [1, 3]
 
 
 def test_a_metric_is_averaged_over_the_updates_that_returned_it():

@@ -33,8 +33,9 @@ class Runner:
         self._children: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self.environment = {**os.environ, "DREAMMPC_LAUNCHER": str(os.getpid())}
-        if count > 1:
-            self.environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        if count > 1 and "OMP_NUM_THREADS" not in self.environment:
+            share = str(max(1, (os.cpu_count() or 1) // count))
+            self.environment |= {"OMP_NUM_THREADS": share, "DREAMMPC_THREADS": share}  # see `threads`
 
     def run(self, jobs: Iterable[tuple[Job, Sequence[Sequence[str]]]]) -> dict[Job, int]:
         """Run all jobs; a job that fails stops no other.

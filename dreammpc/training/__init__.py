@@ -13,7 +13,6 @@ from dreammpc.training.trainer import (
     make_trainer,
     seed_everything,
     set_speed,
-    set_threads,
 )
 
 __all__ = [
@@ -40,6 +39,5 @@ __all__ = [
     "runs_of",
     "seed_everything",
     "set_speed",
-    "set_threads",
     "world_size",
 ]

@@ -10,14 +10,12 @@ import torch
 
 from dreammpc.compiling import compile_mode
 from dreammpc.interfaces import OBS_KEYS, UsageError
+from dreammpc.threads import WIDE
 
 log = logging.getLogger(__name__)
 
 ON_CUDA = "default"
 """What `trainer.compile` is on a GPU if left open: `graphs`, once a card has shown these (docs/gpu.md)."""
-
-WIDE = 384
-"""Narrower models spend their time on elementwise work, where neither bfloat16 nor threads gain anything."""
 
 UNSUITED = {
     "16": "its scaled gradients would be clipped as they are, and the guard could not skip an update",

@@ -18,9 +18,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
+from dreammpc.threads import set_threads
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy
-from dreammpc.training.speed import WIDE, Speed, check_precision, choose_speed
+from dreammpc.training.speed import Speed, check_precision, choose_speed
 from dreammpc.training.started import check_started, world_size
 
 
@@ -135,24 +136,10 @@ def set_speed(asked: Any, width: int, obs: str) -> Speed:
         UsageError: a setting that is unknown or cannot be had here.
     """
     device = choose_device(asked.accelerator, training=True)
-    set_threads(asked.threads, width)
+    set_threads(width, asked.threads)
     speed = choose_speed(device, asked.compile, asked.precision, width, obs)
     speed.apply()
     return speed
-
-
-def set_threads(threads: int | None, width: int) -> None:
-    """Set torch's threads on the CPU.
-
-    Args:
-        threads: `None` keeps what OMP_NUM_THREADS says; without it, a model of narrow hidden `width` takes
-            one (a second gains it little, and two beside another busy process are far slower than one) and a
-            wider model torch's own choice.
-    """
-    if threads is None and "OMP_NUM_THREADS" not in os.environ and width < WIDE:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def keep_memory() -> None:
