@@ -1,12 +1,13 @@
 """The simulator model: a user's functions behind the waist, and what it says of functions that do not fit."""
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import nn
 
 from dreammpc.agent import Agent
-from dreammpc.interfaces import WorldModel
+from dreammpc.interfaces import UsageError, WorldModel
 from dreammpc.models import SimulatorModel
 from dreammpc.planning import Imagination, Objective, make_planner
 from dreammpc.planning.contract import check_model
@@ -122,9 +123,13 @@ def test_observations_are_states_or_are_encoded():
     assert torch.equal(model.observe(obs, None, belief)["x"], x)
     wide = TensorDict({"observation": torch.cat([x[:, :1], x], -1)}, [M])
     assert torch.equal(encoding.observe(wide, None, belief)["x"], x)
-    with pytest.raises(ValueError, match=r"^observation: expected a tensor of shape \[5, 3\], got \[5, 4\]$"):
+    with pytest.raises(
+        ValueError, match=r"^observation: expected a tensor of shape \[5, 3\], got float32 \[5, 4\]$"
+    ):
         model.observe(wide, None, belief)
-    with pytest.raises(ValueError, match=r"^encode: expected a tensor of shape \[5, 3\], got \[5, 2\]$"):
+    with pytest.raises(
+        ValueError, match=r"^encode: expected a tensor of shape \[5, 3\], got float32 \[5, 2\]$"
+    ):
         encoding.observe(obs, None, belief)
 
 
@@ -141,25 +146,31 @@ def test_an_agent_acts_in_it():
     [
         (
             {"dynamics": lambda x, a: x[:, :2]},
-            r"^dynamics: expected a tensor of shape \[5, 3\], got \[5, 2\]",
+            r"^dynamics: expected a tensor of shape \[5, 3\], got float32 \[5, 2\]",
         ),
         ({"dynamics": lambda x, a: None}, r"^dynamics: expected a tensor of shape \[5, 3\], got NoneType"),
         (
             {"dynamics": lambda x, a: x + a},
-            r"^dynamics: failed on inputs of shapes \[5, 3\], \[5, 2\]: Run",
+            r"^dynamics: failed on x float32 \[5, 3\], a float32 \[5, 2\]: Run",
         ),
-        ({"dynamics": lambda x: x}, r"^dynamics: failed on inputs .*: TypeError"),
-        ({"reward": lambda x, a, y: x[:, :1]}, r"^reward: expected a tensor of shape \[5\], got \[5, 1\]"),
-        ({"reward": lambda x, a, y: x.sum()}, r"^reward: expected a tensor of shape \[5\], got \[\]"),
+        ({"dynamics": lambda x: x}, r"^dynamics: failed on x float32 .*: TypeError"),
+        (
+            {"reward": lambda x, a, y: x[:, :1]},
+            r"^reward: expected a tensor of shape \[5\], got float32 \[5, 1\]",
+        ),
+        ({"reward": lambda x, a, y: x.sum()}, r"^reward: expected a tensor of shape \[5\], got float32 \[\]"),
         ({"reward": None}, r"^expected either reward or cost, got neither$"),
         ({"cost": reward}, r"^expected either reward or cost, got both$"),
         (
             {"reward": None, "cost": lambda x, a, y: x},
             r"^cost: expected a tensor of shape \[5\], got",
         ),
-        ({"value": lambda x: x.sum()}, r"^value: expected a tensor of shape \[5\], got \[\]"),
-        ({"policy": lambda x: x}, r"^policy: expected a tensor of shape \[5, 2\], got \[5, 3\]"),
-        ({"termination": lambda x: x > 0}, r"^termination: expected a tensor of shape \[5\], got \[5, 3\]"),
+        ({"value": lambda x: x.sum()}, r"^value: expected a tensor of shape \[5\], got float32 \[\]"),
+        ({"policy": lambda x: x}, r"^policy: expected a tensor of shape \[5, 2\], got float32 \[5, 3\]"),
+        (
+            {"termination": lambda x: x > 0},
+            r"^termination: expected a tensor of shape \[5\], got bool \[5, 3\]",
+        ),
         ({"discount": 1.1}, r"^discount must be in \[0, 1\], got 1.1$"),
         ({"policy_std": -0.1}, r"^policy_std must be at least 0, got -0.1$"),
     ],
@@ -184,8 +195,168 @@ def test_a_model_that_cannot_observe_is_no_agent():
         Agent(Blind(), make_planner("policy", A))
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 4), (2, 1, 3)])
-def test_states_of_another_shape_are_refused(shape):
-    model = SimulatorModel(3, 1, lambda x, a: x + a, cost=lambda x, a, x2: x2.square().sum(-1))
-    with pytest.raises(ValueError, match=r"expected states of shape \[M, 3\], got \["):
-        model.latent(torch.zeros(shape))
+@pytest.mark.parametrize(
+    ("x", "got"),
+    [
+        (torch.zeros(3), r"float32 \[3\]"),
+        (torch.zeros(1, 4), r"float32 \[1, 4\]"),
+        (torch.zeros(2, 1, 3), r"float32 \[2, 1, 3\]"),
+        (torch.zeros(2, 3, dtype=torch.int64), r"int64 \[2, 3\]"),
+        ([[0.0, 0.0, 0.0]], "list"),
+        (np.zeros((2, 3)), "ndarray"),
+    ],
+)
+def test_what_is_no_batch_of_states_is_refused(x, got):
+    with pytest.raises(UsageError, match=rf"^latent: expected float32 states of shape \[M, 3\], got {got}$"):
+        make().latent(x)
+
+
+# --- functions that do what planners cannot live with ---------------------------------------------------
+
+
+def writes(name: str, which: int, how):
+    """The model's function `name`, which does `how` to its input number `which`, then what it should."""
+
+    def function(*inputs):
+        how(inputs[which])
+        if name == "policy":
+            return inputs[0][:, :A] * 0.5
+        return dynamics(*inputs) if name == "dynamics" else inputs[0].sum(-1).sigmoid()
+
+    return function
+
+
+def through_numpy(x):
+    x.numpy()[...] *= 0.5
+
+
+WAYS = {
+    "clamp": lambda x: x.clamp_(-0.5, 0.5),
+    "scale": lambda x: x.mul_(0.5),
+    "row": lambda x: x[:, 0].zero_(),
+    "numpy": through_numpy,
+    "nothing that shows": lambda x: x.clamp_(-5, 5),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("dynamics", ["x", "a"]),
+        ("reward", ["x", "a", "x'"]),
+        ("policy", ["x"]),
+        ("value", ["x"]),
+        ("termination", ["x'"]),
+    ],
+)
+def test_a_function_that_writes_into_its_inputs_is_refused(name, inputs, way):
+    for i, key in enumerate(inputs):
+        with pytest.raises(UsageError, match=rf"^{name}: wrote into its input {key} in place; ") as error:
+            make(**{name: writes(name, i, WAYS[way])})
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("planner", ["mppi", "dream_mpc"])
+def test_one_that_writes_only_later_is_refused_in_the_plan(planner):
+    calls = []
+
+    def late(x, a):
+        calls.append(1)
+        return dynamics(x, a.clamp_(-0.5, 0.5) if len(calls) > 3 else a)
+
+    model, planner = make(dynamics=late), make_planner(planner, A)
+    with pytest.raises(
+        UsageError, match=r"^dynamics: (wrote into its input a in place; |failed on x float32 )"
+    ):
+        planner.plan(Imagination(model), model.latent(inputs()[0]), planner.initial_state(M))
+
+
+def test_what_an_encoder_writes_into_is_not_the_environments():
+    model = make(encode=lambda obs: obs.mul_(2.0))
+    x, _ = inputs()
+    obs = TensorDict({"observation": x.clone()}, [M])
+    with pytest.raises(UsageError, match=r"^encode: wrote into its input observation in place; "):
+        model.observe(obs, None, None)
+    assert torch.equal(obs["observation"], x)
+
+
+def test_memory_that_is_returned_twice_is_refused():
+    memory = torch.zeros(100, D)
+
+    def reuses(x, a):
+        return torch.mul(x, 0.9, out=memory[: len(x)])
+
+    with pytest.raises(
+        UsageError, match=r"^dynamics: wrote into what it returned before; return a new tensor"
+    ):
+        make(dynamics=reuses)
+    make(dynamics=lambda x, a: x)  # its input is no memory of its own
+
+
+def test_a_network_in_another_precision_is_told_what_goes_in():
+    network = nn.Linear(D, D).double()
+    words = r"^dynamics: failed on x float32 \[5, 3\], a float32 \[5, 2\]: RuntimeError: .*dtype.*Double$"
+    with pytest.raises(UsageError, match=words):
+        make(dynamics=lambda x, a: network(x))
+    model = make(policy=nn.Linear(D, A)).double()
+    with pytest.raises(UsageError, match=r"^policy: failed on x float32 \[5, 3\]: RuntimeError: .*Double"):
+        model.policy(model.latent(inputs()[0]), inputs()[1])
+
+
+def test_results_in_other_types_are_read_as_float32():
+    settings = {
+        "dynamics": lambda x, a: dynamics(x, a).double(),
+        "reward": lambda x, a, y: y[:, 0] > 0,
+        "value": lambda x: x[:, 0].double(),
+        "policy": lambda x: x[:, :A].double(),
+        "termination": lambda x: (x[:, 0] > 0).long(),
+        "discount": 0.5,
+    }
+    (x, a), model = inputs(), make(**settings)
+    latent = model.latent(x.double())
+    following = model.step(latent, a)
+    reward, discount = model.outcome(latent, a, following)
+    results = [latent["x"], following["x"], reward, discount, model.value(latent, a), model.policy(latent, a)]
+    assert all(result.dtype == torch.float32 for result in results)
+    torch.testing.assert_close(reward, (following["x"][:, 0] > 0).float())
+    torch.testing.assert_close(discount, 0.5 * (following["x"][:, 0] <= 0).float())
+    planner = make_planner("icem", A, num_samples=32)
+    assert planner.plan(Imagination(model), latent, planner.initial_state(M)).value.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reward": lambda x, a, y: x[:, :1].squeeze()}, r"^reward: expected .* \[1\], got float32 \[\]$"),
+        (
+            {"dynamics": lambda x, a: x.view(-1).view(-1, D)},
+            r"^dynamics: failed on .*: RuntimeError: view size",
+        ),
+        ({"value": lambda x: x[:, :0]}, r"^value: expected a tensor of shape \[5\], got float32 \[5, 0\]$"),
+        ({"policy": lambda x: x[:, :A].numpy()}, r"^policy: expected .* \[5, 2\], got ndarray$"),
+        (
+            {"termination": lambda x: 100 * x[:, 0]},
+            r"^termination: expected whether, or a probability in \[0, 1\]",
+        ),
+        ({"reward": lambda x, a, y: x[:, 0] + 1j}, r"^reward: expected .*, got complex64 \[5\]$"),
+    ],
+)
+def test_what_would_fail_in_some_plans_is_refused_at_once(settings, words):
+    with pytest.raises(UsageError, match=words):
+        make(**settings)
+
+
+def test_what_fails_later_is_one_line_too():
+    moods = []
+
+    def moody(x, a, y):
+        if moods:
+            raise KeyError("mood")
+        return y[:, 0]
+
+    model = make(reward=moody)
+    moods.append("bad")
+    planner = make_planner("dream_mpc", A)
+    with pytest.raises(UsageError, match=r"^reward: failed on x float32 \[75, 3\], .*: KeyError: 'mood'$"):
+        planner.plan(Imagination(model), model.latent(inputs()[0]), planner.initial_state(M))

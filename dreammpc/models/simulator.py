@@ -10,15 +10,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import Outcome
+from dreammpc.interfaces import Outcome, UsageError
 
 
 class SimulatorModel(nn.Module):
     """Wraps batched torch functions of states `x` [M, D] and actions `a` [M, A] in [-1, 1].
 
     The latent is `{"x": x}`. Modules among the functions become submodules, so that `.to`, `.eval` and
-    `parameters()` reach them. Gradient planners need functions that autograd can follow. Every function is
-    tried once, here, on zeros.
+    `parameters()` reach them. Gradient planners need functions that autograd can follow. What goes in is
+    float32; what comes out is read as float32. Functions change nothing in place and return new tensors.
+    Every function but `encode` is tried here, on small random states and on actions in [-1, 1]: on several
+    rows, on rows that share their memory (as the rows of one state do) and on one row.
 
     Args:
         state_dim: D.
@@ -35,8 +37,9 @@ class SimulatorModel(nn.Module):
         device: where to try the functions; by default that of the modules among them, else the CPU.
 
     Raises:
-        ValueError: a function that fails or returns a wrong shape; a number out of range; both or neither
-            of `reward` and `cost`.
+        UsageError: here or in a plan, in one line: a function that fails, writes into what it was given,
+            returns the same memory again or a wrong shape; a number out of range; both or neither of
+            `reward` and `cost`.
 
     Example::
 
@@ -62,13 +65,13 @@ class SimulatorModel(nn.Module):
         super().__init__()
         for name, number in (("state_dim", state_dim), ("action_dim", action_dim)):
             if not number >= 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+                raise UsageError(f"{name} must be at least 1, got {number}")
         if not policy_std >= 0:
-            raise ValueError(f"policy_std must be at least 0, got {policy_std}")
+            raise UsageError(f"policy_std must be at least 0, got {policy_std}")
         if not 0 <= discount <= 1:
-            raise ValueError(f"discount must be in [0, 1], got {discount}")
+            raise UsageError(f"discount must be in [0, 1], got {discount}")
         if (reward is None) == (cost is None):
-            raise ValueError(f"expected either reward or cost, got {'neither' if cost is None else 'both'}")
+            raise UsageError(f"expected either reward or cost, got {'neither' if cost is None else 'both'}")
         self.state_dim, self.action_dim = state_dim, action_dim
         self.policy_std, self.discount = policy_std, discount
         self.dynamics: Callable = dynamics
@@ -81,86 +84,161 @@ class SimulatorModel(nn.Module):
         self._try_functions(next((p.device for p in self.parameters()), None) if device is None else device)
 
     def latent(self, x: Tensor) -> TensorDictBase:
-        """The latent TensorDict [M] of states `x` [M, D].
+        """The latent TensorDict [M] of states `x` [M, D], read as float32.
 
         Raises:
-            ValueError: states of another shape.
+            UsageError: no floating tensor of that shape.
         """
-        if x.ndim != 2 or x.shape[1] != self.state_dim:
-            raise ValueError(f"expected states of shape [M, {self.state_dim}], got {list(x.shape)}")
-        return TensorDict({"x": x}, x.shape[:1], device=x.device)
+        fits = isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == self.state_dim
+        if not fits or not x.is_floating_point():
+            raise UsageError(
+                f"latent: expected float32 states of shape [M, {self.state_dim}], got {_seen(x)}"
+            )
+        return TensorDict({"x": x.float()}, x.shape[:1], device=x.device)
 
     def initial_belief(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] with zeros `x` [B, D]; nothing reads it, as the observation tells the state."""
         return self.latent(torch.zeros(batch_size, self.state_dim, device=device))
 
     def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
-        """The latent [B] of `obs["observation"]` [B, O], read as float32; the rest is not needed."""
-        x = obs["observation"].float()
-        x = x if self.encode_fn is None else self.encode_fn(x)
-        if x.shape != (*obs.batch_size, self.state_dim):
-            what = "observation" if self.encode_fn is None else "encode"
-            raise ValueError(_mismatch(what, (*obs.batch_size, self.state_dim), x))
-        return self.latent(x)
+        """The latent [B] of `obs["observation"]` [B, O], read as float32; the rest is not needed.
+
+        Raises:
+            UsageError: no batch; a state, or what `encode` returns, of another shape than [B, D].
+        """
+        x, shape = obs["observation"], (*obs.batch_size, self.state_dim)
+        if self.encode_fn is not None:  # of a copy: it is the environment's own tensor
+            given = {"observation": x.to(torch.float32, copy=True)}
+            return self.latent(_call("encode", self.encode_fn, given, shape))
+        return self.latent(_checked("observation", x, (shape,)))
 
     def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
         """The user's dynamics."""
-        return self.latent(self.dynamics(latent["x"], action))
+        x = latent["x"]
+        return self.latent(_call("dynamics", self.dynamics, {"x": x, "a": action}, x.shape))
 
     def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
         """The user's reward, or minus the cost, and γ·(1 - termination): both [M]."""
-        along = latent["x"], action, next_latent["x"]
-        reward = self.reward_fn(*along) if self.cost_fn is None else -self.cost_fn(*along)
+        along = {"x": latent["x"], "a": action, "x'": next_latent["x"]}
+        if self.cost_fn is None:
+            reward = _call("reward", self.reward_fn, along, action.shape[:1])
+        else:
+            reward = -_call("cost", self.cost_fn, along, action.shape[:1])
         if self.termination_fn is None:
             return Outcome(reward, torch.full_like(reward, self.discount))
-        return Outcome(reward, self.discount * (1 - self.termination_fn(next_latent["x"]).to(reward.dtype)))
+        ends = _call("termination", self.termination_fn, {"x'": next_latent["x"]}, action.shape[:1])
+        return Outcome(reward, self.discount * (1 - ends))
 
     def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
         """The user's value of the state, whatever the action: [M, K]."""
         x = latent["x"]
         if self.value_fn is None:
             return torch.zeros_like(x[:, :1])
-        value = self.value_fn(x)
+        value = _call("value", self.value_fn, {"x": x}, x.shape[:1], (x.shape[0], None))
         return value.unsqueeze(-1) if value.ndim == 1 else value
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
         """The user's mean action, or zero, plus `policy_std`·noise, clamped: [M, A]."""
         action = self.policy_std * noise
         if self.policy_fn is not None:
-            action = self.policy_fn(latent["x"]) + action
+            action = _call("policy", self.policy_fn, {"x": latent["x"]}, noise.shape) + action
         return action.clamp(-1, 1)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _try_functions(self, device: torch.device | str | None) -> None:
         size = max(self.state_dim, self.action_dim) + 2  # a batch that no other dimension is mistaken for
-        x = torch.zeros(size, self.state_dim, device=device)
-        a = torch.zeros(size, self.action_dim, device=device)
-        following = _try("dynamics", self.dynamics, [x, a], x.shape)
-        for name, function in (("reward", self.reward_fn), ("cost", self.cost_fn)):
-            _try(name, function, [x, a, following], (size,))
-        _try("policy", self.policy_fn, [x], a.shape)
-        _try("termination", self.termination_fn, [x], (size,))
-        _try("value", self.value_fn, [x], (size,), (size, None))
+        random = torch.Generator().manual_seed(0)
+        x = 0.1 * torch.randn(size, self.state_dim, generator=random).to(device)
+        a = (1.8 * torch.rand(size, self.action_dim, generator=random) - 0.9).to(device)
+        batches = [(x, a), (x[1:2].expand_as(x), a[1:2].expand_as(a)), (x[:1].clone(), a[:1].clone())]
+        before: dict[str, tuple[Tensor, Tensor]] = {}
+        for x, a in batches:
+            rows = x.shape[:1]
+            tried: dict[str, tuple[Callable | None, dict[str, Tensor], list]] = {
+                "dynamics": (self.dynamics, {"x": x, "a": a}, [x.shape])
+            }
+            y = _try(before, "dynamics", *tried["dynamics"])
+            for name, function in (("reward", self.reward_fn), ("cost", self.cost_fn)):
+                tried[name] = function, {"x": x, "a": a, "x'": y}, [rows]
+            tried["policy"] = self.policy_fn, {"x": x}, [a.shape]
+            tried["termination"] = self.termination_fn, {"x'": y}, [rows]
+            tried["value"] = self.value_fn, {"x": x}, [rows, (*rows, None)]
+            for name in list(tried)[1:]:
+                _try(before, name, *tried[name])
+        if "termination" in before and not x.is_meta:
+            ends = before["termination"][1]
+            if ((ends < 0) | (ends > 1)).any():
+                got = f"[{ends.min():.3g}, {ends.max():.3g}]"
+                raise UsageError(f"termination: expected whether, or a probability in [0, 1], got {got}")
 
 
-def _try(name: str, function: Callable | None, inputs: list[Tensor], *shapes: tuple[int | None, ...]):
-    """What `function` returns, if it has one of the shapes (`None` fits any size); ValueError otherwise."""
-    if function is None:
-        return None
-    given = ", ".join(str(list(x.shape)) for x in inputs)
+def _call(
+    name: str, function: Callable, inputs: dict[str, Tensor], *shapes: tuple[int | None, ...]
+) -> Tensor:
+    """What `function` makes of `inputs`, as float32; `None` in one of the `shapes` fits any size.
+
+    Raises:
+        UsageError: it failed, wrote into an input, or returned no tensor of one of the shapes.
+    """
+    watched = {} if torch.compiler.is_compiling() else _versions(inputs)
     try:
-        result = function(*inputs)
+        result = function(*inputs.values())
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{name}: failed on inputs of shapes {given}: {reason}") from error
-    if isinstance(result, Tensor):
+        given = ", ".join(f"{key} {_seen(x)}" for key, x in inputs.items())
+        raise UsageError(f"{name}: failed on {given}: {reason}") from error
+    if watched:
+        for key, version in _versions(inputs).items():
+            if version != watched[key]:
+                raise UsageError(_wrote(name, key))
+    return _checked(name, result, shapes)
+
+
+def _versions(inputs: dict[str, Tensor]) -> dict[str, int]:
+    """How often each input has been written to; inference tensors do not know."""
+    return {key: x._version for key, x in inputs.items() if not x.is_inference()}
+
+
+def _wrote(name: str, key: str) -> str:
+    return f"{name}: wrote into its input {key} in place; compute a new tensor, or write into {key}.clone()"
+
+
+def _checked(name: str, result: Any, shapes: tuple[tuple[int | None, ...], ...]) -> Tensor:
+    """`result` as float32. Raises UsageError if it is no real tensor of one of the shapes."""
+    if isinstance(result, Tensor) and not result.is_complex():
         for shape in shapes:
-            fits = all(want in (None, got) for want, got in zip(shape, result.shape, strict=False))
-            if len(shape) == result.ndim and fits:
-                return result
-    raise ValueError(f"{_mismatch(name, shapes[0], result)} for inputs of shapes {given}")
+            if len(shape) == result.ndim and all(
+                want == got or (want is None and got > 0)
+                for want, got in zip(shape, result.shape, strict=True)
+            ):
+                return result.float()
+    raise UsageError(f"{name}: expected a tensor of shape {list(shapes[0])}, got {_seen(result)}")
 
 
-def _mismatch(name: str, shape: tuple[int | None, ...], result: object) -> str:
-    got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
-    return f"{name}: expected a tensor of shape {list(shape)}, got {got}"
+def _try(
+    before: dict[str, tuple[Tensor, Tensor]],
+    name: str,
+    function: Callable | None,
+    inputs: dict[str, Tensor],
+    shapes: list[tuple[int | None, ...]],
+) -> Tensor:
+    """`_call`, with a closer look; `before` holds what each function returned at first, and a copy of it."""
+    if function is None:
+        return torch.empty(0)
+    copies = {key: x.clone() for key, x in inputs.items()}
+    result = _call(name, function, inputs, *shapes)
+    for key, x in inputs.items():
+        if not x.is_meta and not torch.equal(x, copies[key]):  # through numpy, which no version counts
+            raise UsageError(_wrote(name, key))
+    first, copy = before.setdefault(name, (result, result.clone()))
+    if not result.is_meta and not torch.equal(first.nan_to_num(), copy.nan_to_num()):
+        raise UsageError(f"{name}: wrote into what it returned before; return a new tensor each time")
+    return result
+
+
+def _seen(value: Any) -> str:
+    """Type and shape, as an error tells them."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return type(value).__name__
