@@ -122,8 +122,10 @@ class Agent(TensorDictModuleBase):
             The plan and the next carry.
 
         Raises:
-            UsageError: the planner's result has a wrong shape, or the state it was given has changed.
+            UsageError: arguments of other batch sizes; the planner's result has a wrong shape, or the state
+                it was given has changed.
         """
+        check_arguments(obs, carry, is_init)
         if self.checked and compile_mode(self._compiled) == "graphs":
             return self._replayed(obs, carry, is_init)
         home, held = tensor_device(obs), tensor_device(carry)
@@ -226,6 +228,27 @@ def act(
         plan = plan._replace(action=moved.clamp(-1, 1))
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": noise}
     return plan, TensorDict(content, carry.batch_size)  # with a device, what has none would be a graph break
+
+
+def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
+    """Raise UsageError unless all three have one batch size [B]."""
+    if not isinstance(obs, TensorDictBase) or obs.batch_dims != 1:
+        got = list(obs.batch_size) if isinstance(obs, TensorDictBase) else type(obs).__name__
+        raise UsageError(f"obs: expected a TensorDict of batch size [B], got {got}")
+    size = obs.shape[0]
+    if not isinstance(carry, TensorDictBase) or carry.batch_size != obs.batch_size:
+        got = list(carry.batch_size) if isinstance(carry, TensorDictBase) else type(carry).__name__
+        raise UsageError(
+            f"carry: expected a TensorDict of batch size [{size}], as the observations', got {got};"
+            f" the agent's initial_carry({size}) makes one"
+        )
+    if not isinstance(is_init, Tensor) or is_init.dtype != torch.bool or is_init.shape != (size, 1):
+        got = (
+            f"{is_init.dtype} {list(is_init.shape)}"
+            if isinstance(is_init, Tensor)
+            else type(is_init).__name__
+        )
+        raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
 
 
 def check_plan(

@@ -73,7 +73,7 @@ class FusedEncoder(nn.Module):
 
     def forward(self, obs: TensorDictBase) -> Tensor:
         """`pixels`, bytes [M, C, 64, 64], and `observation` [M, O] → [M, D]."""
-        parts = [self.norm(self.conv(obs["pixels"])), self.body(obs["observation"])]
+        parts = [self.norm(self.conv(obs["pixels"])), self.body(obs["observation"].float())]
         return self.head(torch.cat(parts, -1))
 
 

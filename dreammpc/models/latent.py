@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import MEMORY, OBS_KEYS, Outcome
+from dreammpc.interfaces import MEMORY, OBS_KEYS, Outcome, UsageError
 from dreammpc.models.encoders import make_encoder, no_frames, with_frame
 from dreammpc.nn import MLP, StackedMLP, TwoHot, simnorm
 
@@ -120,7 +120,17 @@ class LatentModel(nn.Module):
         """Encode `obs` [B] into a belief [B]: of the state alone, or of the frames that the belief remembers.
 
         `obs` has `observation` [B, O] or `pixels`, bytes [B, 3, 64, 64], or both. The action is not needed.
+
+        Raises:
+            UsageError: an entry that is missing, or of another shape.
         """
+        shapes = {"observation": (self.obs_dim,), "pixels": (3, 64, 64)}
+        for key in self.obs_keys:
+            x, shape = obs.get(key, None), [*obs.batch_size, *shapes[key]]
+            got = "none" if x is None else list(x.shape)
+            if got != shape or obs.batch_dims != 1:
+                wanted = ", ".join(["B", *map(str, shapes[key])])
+                raise UsageError(f"{key}: expected the shape [{wanted}], got {got}")
         if self.obs == "state":
             return self.encode(obs)
         memory = with_frame(belief[MEMORY], obs["pixels"])
@@ -148,7 +158,7 @@ class LatentModel(nn.Module):
 
     def inputs(self, obs: TensorDictBase) -> Any:
         """What the encoder reads of observations [...]: the tensor of states, or else a TensorDict."""
-        return obs["observation"] if self.obs == "state" else obs.select(*self.obs_keys)
+        return obs["observation"].float() if self.obs == "state" else obs.select(*self.obs_keys)
 
     def encode(self, obs: TensorDictBase) -> TensorDictBase:
         """The latent [M] of `obs` [M], whose `pixels`, if any, are stacks of frames [M, 9, 64, 64]."""

@@ -85,9 +85,10 @@ class Composed:
         """Propose, refine, select.
 
         Raises:
-            ValueError: the model has another action dimension.
+            ValueError: the model has another action dimension; a latent or a warm start of another form.
         """
         imagination.check_action_dim(self.action_dim)
+        warm_start.check(latent, state, self._memory())
         lost = 0.0 if self.non_finite == "zero" else -torch.inf
         limited = self.max_ms != torch.inf and not torch.compiler.is_compiling()
         deadline = time.perf_counter() + 1e-3 * self.max_ms if limited else torch.inf

@@ -30,6 +30,7 @@ class Policy:
     def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """No model step; `std` is how far one standard deviation of noise moves the action."""
         imagination.check_action_dim(self.action_dim)
+        warm_start.check(latent, state)
         mode = imagination.mode(latent)
         one = torch.ones(latent.shape[0], self.action_dim, device=device_of(latent))
         std = (imagination.model.policy(latent, one) - mode).abs().nan_to_num(0.0)

@@ -4,9 +4,14 @@ A fresh state is all zeros; `started` [B, 1] turns to one after the first plan o
 Python branch depends on it.
 """
 
+from typing import Any
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from dreammpc.interfaces import UsageError
+from dreammpc.planning.imagination import device_of
 
 
 def fresh(batch_size: int, device: torch.device | None = None, **shapes: tuple[int, ...]) -> TensorDictBase:
@@ -14,6 +19,42 @@ def fresh(batch_size: int, device: torch.device | None = None, **shapes: tuple[i
     zeros = {name: torch.zeros(batch_size, *shape, device=device) for name, shape in shapes.items()}
     zeros["started"] = torch.zeros(batch_size, 1, device=device)
     return TensorDict(zeros, [batch_size], device=device)
+
+
+def check(latent: Any, state: Any, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
+    """Raise UsageError unless a plan can be made for `latent` [B] from the warm start `state`.
+
+    Args:
+        shapes: of what `fresh` was asked for, without the batch dimension.
+    """
+    if not isinstance(latent, TensorDictBase) or latent.batch_dims != 1 or latent.is_empty():
+        raise UsageError(
+            f"latent: expected a TensorDict of batch size [B], as a model makes it, got {seen(latent)}"
+        )
+    size = latent.shape[0]
+    advice = f"; the planner's initial_state({size}) makes one"
+    if not isinstance(state, TensorDictBase) or state.batch_size != latent.batch_size:
+        raise UsageError(
+            f"state: expected a warm start of batch size [{size}], as the latent's, got {seen(state)}{advice}"
+        )
+    for name, shape in {**(shapes or {}), "started": (1,)}.items():
+        value = state.get(name, None)
+        if not isinstance(value, Tensor) or value.shape[1:] != shape or not value.is_floating_point():
+            wanted = f"a warm start with {name!r} {[size, *shape]}, float32"
+            raise UsageError(f"state: expected {wanted}, got {seen(value)}{advice}")
+        if value.device != device_of(latent):
+            raise UsageError(
+                f"state: expected {name!r} on {device_of(latent)}, as the latent, got {value.device}"
+            )
+
+
+def seen(value: Any) -> str:
+    """What came, as an error tells it."""
+    if isinstance(value, TensorDictBase):
+        return f"batch size {list(value.batch_size)}" + (" and no entries" if value.is_empty() else "")
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return "none" if value is None else type(value).__name__
 
 
 def carry_on(state: TensorDictBase, **values: Tensor) -> TensorDictBase:
