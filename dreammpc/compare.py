@@ -115,6 +115,7 @@ def compare(
                 **identity(path, facts, name),
                 **origin,
                 action_repeat=evaluator.env.action_repeat,
+                variant=evaluator.env.variant or None,
                 planner=planner_name,
                 settings={key: value for key, value in own.items() if key != "action_dim"},
             )

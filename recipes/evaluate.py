@@ -12,7 +12,7 @@ from dreammpc.compare import Played, compare, find_checkpoints
 from dreammpc.config import EvaluateConfig
 from dreammpc.evaluation import table
 from dreammpc.evaluation.film import video_path
-from dreammpc.evaluation.results import collect
+from dreammpc.evaluation.results import collect, titled
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
 from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
@@ -82,7 +82,7 @@ def tell(results: list[Played], row: Row) -> None:
     starts = f"from seed {seeds[0]}" if seeds == whole else f"from seeds {', '.join(map(str, seeds))}"
     trained = "" if row["env_steps"] is None else f" at {row['env_steps']} environment steps"
     print(
-        f"{row['task']}, {row['checkpoint']}{trained},"
+        f"{titled(row['task'], row['variant'])}, {row['checkpoint']}{trained},"
         f" {many(row['batch'], 'episode')} {starts}, {row['mode']}:\n\n"
         f"{table({each.planner: each.episodes for each in results})}\n",
         flush=True,

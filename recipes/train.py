@@ -11,7 +11,7 @@ from dreammpc import assembly, words
 from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
-from dreammpc.evaluation import Evaluator, table
+from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, check_graphable, eval_planners, planner_name
 from dreammpc.progress import Progress
@@ -71,7 +71,8 @@ def train(config: TrainConfig) -> int:
     evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress)
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
-    loggers = make_loggers(folder, settings, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
+    told = settings | ({"variant": env.variant} if env.variant else {})
+    loggers = make_loggers(folder, told, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
@@ -104,14 +105,13 @@ def train(config: TrainConfig) -> int:
     video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     results = evaluator.compare(model, compared)
-    print(f"\n{config.task} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
+    print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     last = words.typed("checkpoint", checkpoints.last)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
-    finals = {f"final/{name}": episodes.mean for name, episodes in results.items()}
     files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
     with progress.during("saving"):
-        where = finish_run(loggers, finals, feed.env_steps, files)
+        where = finish_run(loggers, finals(results), feed.env_steps, files)
     print(where)
     return 0
 

@@ -33,10 +33,13 @@ def score_rows(
                     MILLISECONDS[planner],
                     {},
                     successes=[None] * episodes,
+                    any_successes=[None] * episodes,
+                    scores=(returns.clip(0, 1000) / 1000).tolist(),
                     row_diagnostics=[{"gain": 0.1, "evaluations": 55.0}] * episodes,
                 )
                 common = {
                     "task": task,
+                    "variant": None,
                     "checkpoint": f"runs/{task}-{algorithm}-{seed}/last.ckpt",
                     "train_seed": seed,
                     "algorithm": algorithm,

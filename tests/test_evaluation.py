@@ -8,7 +8,7 @@ from gymnasium.spaces import Box
 
 from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
-from dreammpc.evaluation import Episodes, Evaluator, run_episodes, table
+from dreammpc.evaluation import Episodes, Evaluator, finals, run_episodes, table
 from dreammpc.evaluation.film import side_by_side
 from dreammpc.models import TDMPC2Model
 from dreammpc.planning import make_planner
@@ -73,7 +73,8 @@ def test_each_episode_has_its_own_success_and_diagnostics():
     agent = small_agent()
     torch.nn.init.normal_(agent.model.value_heads.weights[-1])  # a fresh model values everything at 0
     result = run_episodes(env, agent, seed=0)
-    assert result.successes == [1.0, 0.0, None]
+    assert result.successes == result.scores == [1.0, 0.0, None]
+    assert result.success_rates() == {}  # not all say it
     weights = [length / 12 for length in result.lengths]
     for key, mean in result.diagnostics.items():
         rows = [row[key] for row in result.row_diagnostics]
@@ -82,6 +83,40 @@ def test_each_episode_has_its_own_success_and_diagnostics():
         )
     objectives = {round(row["objective"], 6) for row in result.row_diagnostics}
     assert len(objectives) == 3
+
+
+class Slips(Countdown):
+    """Succeeds at its second step and not at its last."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"success": float(self.taken == 2)}
+
+
+def test_success_at_any_step_is_told_from_success_at_the_last():
+    env = BatchedEnv([Slips(2, True), Slips(3, True), Slips(1, True)], task="slips")
+    result = run_episodes(env, small_agent(), seed=0)
+    assert result.successes == result.scores == [1.0, 0.0, 0.0]
+    assert result.any_successes == [1.0, 1.0, 0.0]
+    assert result.success_rates() == pytest.approx({"success": 1 / 3, "any_success": 2 / 3})
+    text = table({"policy": result})
+    assert "success" in text and "any success" in text and "0.67" in text
+    assert finals({"policy": result}) == pytest.approx(
+        {"final/policy": 2.0, "final_success/policy": 1 / 3, "final_any_success/policy": 2 / 3}
+    )
+    again = run_episodes(env, small_agent(), seed=0)
+    assert again.any_successes == result.any_successes  # an episode forgets the one before
+
+
+def test_an_environment_that_names_its_full_return_is_scored_by_it():
+    envs = [Slips(2, True), Slips(3, True)]
+    for env in envs:
+        env.full_return = 4.0
+    assert run_episodes(BatchedEnv(envs, task="slips"), small_agent(), seed=0).scores == [0.5, 0.75]
+    full = {
+        task: make_env(task).full_return for task in ("cartpole-swingup", "lqr-lqr-2-1", "gym-Pendulum-v1")
+    }
+    assert list(full.values()) == [1000, None, None]
 
 
 def test_seeds_may_be_named_one_by_one():

@@ -28,31 +28,38 @@ def test_a_run_is_a_training_seed_and_its_score_the_mean_over_episodes():
     assert estimate.interval.low < estimate.value < estimate.interval.high
 
 
-def test_success_is_the_score_where_it_is_reported():
-    rows = [{**row, "success": float(row["episode"] == 0), "return": -5000.0} for row in score_rows()]
+def test_the_score_is_what_the_rows_say_wherever_returns_lie():
+    rows = [{**row, "score": float(row["episode"] == 0), "return": -5000.0} for row in score_rows()]
     results = collect(rows)
     assert results.runs["mppi", "cup-catch"][0].score == 0.25 and results.notes == []
+    assert summarise(results).aggregates["mppi"]["mean"].value == 0.25
 
 
-def test_a_task_has_one_scale_where_only_some_runs_report_success():
+def test_a_task_of_which_some_runs_have_no_score_is_left_out_and_said():
     rows = score_rows()
     for row in rows:
-        row["success"] = 1.0 if row["train_seed"] == 1 else None
+        if row["task"] == "cup-catch" and row["train_seed"] == 1:
+            row["score"] = None
     results = collect(rows)
-    for (_, task), runs in results.runs.items():
-        assert [run.score for run in runs] == pytest.approx([run.returns.mean() / 1000 for run in runs]), task
-    assert results.runs["mppi", "cup-catch"][0].success == 1 and results.notes == []
-
-
-def test_returns_of_gymnasium_have_no_scale_wherever_they_lie():
-    rows = score_rows(tasks=["cup-catch", "gym-Hopper-v5"])
-    results = collect(rows)
-    assert common(results)[0] == ["cup-catch"]
-    assert np.isnan(results.runs["mppi", "gym-Hopper-v5"][0].score)
+    assert common(results)[0] == ["walker-walk"]
     (note,) = results.notes
-    assert note.startswith("gym-Hopper-v5: no success") and "leave it out" in note
-    results = collect([{**row, "success": 1.0} for row in rows])
-    assert common(results)[0] == ["cup-catch", "gym-Hopper-v5"] and results.notes == []
+    assert note.startswith("cup-catch: its environment names no full return") and "leave it out" in note
+
+
+def test_success_at_the_last_step_and_at_any_is_a_table_of_its_own():
+    rows = score_rows(tasks=["mw-reach", "walker-walk"], planners=["mppi"], train_seeds=(1, 2))
+    assert "Success" not in markdown(collect(rows), summarise(collect(rows)))
+    for row in rows:
+        if row["task"] == "mw-reach":
+            last = float(row["episode"] == 0)
+            row |= {"success": last, "any_success": float(row["episode"] < 2), "score": last, "variant": "v3"}
+    text = markdown(results := collect(rows), summarise(results))
+    assert "Success at the last step (at any step):" in text
+    assert "| mw-reach (v3) | 0.25 [0.25, 0.25] (0.50 [0.50, 0.50]) |" in text
+    assert "Normalised scores over mw-reach (v3), walker-walk:" in text
+    assert summarise(results).aggregates["mppi"]["mean"].value < 0.5  # of 0.25 and 0.6 or so
+    with pytest.raises(UsageError, match=r"mw-reach: several versions of its environment, v3 and v2"):
+        collect(rows + [{**row, "variant": "v2", "train_seed": 3} for row in rows])
 
 
 def test_planners_on_the_same_agents_are_compared_in_pairs():
@@ -153,13 +160,13 @@ def test_seeds_that_are_left_out_are_said_with_two_kinds_of_agents():
 
 def test_unknown_scales_other_machines_and_budgets_are_said():
     rows = score_rows(tasks=["cup-catch"]) + [
-        {**row, "return": -row["return"]} for row in score_rows(tasks=["pendulum-swing"], machine="another")
+        {**row, "score": None} for row in score_rows(tasks=["pendulum-swing"], machine="another")
     ]
     rows[0] = {**rows[0], "env_steps": 40_000}
     results = collect(rows)
     assert common(results)[0] == ["cup-catch"]
     notes = " ".join(results.notes)
-    assert "pendulum-swing: no success" in notes and "several machines" in notes
+    assert "pendulum-swing: its environment names no full return" in notes and "several machines" in notes
     assert "cup-catch: agents of 40,000 to 50,000" in notes
 
 
@@ -196,7 +203,7 @@ def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():
 
 
 def test_a_ratio_to_nothing_is_left_empty():
-    rows = [{**row, "return": 0.0} for row in score_rows(planners=["policy", "mppi"])]
+    rows = [{**row, "return": 0.0, "score": 0.0} for row in score_rows(planners=["policy", "mppi"])]
     text = markdown(results := collect(rows), summarise(results))
     assert "| policy against mppi | +0.000 [+0.000, +0.000] |  | 0.50 [0.50, 0.50] |" in text
 
@@ -204,7 +211,7 @@ def test_a_ratio_to_nothing_is_left_empty():
 def test_a_ratio_whose_base_may_be_nothing_has_no_interval():
     rows = score_rows(tasks=["cup-catch"], planners=["policy", "mppi"])
     for row in rows:
-        row["return"] = 500.0 if row["train_seed"] == 1 or row["planner"] == "policy" else 0.0
+        row["score"] = 0.5 if row["train_seed"] == 1 or row["planner"] == "policy" else 0.0
     comparison = summarise(collect(rows)).comparisons[0]
     assert comparison.ratio.text(2) == "3.00"
     assert "[" in comparison.difference.text(2)

@@ -12,6 +12,7 @@ from dreammpc.interfaces import UsageError
 
 COMMON = {
     "task": "walker-walk",
+    "variant": None,
     "checkpoint": "runs/a, b/last.ckpt",
     "train_seed": 3,
     "algorithm": "tdmpc2",
@@ -31,6 +32,8 @@ EPISODES = Episodes(
     ms_per_action=1.5,
     diagnostics={},
     successes=[None, 1.0],
+    any_successes=[None, 1.0],
+    scores=[0.25, 1.0],
     row_diagnostics=[{"gain": 0.5}, {"gain": -1.0, "objective_policy": 2.0}],
     device="a GPU",
     threads=3,
@@ -66,6 +69,25 @@ def test_files_from_before_a_column_are_read(rows, tmp_path, ending):
     assert [(row["device"], row["threads"]) for row in read] == [(None, None)] * 2
     write_rows(read, path)
     assert read_rows(path) == read
+
+
+@pytest.mark.parametrize(
+    ("task", "success", "score"),
+    [
+        ("walker-walk", None, 0.8),
+        ("gym-Hopper-v5", None, None),
+        ("gym-Reach-v0", 1.0, 1.0),
+        ("lqr-lqr-2-1", None, None),
+        ("h1-run", None, None),
+    ],
+)
+def test_files_from_before_scores_are_read(rows, tmp_path, task, success, score):
+    row = {**rows[0], "task": task, "success": success, "return": 800.0}
+    for name in ("variant", "any_success", "score"):
+        del row[name]
+    (tmp_path / "old.json").write_text(json.dumps({"format": 1, "rows": [row]}))
+    (read,) = read_rows([tmp_path / "old.json"])
+    assert (read["score"], read["any_success"], read["variant"]) == (score, None, None)
 
 
 def test_the_csv_is_a_plain_table(rows, tmp_path):

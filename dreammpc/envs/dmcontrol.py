@@ -27,6 +27,9 @@ _RANDOM_MODELS = {"lqr"}
 # These end where the state is at rest; all others run to their time limit.
 _TERMINATE = {"lqr"}
 
+# These have rewards that do not lie in [0, 1].
+_UNBOUNDED = {"lqr"}
+
 # Arrays of the model that a task changes at the start of an episode: targets, terrains, gains.
 _CHANGED_BY_EPISODES = (
     "body_pos",
@@ -69,6 +72,7 @@ class DMControl(gymnasium.Env):
         action_repeat: as given.
         max_episode_steps: the time limit, in calls of :meth:`step`.
         episodic: whether an episode can end before it.
+        full_return: 1000, for 1000 control steps of reward at most 1; ``lqr`` has no such bound.
 
     Raises:
         ValueError: no such domain or task, or ``action_repeat`` below 1.
@@ -87,6 +91,7 @@ class DMControl(gymnasium.Env):
         self.action_repeat = action_repeat
         self.max_episode_steps = -(-CONTROL_STEPS // action_repeat)
         self.episodic = domain in _TERMINATE
+        self.full_return = None if domain in _UNBOUNDED else float(CONTROL_STEPS)
         self.render_mode = render_mode
         self._random = np.random.RandomState()
         self._env = self._load()

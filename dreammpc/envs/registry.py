@@ -2,9 +2,10 @@
 
 import contextlib
 import difflib
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import gymnasium
 
@@ -20,11 +21,23 @@ class EnvFactory(Protocol):
     def __call__(self, task: str, *, action_repeat: int | None, render: bool) -> gymnasium.Env: ...
 
 
+class Needs(NamedTuple):
+    """What a family's tasks are made by, and may be missing."""
+
+    module: str
+    """That is imported."""
+    name: str
+    """As people call it."""
+    install: str
+    """The command that installs it."""
+
+
 FAMILIES = Registry("task prefix", "dreammpc.envs")
 """Factories by the prefix of their tasks' names, as which an installed package names its entry point."""
 _TASKS: dict[str, Callable[[], Iterable[str]]] = {}
 _CLOSED: set[str] = set()
 """Families whose lists name all that they have."""
+_NEEDS: dict[str, Needs] = {}
 _Factory = TypeVar("_Factory", bound=EnvFactory)
 
 
@@ -34,6 +47,7 @@ def register_env(
     *,
     tasks: Callable[[], Iterable[str]] | None = None,
     open: bool = False,
+    needs: Needs | None = None,
 ):
     """Adds a family of tasks: every task whose name begins with ``prefix``. Also a decorator.
 
@@ -44,11 +58,12 @@ def register_env(
         factory: ``factory(task, action_repeat=, render=) -> gymnasium.Env`` with flat Box spaces. ``task``
             is the whole name; ``action_repeat=None`` asks for the family's own default; ``render=True``
             says that frames will be asked for, through ``env.render(height=, width=)`` -> uint8 [H, W, 3].
-            The environment may carry the attributes ``action_repeat``, ``max_episode_steps`` and
-            ``episodic``; see :class:`BatchedEnv`.
+            The environment may carry the attributes ``action_repeat``, ``max_episode_steps``,
+            ``episodic``, ``full_return`` and ``variant``; see :class:`BatchedEnv`.
         tasks: lists the family's names. Without it the set is open.
         open: the family has more names than it lists; the factory itself raises ``ValueError`` for a name
             that it does not know.
+        needs: the package that it needs, if that may be missing; nothing else is asked of the family then.
 
     Raises:
         UsageError: the prefix is taken.
@@ -59,8 +74,10 @@ def register_env(
         def make_gym(task, *, action_repeat, render): ...
     """
     if factory is None:
-        return lambda function: register_env(prefix, function, tasks=tasks, open=open)
+        return lambda function: register_env(prefix, function, tasks=tasks, open=open, needs=needs)
     FAMILIES.add(prefix, factory)
+    if needs is not None:
+        _NEEDS[prefix] = needs
     if tasks is not None:
         _TASKS[prefix] = tasks
         if not open:
@@ -71,14 +88,67 @@ def register_env(
 def list_tasks() -> list[str]:
     """Names of all tasks of the families that can list theirs, sorted. Imports their simulators.
 
-    A family of an installed package that cannot be imported is left out, with a warning of one line.
+    A family that is not installed is left out (see `not_installed`); one that cannot be imported too, with a
+    warning of one line.
     """
+    found: list[str] = []
     for prefix in FAMILIES:
         try:
             FAMILIES[prefix]
+            if prefix in _TASKS and _lack(prefix) is None:
+                found += _TASKS[prefix]()
         except UsageError as error:
             warnings.warn(str(error), stacklevel=2)
-    return sorted(task for tasks in _TASKS.values() for task in tasks())
+    return sorted(found)
+
+
+def not_installed(tasks: Iterable[str] | None = None) -> list[str]:
+    """A line for every package that families need and that is missing: which tasks, and how to install it.
+
+    Args:
+        tasks: of these alone; by default of all families.
+    """
+    asked = FAMILIES if tasks is None else dict.fromkeys(map(_family, tasks))
+    lacking: dict[Needs, list[str]] = {}
+    for prefix in asked:
+        if (needs := _lack(prefix)) is not None:
+            lacking.setdefault(needs, []).append(f"{prefix}…")
+    return [
+        f"{', '.join(prefixes)}: {needs.name} is not installed: {needs.install}"
+        for needs, prefixes in lacking.items()
+    ]
+
+
+def canonical(task: str) -> str:
+    """A task's name as its family lists it, where dashes and underscores are the same; any other as it is.
+
+    Names of the control suite, which no prefix marks, stay as they are.
+    """
+    prefix = _family(task)
+    if not prefix or prefix not in _CLOSED or _lack(prefix) is not None:
+        return task
+    FAMILIES[prefix]
+    names = list(_TASKS[prefix]())
+    return task if task in names else next((name for name in names if _folded(name) == _folded(task)), task)
+
+
+def is_suite(task: str) -> bool:
+    """Whether a name may be one of the control suite's whose returns lie in 0 to 1000: all but `lqr`'s."""
+    return _family(task) == "" and not task.startswith("lqr")
+
+
+def _family(task: str) -> str:
+    return max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
+
+
+def _lack(prefix: str) -> Needs | None:
+    """What a family needs, if that is missing."""
+    needs = _NEEDS.get(prefix)
+    return None if needs is None or importlib.util.find_spec(needs.module) else needs
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def make_env(
@@ -92,7 +162,8 @@ def make_env(
     """Makes ``num_envs`` copies of a task as one batched environment.
 
     Args:
-        task: a name from :func:`list_tasks`, or one with the prefix of an open family.
+        task: a name from :func:`list_tasks` (after a prefix dashes and underscores are the same), or one
+            with the prefix of an open family.
         num_envs: rows B of the batch, stepped one after the other in this process.
         seed: row i is seeded with ``seed + i``.
         action_repeat: control steps per decision, rewards summed; None for the family's default (2 for
@@ -111,7 +182,7 @@ def make_env(
         raise ValueError(f"num_envs must be at least 1, got {num_envs}")
     if action_repeat is not None and action_repeat < 1:
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
-    draws = "pixels" in observed(obs)
+    draws, task = "pixels" in observed(obs), canonical(task)
     with explained(obs) if draws else contextlib.nullcontext():
         envs = _make(task, num_envs, action_repeat, render or draws)
         if draws:
@@ -122,7 +193,9 @@ def make_env(
 
 
 def _make(task: str, num_envs: int, action_repeat: int | None, render: bool) -> list[gymnasium.Env]:
-    prefix = max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
+    prefix = _family(task)
+    if (needs := _lack(prefix)) is not None:
+        raise UsageError(f"task {task!r} needs {needs.name}, which is not installed: {needs.install}")
     factory = FAMILIES[prefix]
     if prefix in _CLOSED and task not in set(_TASKS[prefix]()):
         raise ValueError(_unknown(task))

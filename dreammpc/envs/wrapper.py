@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FPS = 30.0
 """Of videos, where the environment does not say."""
-_BUFFERS = ("_observation", "_pixels", "_reward", "_terminated", "_truncated", "success")
+_BUFFERS = ("_observation", "_pixels", "_reward", "_terminated", "_truncated", "success", "any_success")
 
 
 class BatchedEnv(EnvBase):
@@ -59,6 +59,10 @@ class BatchedEnv(EnvBase):
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
         success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and
             where neither is reported as a number in [0, 1].
+        any_success: float64 [B], whether any step of the episode so far was a success; NaN likewise.
+        full_return: the return that is worth a normalized score of 1, as the environments say it; None where
+            they do not: success is the score there, if it is reported.
+        variant: which of several versions of the task's environment this is, for tables; else empty.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -79,6 +83,8 @@ class BatchedEnv(EnvBase):
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
         self.episodic: bool = _attribute(envs[0], "episodic", True)
+        self.full_return: float | None = _attribute(envs[0], "full_return", None)
+        self.variant: str = _attribute(envs[0], "variant", "")
         self.fps = frames_per_second(envs[0])
         observation_dim = flat_box(envs, "observation", task).shape[0]
         actions = flat_box(envs, "action", task)
@@ -104,7 +110,7 @@ class BatchedEnv(EnvBase):
         self._pixels = np.zeros(pixels_shape if "pixels" in self._observed else 0, np.uint8)
         self._reward = np.zeros(rows, np.float32)
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
-        self.success = np.full(self.num_envs, np.nan)
+        self.success, self.any_success = np.full(self.num_envs, np.nan), np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
         self.steps = 0
         """Steps that every environment has been asked for."""
@@ -112,6 +118,11 @@ class BatchedEnv(EnvBase):
         self._complained, self._open = False, True
         self.stateless = ""
         """Why the last `get_state` was None, where the environments can be blamed for it."""
+
+    @property
+    def title(self) -> str:
+        """The task's name, with its variant if it has one."""
+        return f"{self.task} ({self.variant})" if self.variant else self.task
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)
@@ -130,6 +141,10 @@ class BatchedEnv(EnvBase):
                 self._terminated[i, 0] = checks.flag(terminated, "terminated")
                 self._truncated[i, 0] = checks.flag(truncated, "truncated")
                 self.success[i] = self._success(info)
+                # Of repeated steps `info` is that of the last; the environment may say what the others were.
+                also = checks.number(info.get("any_success"))
+                now = self.success[i] if also is None else also
+                self.any_success[i] = np.fmax(self.any_success[i], now)
                 self._draw(i)
             except Exception as error:
                 raise self._fault(i, error) from error
@@ -144,7 +159,7 @@ class BatchedEnv(EnvBase):
             try:
                 observation, _info = checks.reset_parts(self.envs[i].reset(seed=self._seeds[i]))
                 checks.observe(observation, self._observation[i])
-                self._reward[i], self.success[i] = 0, np.nan
+                self._reward[i], self.success[i], self.any_success[i] = 0, np.nan, np.nan
                 self._terminated[i] = self._truncated[i] = False
                 self._seeds[i] = None  # from here on the environment's own stream goes on
                 self._draw(i)

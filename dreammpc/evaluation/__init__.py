@@ -1,6 +1,6 @@
 """Episodes of a trained agent → scores."""
 
 from dreammpc.evaluation.episodes import Episodes, run_episodes
-from dreammpc.evaluation.evaluator import Evaluator, table
+from dreammpc.evaluation.evaluator import Evaluator, finals, table
 
-__all__ = ["Episodes", "Evaluator", "run_episodes", "table"]
+__all__ = ["Episodes", "Evaluator", "finals", "run_episodes", "table"]

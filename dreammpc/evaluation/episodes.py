@@ -28,6 +28,10 @@ class Episodes:
     """Pictures of the first environment, uint8 [height, width, 3], if asked for."""
     successes: list[float | None] = field(default_factory=list)
     """1 or 0 at the last step; None where the environment does not report success."""
+    any_successes: list[float | None] = field(default_factory=list)
+    """1 or 0 for success at any step."""
+    scores: list[float | None] = field(default_factory=list)
+    """Normalized: the share of the return that the environment calls full, else `successes`."""
     row_diagnostics: list[dict[str, float]] = field(default_factory=list)
     """`diagnostics` of each episode by itself."""
     device: str = "cpu"
@@ -46,6 +50,15 @@ class Episodes:
     @property
     def std(self) -> float:
         return float(np.std(self.returns))
+
+    def success_rates(self) -> dict[str, float]:
+        """Shares of episodes, `success` at the last step and `any_success`; empty unless all report it."""
+        found = {"success": self.successes, "any_success": self.any_successes}
+        return {
+            name: float(np.mean(values))  # type: ignore[arg-type]
+            for name, values in found.items()
+            if values and None not in values
+        }
 
 
 def run_episodes(
@@ -74,6 +87,7 @@ def run_episodes(
     returns, lengths = torch.zeros(size), torch.zeros(size, dtype=torch.int64)
     terminated, alive = torch.zeros(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
     successes: list[float | None] = [None] * size
+    any_successes: list[float | None] = [None] * size
     sums: TensorDictBase | None = None
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
@@ -103,7 +117,7 @@ def run_episodes(
             terminated |= obs["terminated"].squeeze(-1) & alive
             is_init = obs["done"].clone()
             for i in (alive & is_init.squeeze(-1)).nonzero().flatten().tolist():
-                successes[i] = None if math.isnan(env.success[i]) else float(env.success[i])
+                successes[i], any_successes[i] = _known(env.success[i]), _known(env.any_success[i])
             alive &= ~is_init.squeeze(-1)
             obs = obs.exclude("reward")
             if is_init.any() and alive.any():  # an environment that is over must not be stepped on
@@ -119,10 +133,16 @@ def run_episodes(
         finite(means),
         frames,
         successes,
+        any_successes,
+        successes if env.full_return is None else (returns / env.full_return).tolist(),
         [finite({key: float(value[i]) for key, value in each.items()}) for i in range(size)],
         device_name(device),
         torch.get_num_threads(),
     )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:

@@ -84,18 +84,30 @@ class Evaluator:
             self._env = None
 
 
+def finals(results: Mapping[str, Episodes]) -> dict[str, float]:
+    """What a log says of the episodes at a training's end: `final/NAME`, the return, and rates of success."""
+    found = {f"final/{name}": result.mean for name, result in results.items()}
+    for name, result in results.items():
+        found |= {f"final_{key}/{name}": rate for key, rate in result.success_rates().items()}
+    return found
+
+
 def table(results: Mapping[str, Episodes]) -> str:
-    """One line per planner: return over episodes, time per action and model evaluations, as Markdown."""
+    """One line per planner, as Markdown: return, rates of success if reported, time and model evaluations."""
     policy = results["policy"].mean if "policy" in results else None
+    rates = {name: result.success_rates() for name, result in results.items()}
+    shown = list(dict.fromkeys(key for own in rates.values() for key in own))
     measured_on = " and ".join(dict.fromkeys(result.where for result in results.values()))
     time = f"ms/action ({measured_on})"
     head = ["planner", "return", "std", "min", "max", "against policy", time, "model steps/action"]
+    head[2:2] = [key.replace("_", " ") for key in shown]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name, result in results.items():
         rows.append(
             [
                 name,
                 f"{result.mean:.1f}",
+                *(f"{rates[name][key]:.2f}" if key in rates[name] else "" for key in shown),
                 f"{result.std:.1f}",
                 f"{min(result.returns):.1f}",
                 f"{max(result.returns):.1f}",

@@ -13,12 +13,9 @@ from typing import Any
 import numpy as np
 
 from dreammpc.devices import where
-from dreammpc.envs.gymnasium import PREFIX as GYMNASIUM
+from dreammpc.evaluation.protocol import check_protocol, in_order
 from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
 from dreammpc.interfaces import UsageError
-
-SUITE_MAXIMUM = 1000.0
-"""Highest return of a control-suite task: 1000 control steps of reward at most 1."""
 
 
 @dataclass
@@ -32,9 +29,11 @@ class Run:
     returns: np.ndarray
     """[episodes]"""
     score: float
-    """Normalised, the mean over episodes; NaN where the task has no known scale."""
+    """Normalised, the mean over episodes; NaN where the task's environment gives it no scale."""
     success: float | None
-    """Share of the episodes; None where the environment does not report it."""
+    """Share of the episodes, at the last step; None where the environment does not report it."""
+    any_success: float | None
+    """The same at any step."""
     ms_per_action: float
     diagnostics: dict[str, float]
     measured_on: str
@@ -56,6 +55,17 @@ class Results:
     episodes: tuple[int, int]
     """Of each agent and planner: the fewest and the most."""
     notes: list[str] = field(default_factory=list)
+    variants: dict[str, str] = field(default_factory=dict)
+    """Of the tasks that have one: the version of their environment."""
+
+    def title(self, task: str) -> str:
+        """A task's name with its variant, `mw-reach (v3)`."""
+        return titled(task, self.variants.get(task))
+
+    def successes(self, method: str, task: str) -> np.ndarray | None:
+        """Each run's success at the last step and at any, [2, runs]; None where one does not report them."""
+        found = [(run.success, run.any_success) for run in self.runs[method, task]]
+        return None if any(None in pair for pair in found) else np.array(found, float).T
 
     def returns(self, method: str, task: str) -> np.ndarray:
         """Mean return of each run, [runs]."""
@@ -92,35 +102,35 @@ def collect(rows: Sequence[Row]) -> Results:
         UsageError: several modes; a task played with several action repeats, or from other starts by one
             method than by another; two checkpoints of one training seed.
     """
-    _one_protocol(rows)
+    check_protocol(rows)
     labels = _labels(rows)
     groups: dict[tuple[str, str], dict[Any, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row, label in zip(rows, labels, strict=True):
         seed = row["train_seed"]
         groups[label, row["task"]][same_file(row["checkpoint"]) if seed is None else seed].append(row)
-    scales = {
-        task: _scale(task, [row for row in rows if row["task"] == task]) for task in _in_order(rows, "task")
-    }
+    tasks = in_order(rows, "task")
+    unscaled = {row["task"] for row in rows if row["score"] is None}
     runs = {}
     for key, group in groups.items():
         for seed, found in group.items():
-            paths = _in_order(found, "checkpoint")
+            paths = in_order(found, "checkpoint")
             if len(set(map(same_file, paths))) > 1:
                 raise UsageError(
                     f"{key[1]}, training seed {seed}, {key[0]}: scores of two checkpoints, {paths[0]} and"
                     f" {paths[1]}; report one of them"
                 )
-        in_order = sorted(group.items(), key=lambda item: (isinstance(item[0], str), item[0]))
-        runs[key] = [_run(found, scales[key[1]]) for _, found in in_order]
+        in_turn = sorted(group.items(), key=lambda item: (isinstance(item[0], str), item[0]))
+        runs[key] = [_run(found, key[1] not in unscaled) for _, found in in_turn]
     agents = {label: _agent(row) for row, label in zip(rows, labels, strict=True)}
     counts = [len(run.returns) for found in runs.values() for run in found]
     episodes = min(counts), max(counts)
-    results = Results(list(dict.fromkeys(labels)), list(scales), runs, agents, rows[0]["mode"], episodes)
+    results = Results(list(dict.fromkeys(labels)), tasks, runs, agents, rows[0]["mode"], episodes)
+    results.variants = {row["task"]: row["variant"] for row in rows if row["variant"]}
     results.notes += [
-        f"{task}: no success of every episode, and returns not on the control suite's scale of 0 to"
-        f" {SUITE_MAXIMUM:.0f}: the aggregates leave it out."
-        for task, scale in scales.items()
-        if scale is None
+        f"{task}: its environment names no full return and does not report success of every episode: the"
+        " aggregates leave it out."
+        for task in tasks
+        if task in unscaled
     ]
     results.notes += _differences(rows) + _lacks(results)
     if not common(results)[0]:
@@ -156,11 +166,8 @@ def _name(run: Run) -> Any:
     return same_file(run.checkpoint) if run.seed is None else run.seed
 
 
-def _run(rows: list[Row], scale: str | None) -> Run:
+def _run(rows: list[Row], scaled: bool) -> Run:
     returns = np.array([row["return"] for row in rows])
-    successes = [row["success"] for row in rows]
-    success = None if None in successes else float(np.mean(successes))
-    scores = {"success": success, "return": returns.mean() / SUITE_MAXIMUM, None: np.nan}
     names = {name for row in rows for name in row if name.startswith(DIAGNOSTICS)}
     diagnostics = {
         name.removeprefix(DIAGNOSTICS): float(np.mean([row[name] for row in rows if name in row]))
@@ -172,53 +179,23 @@ def _run(rows: list[Row], scale: str | None) -> Run:
         first["checkpoint"],
         first["env_steps"],
         returns,
-        float(scores[scale]),
-        success,
+        float(np.mean([row["score"] for row in rows])) if scaled else np.nan,
+        _mean(rows, "success"),
+        _mean(rows, "any_success"),
         float(np.mean([row["ms_per_action"] for row in rows])),
         diagnostics,
         " and ".join(sorted({where(row["device"], row["threads"]) for row in rows if row.get("device")})),
     )
 
 
-def _scale(task: str, rows: list[Row]) -> str | None:
-    """How all runs of a task are normalised: by "success", else by "return" as in the control suite."""
-    if all(row["success"] is not None for row in rows):
-        return "success"
-    known = not task.startswith(GYMNASIUM) and all(0 <= row["return"] <= SUITE_MAXIMUM for row in rows)
-    return "return" if known else None
+def _mean(rows: list[Row], name: str) -> float | None:
+    values = [row[name] for row in rows]
+    return None if None in values else float(np.mean(values))
 
 
-def _one_protocol(rows: Sequence[Row]) -> None:
-    modes = _in_order(rows, "mode")
-    if len(modes) > 1:
-        who = [next(row for row in rows if row["mode"] == mode) for mode in modes[:2]]
-        raise UsageError(
-            f"several modes: {who[0]['planner']} on {who[0]['task']} acted {modes[0]}, {who[1]['planner']} on"
-            f" {who[1]['task']} {modes[1]}; report scores of one mode"
-        )
-    for task in _in_order(rows, "task"):
-        of_task = [row for row in rows if row["task"] == task]
-        repeats = _in_order(of_task, "action_repeat")
-        if len(repeats) > 1:
-            raise UsageError(
-                f"{task}: several action repeats, {repeats[0]} and {repeats[1]}; report one of them"
-            )
-        starts: dict[tuple, set[int]] = defaultdict(set)
-        for row in of_task:
-            starts[row["planner"], row["checkpoint"], json.dumps(row["settings"], sort_keys=True)].add(
-                row["episode_seed"]
-            )
-        (first, seeds), *rest = starts.items()
-        for other, theirs in rest:
-            if theirs != seeds:
-                raise UsageError(
-                    f"{task}: {first[0]} ({first[1]}) played {_told(seeds)}, {other[0]} ({other[1]})"
-                    f" {_told(theirs)}; evaluate all from the same starts"
-                )
-
-
-def _told(seeds: set[int]) -> str:
-    return f"{len(seeds)} starts from seed {min(seeds)}"
+def titled(task: str, variant: str | None) -> str:
+    """A task's name, with its variant if it has one."""
+    return f"{task} ({variant})" if variant else task
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
@@ -243,7 +220,7 @@ def _agent(row: Row) -> str:
 def _differences(rows: Sequence[Row]) -> list[str]:
     """What differs between rows and weakens their comparison."""
     notes = []
-    if any(len(_in_order(rows, name)) > 1 for name in ("machine", "device", "threads", "batch")):
+    if any(len(in_order(rows, name)) > 1 for name in ("machine", "device", "threads", "batch")):
         notes.append(
             "Times come from several machines, devices or batch sizes: compare returns, not milliseconds."
         )
@@ -252,7 +229,7 @@ def _differences(rows: Sequence[Row]) -> list[str]:
     }
     if len(versions) > 1:
         notes.append("Scores come from several versions of the software.")
-    for task in _in_order(rows, "task"):
+    for task in in_order(rows, "task"):
         steps = sorted(
             {row["env_steps"] for row in rows if row["task"] == task and row["env_steps"] is not None}
         )
@@ -291,7 +268,3 @@ def _lacks(results: Results) -> list[str]:
         if min(map(len, seeds.values())) == 1:
             notes.append(f"{task}: one training seed only, so no interval can be given.")
     return notes
-
-
-def _in_order(rows: Sequence[Row], name: str) -> list:
-    return list(dict.fromkeys(row.get(name) for row in rows))

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.atomic import write_text
+from dreammpc.envs.registry import is_suite
 from dreammpc.interfaces import UsageError
 
 FORMAT = 1
 COLUMNS: dict[str, type] = {
     "task": str,
+    "variant": str,  # of the task's environment, where there are several
     "checkpoint": str,  # path as it was given
     "train_seed": int,  # empty where the checkpoint does not say
     "algorithm": str,
@@ -32,6 +34,8 @@ COLUMNS: dict[str, type] = {
     "episode_seed": int,  # of the start
     "return": float,
     "success": float,  # at the last step, 0 or 1; empty where the environment does not report it
+    "any_success": float,  # at any step, likewise
+    "score": float,  # normalized: by what the environment calls a full return, or success; or empty
     "length": int,  # agent steps
     "terminated": bool,
     "ms_per_action": float,  # of the whole batch's wall time, divided by its actions
@@ -43,20 +47,24 @@ COLUMNS: dict[str, type] = {
     "device": str,  # that planned, which the time depends on: a GPU's name, or "cpu"
     "threads": int,  # torch's, on the CPU
 }
-LATER = ("device", "threads")
-"""Columns that older files do not have; they are read as empty."""
+LATER = ("device", "threads", "variant", "any_success", "score")
+"""Columns that older files do not have; they are read as empty, but for the score."""
 OPTIONAL = ("train_seed", "env_steps", "success", "model", *LATER)
 """Columns that may be empty (None)."""
+SUITE_RETURN = 1000.0
+"""The full return of the control suite's tasks: their score in files without one."""
 RANGES = {
     "return": (-math.inf, math.inf),
     "success": (0, 1),
+    "any_success": (0, 1),
+    "score": (-math.inf, math.inf),
     "ms_per_action": (0, math.inf),
     "length": (1, math.inf),
     "env_steps": (0, math.inf),
 }
 """Least and greatest value; what is not finite is refused too."""
 DIAGNOSTICS = "diagnostics."
-MEASURED = ("return", "success", "length", "terminated", "ms_per_action")
+MEASURED = ("return", "success", "any_success", "score", "length", "terminated", "ms_per_action")
 ENDINGS = (".csv", ".json")
 
 Row = dict[str, Any]
@@ -71,6 +79,8 @@ def make_rows(episodes, seeds: Sequence[int], **common: Any) -> list[Row]:
             "episode_seed": seed,
             "return": episodes.returns[i],
             "success": episodes.successes[i],
+            "any_success": episodes.any_successes[i],
+            "score": episodes.scores[i],
             "length": episodes.lengths[i],
             "terminated": episodes.terminated[i],
             "ms_per_action": episodes.ms_per_action,
@@ -211,6 +221,8 @@ def _checked(raw: Row, where: str) -> Row:
             f"{where}: column {missing[0]!r} is missing; expected {', '.join(COLUMNS)}; found {found}"
         )
     row = {name: _value(raw.get(name), kind, name, where) for name, kind in COLUMNS.items()}
+    if "score" not in raw:
+        row["score"] = _score_before(row)
     for name, value in raw.items():
         if isinstance(name, str) and name.startswith(DIAGNOSTICS) and value not in (None, ""):
             row[name] = _value(value, float, name, where)
@@ -221,6 +233,14 @@ def _checked(raw: Row, where: str) -> Row:
             among += "" if most == math.inf else f" and at most {most:g}"
             raise UsageError(f"{who}: {name} is {row[name]}, expected a finite number{among}")
     return row
+
+
+def _score_before(row: Row) -> float | None:
+    """The score of a row from before there were any."""
+    if row["success"] is not None:
+        return row["success"]
+    suite = is_suite(row["task"]) and 0 <= row["return"] <= SUITE_RETURN
+    return row["return"] / SUITE_RETURN if suite else None
 
 
 def _value(value: Any, kind: type, name: str, where: str) -> Any:

@@ -143,8 +143,10 @@ def heading(results: Results) -> str:
 def markdown(results: Results, summary: Summary) -> str:
     """All tables: returns by task, aggregates, comparisons, and the notes."""
     parts = [heading(results), _markdown_table(*task_table(results))]
+    if successes := success_table(results):
+        parts += ["Success at the last step (at any step):", _markdown_table(*successes)]
     if summary.aggregates:
-        over = f"Normalised scores over {', '.join(summary.tasks)}:"
+        over = f"Normalised scores over {', '.join(map(results.title, summary.tasks))}:"
         parts += [over, _markdown_table(*aggregate_table(results, summary))]
     if summary.comparisons:
         parts += ["One against another, of IQM:", _markdown_table(*comparison_table(summary))]
@@ -164,11 +166,30 @@ def task_table(results: Results) -> Table:
     rows = []
     for task in results.tasks:
         found = [task_estimate(results, method, task) for method in results.methods]
-        rows.append([task, *("" if each is None else each.text(0) for each in found)])
+        rows.append([results.title(task), *("" if each is None else each.text(0) for each in found)])
     times = [f"{results.ms_per_action(method):.2f}" for method in results.methods]
     steps = [_count(results.model_steps(method)) for method in results.methods]
     rows += [[f"ms per action{results.measured_on()}", *times], ["model steps per action", *steps]]
     return ["return", *results.methods], rows
+
+
+def success_table(results: Results) -> Table | None:
+    """Shares of successful episodes, mean over runs, of the tasks that report them; None without such."""
+    rows = []
+    for task in results.tasks:
+        found = [
+            results.successes(method, task) if (method, task) in results.runs else None
+            for method in results.methods
+        ]
+        if any(each is not None for each in found):
+            cells = ["" if each is None else _successes_text(each) for each in found]
+            rows.append([results.title(task), *cells])
+    return (["success", *results.methods], rows) if rows else None
+
+
+def _successes_text(rates: np.ndarray) -> str:
+    last, any_step = (_estimate([each], aggregate.mean) for each in rates)
+    return f"{last.text(2)} ({any_step.text(2)})"
 
 
 def aggregate_table(results: Results, summary: Summary) -> Table:

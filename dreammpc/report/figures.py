@@ -39,12 +39,15 @@ class Figure:
 
 
 def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Figure:
-    """Return over environment steps, a panel for each task: all trainings, their mean, what is published."""
+    """Return over environment steps, a panel for each task: all trainings, their mean, what is published.
+
+    A task that reports success has a panel of that, too.
+    """
     kinds = list(dict.fromkeys(curve.kind for curve in found))
     published = list(dict.fromkeys(ref.name for refs in references.values() for ref in refs))
     tasks = defaultdict(list)
     for curve in found:
-        tasks[curve.task].append(curve)
+        tasks[curve.title].append(curve)
     panels = [
         (task, _curve_panel(task, group, references.get(task, []), kinds, published))
         for task, group in sorted(tasks.items())
@@ -52,7 +55,8 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
     legend = [(colour(i), kind) for i, kind in enumerate(kinds)]
     legend += [(published_colour(i), f"{name}, published") for i, name in enumerate(published)]
     caption = (
-        "Mean return of each evaluation during training, over environment steps (simulator control steps)."
+        "Mean return, or success at the last step, of each evaluation during training, over environment steps"
+        " (simulator control steps)."
         " Dots: evaluations. Thin: one training seed of several; thick: their mean, where all have got to."
     )
     if published:
@@ -75,7 +79,8 @@ def _curve_panel(
     heights += [value for ref, stop in shown for value in ref.mean[:stop]]
     end = max([end, *(ref.env_steps[stop - 1] for ref, stop in shown)])
     chart = Chart(Scale(0, end / STEPS_IN_K), around([0.0, *heights]))
-    chart.axes("environment steps, thousands", "return")
+    metric, digits = group[0].metric, group[0].digits
+    chart.axes("environment steps, thousands", metric)
     for ref, stop in shown:
         steps = ref.env_steps[:stop] / STEPS_IN_K
         classes = published_colour(published.index(ref.name))
@@ -94,28 +99,31 @@ def _curve_panel(
         for curve in own:
             radius = 3.5 if len(curve.returns) <= FEW else 2
             for step, value in zip(curve.env_steps / STEPS_IN_K, curve.returns, strict=True):
-                told_here = f"{kind}, seed {curve.seed}, {step:g}k: {value:.0f}"
+                told_here = f"{kind}, seed {curve.seed}, {step:g}k: {value:.{digits}f}"
                 chart.dot(step, value, colour(i), told_here, radius)
         if own:
             last = np.mean([curve.returns[-1] for curve in own])
-            told.append(f"{kind}: {len(own)} trainings, the last evaluations at {last:.0f} in the mean")
+            told.append(
+                f"{kind}: {len(own)} trainings, the last evaluations at {last:.{digits}f} in the mean"
+            )
     return chart.render(f"Learning curves on {task}", "; ".join(told) + ".")
 
 
 def curve_table(tasks: dict[str, list[Curve]], references: dict[str, list[Reference]]) -> Table:
     """The last evaluation of each training, and what was published at the same steps."""
     names = list(dict.fromkeys(ref.name for refs in references.values() for ref in refs))
-    heads = ["task", "agent", "seed", "steps", "hours", "last return"]
+    heads = ["task", "agent", "seed", "steps", "hours", "last"]
     heads += [text for name in names for text in (name, "ratio")]
     rows = []
     for task, group in sorted(tasks.items()):
         for curve in sorted(group, key=lambda curve: (curve.kind, curve.seed or 0)):
             steps, last = curve.env_steps[-1], curve.returns[-1]
-            row = [task, curve.kind, str(curve.seed), f"{steps:,.0f}", f"{curve.hours:.2f}", f"{last:.0f}"]
+            row = [task, curve.kind, str(curve.seed), f"{steps:,.0f}", f"{curve.hours:.2f}"]
+            row.append(f"{last:.{curve.digits}f}")
             at = {ref.name: ref.at(steps) for ref in references.get(task, []) if ref.pixels == curve.pixels}
             for name in names:
                 value = at.get(name, np.nan)
-                row += [_number(value, 0), _number(last / value if value > 0 else np.nan, 2)]
+                row += [_number(value, curve.digits), _number(last / value if value > 0 else np.nan, 2)]
             rows.append(row)
     return heads, rows
 
@@ -128,9 +136,9 @@ def aggregates(results: Results, summary: Summary) -> Figure:
         label = "optimality gap (lower is better)" if name == "optimality gap" else "normalised score"
         panels.append((name, _dots(name, found, label, results.methods)))
     caption = (
-        f"Normalised scores (return / 1000, or success) over {', '.join(summary.tasks)}. IQM: the mean of the"
-        " middle half of all runs. Optimality gap: by how much runs fall short of 1; lower is better."
-        + _bars(summary)
+        "Normalised scores (return over what the environment calls a full one, 1000 in the control suite, or"
+        f" success) over {', '.join(map(results.title, summary.tasks))}. IQM: the mean of the middle half of"
+        " all runs. Optimality gap: by how much runs fall short of 1; lower is better." + _bars(summary)
     )
     return Figure("Aggregates", panels, caption)
 

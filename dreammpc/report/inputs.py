@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from dreammpc.evaluation.film import ENDINGS as VIDEOS
+from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
 
 LOG = "metrics.jsonl"
+METRICS = {"return": ("final", "reward"), "success": ("final_success", "success")}
+"""What evaluations are drawn by; what the end of a training calls it, and what published curves do."""
 
 
 @dataclass
@@ -27,11 +30,25 @@ class Curve:
     """Algorithm, model size, whether from pixels, and the planner that was evaluated."""
     env_steps: np.ndarray
     returns: np.ndarray
-    """Mean over the episodes of each evaluation."""
+    """Mean over the episodes of each evaluation; of success where that is the `metric`."""
     hours: float
     pixels: bool
     settings: dict[str, str]
     """Those of learning, by dotted name."""
+    metric: str = "return"
+    """Or "success", at the last step."""
+    variant: str | None = None
+    """Of the task's environment, where there are several."""
+
+    @property
+    def title(self) -> str:
+        """Of the panel that it is drawn in."""
+        return titled(self.task, self.variant) + ("" if self.metric == "return" else f", {self.metric}")
+
+    @property
+    def digits(self) -> int:
+        """After the decimal point."""
+        return 0 if self.metric == "return" else 2
 
 
 @dataclass
@@ -64,7 +81,7 @@ class Inputs:
     rows: list[Row] = field(default_factory=list)
     videos: list[Path] = field(default_factory=list)
     references: dict[str, list[Reference]] = field(default_factory=dict)
-    """By task."""
+    """By the title of the panel, a task's or a task's success."""
     reference: str | None = None
     """The file of published curves."""
 
@@ -142,12 +159,15 @@ def read_run(folder: Path) -> list[Curve]:
                 params["task"],
                 params.get("seed"),
                 f"{agent}, {name}",
-                *_evaluations(lines, name, first=i == 0),
+                *_evaluations(lines, name, i == 0, metric),
                 hours=lines[-1]["wall_s"] / 3600 if lines else 0.0,
                 pixels=pixels,
                 settings=learning_settings(params),
+                metric=metric,
+                variant=params.get("variant"),
             )
             for i, name in enumerate(planners)
+            for metric in METRICS
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{folder} is damaged or not a run of ours ({error!r})") from error
@@ -173,12 +193,13 @@ def is_pixels(params: dict[str, Any]) -> bool:
     return params.get("env", {}).get("obs", "state") != "state"
 
 
-def _evaluations(lines: list[dict], planner: str, first: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and returns; the comparison that ends a training is its last evaluation."""
-    name = "eval/return" if first else f"eval/{planner}/return"
+def _evaluations(lines: list[dict], planner: str, first: bool, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values; the comparison that ends a training is its last evaluation."""
+    name = f"eval/{metric}" if first else f"eval/{planner}/{metric}"
+    final = f"{METRICS[metric][0]}/{planner}"
     found: dict[int, Any] = {}
     for line in lines:
-        for key in (name, f"final/{planner}"):
+        for key in (name, final):
             if key in line:
                 found[line["env_steps"]] = math.nan if line[key] is None else line[key]
     steps = sorted(found)
@@ -189,16 +210,16 @@ def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Referen
     """Published curves of each task of `runs`, from pixels or not as they are; none called `name@source`."""
     if not path.is_file():
         raise UsageError(f"reference {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    found: dict[str, list[Reference]] = {run.task: [] for run in runs}
-    wanted = {(run.task, run.pixels) for run in runs}
+    found: dict[str, list[Reference]] = {run.title: [] for run in runs}
+    wanted = {(run.title, run.task, run.pixels, METRICS[run.metric][1]) for run in runs}
     try:
         for method, curves in json.loads(path.read_text()).items():
-            for task in found:
-                if "@" in method or task not in curves or (task, "pixels" in method) not in wanted:
+            for title, task, pixels, metric in sorted(wanted):
+                if "@" in method or task not in curves or ("pixels" in method) != pixels:
                     continue
-                if curves[task]["metric"] == "reward":
+                if curves[task]["metric"] == metric:
                     where = f"reference {path}: {method}, {task}"
-                    found[task].append(_reference(method, curves[task], where))
+                    found[title].append(_reference(method, curves[task], where))
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,6 +13,7 @@ from dreammpc.evaluation.summary import (
     comparison_table,
     heading,
     many,
+    success_table,
     summarise,
     task_table,
 )
@@ -78,6 +79,10 @@ def scores(results: Results, summary: Summary) -> list[str]:
     caption += "." if summary.counts == [1] else ", with 95 % bootstrap intervals where there are several."
     table = html_table(task_table(results))
     parts.append(f"<section><h2>Returns by task</h2><p class='lead'>{caption}</p>{table}</section>")
+    if successes := success_table(results):
+        caption = "Share of episodes that succeeded at their last step, and in parentheses at any step."
+        table = html_table(successes)
+        parts.append(f"<section><h2>Success by task</h2><p class='lead'>{caption}</p>{table}</section>")
     return parts
 
 
@@ -119,6 +124,8 @@ def curve_notes(inputs: Inputs) -> list[str]:
     notes = []
     groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
     for curve in inputs.curves:
+        if curve.metric != "return":
+            continue  # of the same trainings
         groups[curve.task, curve.kind].append(curve)
     alone = sorted({task for (task, _), own in groups.items() if len({curve.seed for curve in own}) == 1})
     if alone:
@@ -127,11 +134,12 @@ def curve_notes(inputs: Inputs) -> list[str]:
         differ = [name for name in own[0].settings if len({str(c.settings.get(name)) for c in own}) > 1]
         if differ:
             notes.append(f"{task}, {kind}: these trainings differ in {', '.join(differ)}.")
-    for task, found in inputs.references.items():
-        lacking = {c.pixels for c in inputs.curves if c.task == task} - {ref.pixels for ref in found}
-        for pixels in sorted(lacking):
-            name = f"{task} from pixels" if pixels else task
-            notes.append(f"{name}: the reference file has no curve of returns.")
+    for title, found in inputs.references.items():
+        own = [curve for curve in inputs.curves if curve.title == title]
+        for pixels in sorted({curve.pixels for curve in own} - {ref.pixels for ref in found}):
+            name = f"{own[0].task} from pixels" if pixels else own[0].task
+            what = "returns" if own[0].metric == "return" else own[0].metric
+            notes.append(f"{name}: the reference file has no curve of {what}.")
     return notes
 
 

@@ -146,6 +146,7 @@ class Evaluation(Callback):
                 f"eval{place}/return_std": episodes.std,
                 f"eval{place}/length": sum(episodes.lengths) / len(episodes.lengths),
                 f"eval{place}/ms_per_action": episodes.ms_per_action,
+                **{f"eval{place}/{key}": rate for key, rate in episodes.success_rates().items()},
                 **{f"planner{place}/{key}": value for key, value in episodes.diagnostics.items()},
             }
             scores.append(episodes.mean)
