@@ -163,10 +163,12 @@ def print_planners(name: str | None = None) -> None:
 
 
 def print_tasks() -> None:
-    """Print the name of every task that is installed, one a line."""
-    from dreammpc.envs import list_tasks
+    """Print the name of every task that is installed, one a line; on stderr how to install the others."""
+    from dreammpc.envs import list_tasks, not_installed
 
     print("\n".join(list_tasks()))
+    for line in not_installed():
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

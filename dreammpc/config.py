@@ -10,6 +10,7 @@ from typing import Any
 
 from dreammpc.collectors import COLLECTORS
 from dreammpc.compiling import compile_mode
+from dreammpc.envs import canonical
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.registry import unknown
 from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
@@ -228,6 +229,7 @@ class TrainConfig:
     def __post_init__(self):
         at_least(self, "", 1, "steps", "save_every")
         check_seeds("seed", self.seed)
+        self.task = canonical(self.task)
 
     def learning(self) -> str:
         """In one line, which model learns with which settings."""
@@ -262,6 +264,7 @@ class EvaluateConfig:
     def __post_init__(self):
         between("episodes", 1, MAX_EPISODES, self.episodes)
         at_least(self, "", 0, "noise_scale")
+        self.task = self.task and canonical(self.task)
         compile_mode(self.compile)
         check_seeds("seed", self.seed)
         check_seeds("seeds", *self.seeds or [])

@@ -1,5 +1,7 @@
 """The wrapper to TorchRL and the registry: specs, ends, partial resets, seeds, names, error messages."""
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
@@ -174,8 +176,8 @@ def test_numbers_that_are_not_finite(fault, message):
 def test_unknown_tasks_are_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"^unknown task 'walker-wlak': did you mean .*walker-walk") as error:
         make_env("walker-wlak")
-    assert "73 tasks exist" in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"unknown task 'zzz': 73 tasks exist.* begins with 'gym-'"):
+    assert re.search(r"\d+ tasks exist", str(error.value)) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"unknown task 'zzz': \d+ tasks exist.* begins with 'gym-'"):
         make_env("zzz")
 
 

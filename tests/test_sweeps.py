@@ -276,7 +276,7 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tasks=paper24"], "not installed here: mw-assembly"),
+        (["tasks=humanoidbench8"], "8 of 8 tasks are not installed here: h1hand-balance_hard"),
         (["seeds=1,2"], "tasks"),
         (["tasks=cup-catch", "planner.horizom=3"], "did you mean planner.horizon?"),
         (["tasks=cup-catch", "planners=mppi,mpi"], "'mpi'"),

@@ -4,6 +4,7 @@
 
 - ``registry``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
 - ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
+- ``metaworld``, ``humanoidbench``: ``mw-NAME``, ``h1hand-NAME`` and other robots', where they are installed;
 - ``gymnasium``: any environment that Gymnasium knows by an id, as ``gym-ID``;
 - ``wrapper``: the one wrapper to TorchRL. A family is written as plain Gymnasium environments with flat
   Box spaces and is wrapped once, here, last.
@@ -11,12 +12,27 @@
 Simulators are imported when a task of theirs is made, never by ``import dreammpc.envs``.
 """
 
-from dreammpc.envs import dmcontrol, gymnasium
-from dreammpc.envs.registry import list_tasks, make_env, register_env
+import functools
+
+from dreammpc.envs import dmcontrol, gymnasium, humanoidbench, metaworld
+from dreammpc.envs.registry import Needs, canonical, list_tasks, make_env, not_installed, register_env
 from dreammpc.envs.wrapper import BatchedEnv
 
 # The default family: its prefix is empty, so every longer registered prefix wins over it.
 register_env("", dmcontrol.make, tasks=dmcontrol.list_tasks)
 register_env(gymnasium.PREFIX, gymnasium.make, tasks=gymnasium.list_tasks, open=True)
+register_env(
+    metaworld.PREFIX,
+    metaworld.make,
+    tasks=metaworld.list_tasks,
+    needs=Needs("metaworld", "Meta-World", metaworld.INSTALL),
+)
+for _robot, _prefix in zip(humanoidbench.ROBOTS, humanoidbench.PREFIXES, strict=True):
+    register_env(
+        _prefix,
+        humanoidbench.make,
+        tasks=functools.partial(humanoidbench.list_tasks, _robot),
+        needs=Needs(humanoidbench.MODULE, "HumanoidBench", humanoidbench.INSTALL),
+    )
 
-__all__ = ["BatchedEnv", "list_tasks", "make_env", "register_env"]
+__all__ = ["BatchedEnv", "Needs", "canonical", "list_tasks", "make_env", "not_installed", "register_env"]

@@ -123,7 +123,7 @@ def plain(value: Any, whose: str) -> Any:
         return type(value)(plain(item, whose) for item in value)
     if type(value) is dict and _ARRAY not in value and all(type(key) in (str, int) for key in value):
         return {key: plain(item, whose) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufcU":
         array = np.asarray(value)
         return {_ARRAY: [array.dtype.str, list(array.shape), isinstance(value, np.generic), array.tobytes()]}
     raise Unusable(f"{whose} holds {type(value).__qualname__}, which cannot be saved as plain data")

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dreammpc.envs import list_tasks, make_env
+from dreammpc.envs import canonical, list_tasks, make_env, not_installed
 from dreammpc.envs.registry import FAMILIES
 from dreammpc.interfaces import UsageError
 
@@ -83,7 +83,8 @@ def expand(names: Sequence[str]) -> tuple[list[str], list[str]]:
         raise UsageError(
             f"tasks: {own} is trained with {' '.join(TASK_SETS[own].overrides)} and goes with no other tasks"
         )
-    return list(dict.fromkeys(task for each in sets for task in each.tasks)), list(sets[0].overrides)
+    tasks = (canonical(task) for each in sets for task in each.tasks)
+    return list(dict.fromkeys(tasks)), list(sets[0].overrides)
 
 
 def check_installed(tasks: Sequence[str]) -> None:
@@ -92,11 +93,14 @@ def check_installed(tasks: Sequence[str]) -> None:
     missing = [task for task in tasks if task not in listed and not _opens(task)]
     if not missing:
         return
-    close = {task: difflib.get_close_matches(task, listed, 1) for task in missing}
-    told = [f"{task} (did you mean {close[task][0]}?)" if close[task] else task for task in missing]
+    close = {
+        task: difflib.get_close_matches(task, listed, 1) for task in missing if not not_installed([task])
+    }
+    told = [f"{task} (did you mean {close[task][0]}?)" if close.get(task) else task for task in missing]
+    families = not_installed(missing)
     raise UsageError(
         f"{len(missing)} of {len(tasks)} tasks are not installed here: {', '.join(told)};"
-        " `dreammpc tasks` lists those that are"
+        f" {'; '.join(families) or '`dreammpc tasks` lists those that are'}"
     )
 
 

@@ -16,6 +16,9 @@ PACKAGES = (
     "tensordict",
     "dm_control",
     "mujoco",
+    "metaworld",
+    "humanoid_bench",
+    "gymnasium",
     "numpy",
 )
 
