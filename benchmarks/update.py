@@ -4,8 +4,10 @@
     python benchmarks/update.py --sizes nano --settings compiled-fp32 --profile
     python benchmarks/update.py --sizes nano --obs pixels --batch-size 32
 
-Prints a Markdown table: median and minimum milliseconds over the timed updates, and the median's ratio to
-the first setting of the same size, all in one run. Run it alone: a second busy process multiplies the times.
+Prints a Markdown table: median and minimum milliseconds over the timed updates, the median's ratio to the
+first setting of the same size, and the floor, what the matrix products of an update take by themselves in the
+same precision (`benchmarks/products.py`), with their rate and the median's ratio to it; all in one run.
+Run it alone: a second busy process multiplies the times.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import time
 from dataclasses import asdict
 
 import torch
+from products import floor
 from tensordict import TensorDict
 
 from dreammpc.agent import Agent
@@ -109,8 +112,11 @@ def main() -> None:
         f"torch {torch.__version__}, {args.threads} threads, {device}, "
         f"AMX {torch.cpu._is_amx_tile_supported()}"
     )
-    print("| size | setting | median ms | min ms | against first | first call s |")
-    print("|---|---|---:|---:|---:|---:|")
+    print(
+        "| size | setting | median ms | min ms | against first | floor ms | GFLOP/s | against floor"
+        " | first call s |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for size in args.sizes:
         base = None
         for setting in args.settings:
@@ -119,10 +125,20 @@ def main() -> None:
             update = Update(args.obs, size, "compiled" in setting, "bf16" in setting, batch, device)
             first, median, least = measure(update, args.runs)
             base = base or median
-            print(
-                f"| {size} | {setting} | {median:.1f} | {least:.1f} | {median / base:.2f} | {first:.1f} |",
-                flush=True,
-            )
+            eager = Update(args.obs, size, False, "bf16" in setting, batch, device)
+            least_possible = floor(eager, device)
+            cells = [
+                size,
+                setting,
+                f"{median:.1f}",
+                f"{least:.1f}",
+                f"{median / base:.2f}",
+                f"{least_possible.ms:.1f}",
+                f"{least_possible.gflops:.0f}",
+                f"{median / least_possible.ms:.2f}",
+                f"{first:.1f}",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
             if args.profile:
                 with torch.profiler.profile() as profile:
                     for _ in range(5):
