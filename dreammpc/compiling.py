@@ -1,8 +1,10 @@
 """How a function runs: as it is written, compiled, or captured as a CUDA graph (`dreammpc/graphs.py`)."""
 
 import itertools
+import os
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ def compiled(function: Callable, mode: bool | str = True, backend: str = "induct
     """
     if compile_mode(mode) in (None, "off"):
         return function
+    keep_compiled()
     if not isinstance(function, types.FunctionType):
         return torch.compile(function, fullgraph=True, backend=backend)
     code = function.__code__
@@ -56,3 +59,17 @@ def compiled(function: Callable, mode: bool | str = True, backend: str = "induct
     )
     own.__kwdefaults__, own.__module__ = function.__kwdefaults__, function.__module__
     return torch.compile(own, fullgraph=True, backend=backend)
+
+
+def keep_compiled() -> None:
+    """Have torch keep what it compiles in the user's cache folder, and not where a reboot deletes it.
+
+    TORCHINDUCTOR_CACHE_DIR, if set, says otherwise; so does a folder that cannot be made.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache) / "dreammpc" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

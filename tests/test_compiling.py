@@ -1,5 +1,7 @@
 """How functions run: each compiled one has its own code object, and none falls back in silence."""
 
+import os
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -7,7 +9,7 @@ from toy_models import random_tdmpc2
 
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
-from dreammpc.compiling import compile_mode, compiled
+from dreammpc.compiling import compile_mode, compiled, keep_compiled
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
 
@@ -64,3 +66,21 @@ def double(x):
 def test_what_cannot_be_one_graph_is_an_error():
     with pytest.raises(torch._dynamo.exc.Unsupported):
         compiled(double, backend="eager")(torch.ones(1))
+
+
+def test_what_is_compiled_is_kept_where_a_reboot_leaves_it(monkeypatch, tmp_path):
+    key = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(key, "mine")
+    keep_compiled()
+    assert os.environ[key] == "mine"
+    monkeypatch.delenv(key)
+    compiled(double, "off")
+    assert key not in os.environ
+    compiled(double)
+    assert os.environ[key] == str(tmp_path / "dreammpc" / "compiled")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv(key)
+    keep_compiled()
+    assert key not in os.environ
