@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> int:
     folder = open_run(config.folder, config.resume, config.task, config.seed)
     settings["folder"] = str(folder)
     resumed = assembly.open_resume(config.resume, settings) if config.resume else None
-    speed = set_speed(config.trainer, config.model.mlp_dim, config.env.obs)
+    speed = set_speed(config)
     seed = seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
@@ -54,8 +54,8 @@ def train(config: TrainConfig) -> int:
     compared = build_planners(config.evaluation.planners, model.action_dim)
     evaluated = eval_planners(settings, planner)
     compared |= {planner_name(settings["planner"]): planner} | evaluated
-    check_graphable(planner, model, speed.compile)
-    agent = assembly.build_agent(model, planner, settings["algorithm"], speed.compile)
+    check_graphable(planner, model, speed.plans)
+    agent = assembly.build_agent(model, planner, settings["algorithm"], speed.plans)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.claim_replay(env, agent, config.steps, settings, world_size())

@@ -42,7 +42,18 @@ MAY_IMPORT = {
         "agent",
     },
     "tracking": {"interfaces", "devices", "atomic"},
-    "training": {"interfaces", "devices", "compiling", "atomic", "names", "progress", "data", "agent", "envs"}
+    "training": {
+        "interfaces",
+        "devices",
+        "compiling",
+        "threads",
+        "atomic",
+        "names",
+        "progress",
+        "data",
+        "agent",
+        "envs",
+    }
     | {"evaluation", "tracking"},
     "evaluation": {"interfaces", "devices", "atomic", "progress", "agent", "envs", "data", "tracking"},
     "sweeps": {"interfaces", "devices", "atomic", "names", "envs", "evaluation", "tracking"},

@@ -48,6 +48,7 @@ def test_speed_is_chosen_by_what_is_there(monkeypatch):
     assert chosen(CPU, False, "32-true", 512, "state") == ("off", "32-true")
     monkeypatch.setattr(speed, "missing_compiler", lambda device: "")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(speed, "gains_bf16", lambda: True)
     for there in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -70,6 +71,24 @@ def test_without_a_compiler(monkeypatch):
         choose_speed(CPU, True, None, 512, "state")
 
 
+def test_what_runs_seldom_is_not_compiled_on_a_cpu(monkeypatch):
+    """Compiling takes longer than it spares; unless somebody asks for it."""
+    monkeypatch.setattr(speed, "missing_compiler", lambda device: "")
+
+    def modes(device, asked, width, *calls):
+        found = choose_speed(device, asked, "32-true", width, "state", calls)
+        return found.plans, found.compile
+
+    assert modes(CPU, None, 128, 2_000, 8_000) == ("off", "default")
+    assert modes(CPU, None, 128, 25_000, 25_000) == ("default", "default")
+    assert modes(CPU, None, 128, 500, 500) == ("off", "off")
+    assert modes(CPU, None, 512, 6_000, 2_000) == ("default", "default")
+    assert modes(CPU, "default", 128, 1, 1) == ("default", "default")
+    assert modes(GPU, None, 128, 1, 1) == (speed.ON_CUDA, speed.ON_CUDA)
+    found = choose_speed(CPU, None, "32-true", 128, "state", (2_000, 8_000))
+    assert "trainer.compile=default (plans off)" in str(found)
+
+
 def test_graphs_on_a_cpu_are_said_to_be_none(caplog):
     assert chosen(CPU, "graphs", None, 512, "state")[0] == "graphs"
     assert "graphs is for CUDA: on cpu updates and plans are compiled alone" in caplog.text
@@ -85,7 +104,10 @@ def test_precisions_that_would_train_wrongly_are_refused(precision):
 def test_bf16_is_fast_with_instructions_for_it(monkeypatch, amx, avx512_bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(speed, "gains_bf16", lambda: True)
     assert speed.fast_bf16(CPU) is (amx or avx512_bf16)
+    monkeypatch.setattr(speed, "gains_bf16", lambda: False)  # an Intel without AMX: half of float32's rate
+    assert not speed.fast_bf16(CPU)
 
 
 def test_a_metric_is_averaged_over_the_updates_that_returned_it():

@@ -1,8 +1,11 @@
 """How fast a training runs: one policy, resolved once from the device that it uses."""
 
+import functools
 import logging
+import math
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,13 @@ log = logging.getLogger(__name__)
 
 ON_CUDA = "default"
 """What `trainer.compile` is on a GPU if left open: `graphs`, once a card has shown these (docs/gpu.md)."""
+
+PAYS_FROM = {False: (10_000, 5_000), True: (5_000, 1_000)}
+"""Plans and updates from which compiling pays on a CPU, for narrow and wide models: with nano a plan gains
+some 3 ms and an update 10, with 5M 8 and 90 (docs/results.md)."""
+
+QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
+"""Planners with few model evaluations."""
 
 UNSUITED = {
     "16": "its scaled gradients would be clipped as they are, and the guard could not skip an update",
@@ -33,13 +43,15 @@ class Speed:
 
     Args:
         device: of the training.
-        compile: one of `dreammpc.compiling.MODES`.
+        compile: how updates run, one of `dreammpc.compiling.MODES`.
+        plans: how plans run, one of them.
         precision: as Lightning's Trainer names it.
         matmul: of float32 matrix products, as `torch.set_float32_matmul_precision` names it.
     """
 
     device: torch.device
     compile: str
+    plans: str
     precision: str
     matmul: str
 
@@ -54,25 +66,38 @@ class Speed:
         elif self.device.type == "cpu":
             threads = torch.get_num_threads()
             where = f"{where} with {threads} thread{'s' * (threads > 1)}"
-        return f"{where}, trainer.compile={self.compile}, trainer.precision={self.precision}"
+        plans = f" (plans {self.plans})" if self.plans != self.compile else ""
+        return f"{where}, trainer.compile={self.compile}{plans}, trainer.precision={self.precision}"
 
 
-def choose_speed(device: torch.device, compile: Any, precision: str | None, width: int, obs: str) -> Speed:
+def choose_speed(
+    device: torch.device,
+    compile: Any,
+    precision: str | None,
+    width: int,
+    obs: str,
+    calls: tuple[float, float] = (math.inf, math.inf),
+) -> Speed:
     """Fill in what was left open by what the device is fast at.
 
     Args:
         device: on which the training will run.
-        compile: see `compile_mode`; `None` compiles where there is a compiler, but not pixels on a CPU, where
-            it takes minutes and an update then takes longer.
+        compile: see `compile_mode`; `None` compiles where there is a compiler. On a CPU that takes half a
+            minute each for plans and updates, so that what runs fewer than `PAYS_FROM` times is left as it
+            is; and so are pixels, where it takes minutes and an update then takes longer.
         precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
-            CPUs with AMX or AVX512_BF16) and there is enough of them: the model's hidden `width` is large, or
+            CPUs where a short trial shows it) and there is enough of them: the hidden `width` is large, or
             `obs`, what is observed, has pixels.
+        calls: how many plans and updates there will be.
 
     Raises:
         UsageError: a setting that is unknown, or that the device cannot do.
     """
     mode, pixels = compile_mode(compile, "trainer.compile"), "pixels" in OBS_KEYS[obs]
+    seldom = [False, False]
     if mode is None:
+        if device.type == "cpu":
+            seldom = [number < least for number, least in zip(calls, PAYS_FROM[width >= WIDE], strict=True)]
         mode = "off" if (pixels and device.type == "cpu") or missing_compiler(device) else "default"
         mode = ON_CUDA if mode == "default" and device.type == "cuda" else mode
     elif mode == "graphs" and device.type != "cuda":
@@ -82,7 +107,18 @@ def choose_speed(device: torch.device, compile: Any, precision: str | None, widt
     if precision is None:
         precision = "bf16-mixed" if fast_bf16(device) and (pixels or width >= WIDE) else "32-true"
     check_precision(str(precision))
-    return Speed(device, mode, str(precision), "high" if device.type == "cuda" else "highest")
+    plans, updates = ("off" if few else mode for few in seldom)
+    return Speed(device, updates, plans, str(precision), "high" if device.type == "cuda" else "highest")
+
+
+def calls_of(config: Any) -> tuple[float, float]:
+    """How many plans and updates a training will make; a decision left open counts for two control steps.
+
+    Plans of planners that take long count as any number.
+    """
+    decisions = config.steps / (config.env.action_repeat or 2)
+    plans = decisions / config.env.num_envs if config.planner["name"] in QUICK else math.inf
+    return plans, decisions * config.algorithm.utd
 
 
 def check_precision(precision: str) -> None:
@@ -99,7 +135,26 @@ def fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()) and gains_bf16()
+
+
+@functools.cache
+def gains_bf16() -> bool:
+    """Whether this CPU multiplies matrices faster in bfloat16 than in float32, tried for some milliseconds.
+
+    The instructions do not say: with AVX512_BF16 it takes half as long as float32 on an AMD Zen 4, and twice
+    as long on an Intel (Emerald Rapids) whose AMX a virtual machine hides.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(512, 512, dtype=dtype)
+        trials = []
+        for _ in range(10):
+            began = time.process_time()  # of the processor: other processes do not count
+            matrix @ matrix
+            trials.append(time.process_time() - began)
+        seconds[dtype] = min(trials)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
 def missing_compiler(device: torch.device) -> str:

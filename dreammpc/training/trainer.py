@@ -21,7 +21,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.threads import set_threads
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy
-from dreammpc.training.speed import Speed, check_precision, choose_speed
+from dreammpc.training.speed import Speed, calls_of, check_precision, choose_speed
 from dreammpc.training.started import check_started, world_size
 
 
@@ -124,20 +124,19 @@ def check_devices(accelerator: str, devices: int | str, num_nodes: int = 1) -> N
         )
 
 
-def set_speed(asked: Any, width: int, obs: str) -> Speed:
+def set_speed(config: Any) -> Speed:
     """Choose device, threads, compilation and precision of a training, and set what torch has of it globally.
 
     Args:
-        asked: with the attributes `accelerator`, `compile`, `precision` and `threads` (see `TrainerConfig`).
-        width: of the model's hidden layers.
-        obs: what is observed.
+        config: of the training, see `TrainConfig`.
 
     Raises:
         UsageError: a setting that is unknown or cannot be had here.
     """
+    asked, width = config.trainer, config.model.mlp_dim
     device = choose_device(asked.accelerator, training=True)
     set_threads(width, asked.threads)
-    speed = choose_speed(device, asked.compile, asked.precision, width, obs)
+    speed = choose_speed(device, asked.compile, asked.precision, width, config.env.obs, calls_of(config))
     speed.apply()
     return speed
 
