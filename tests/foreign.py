@@ -5,6 +5,7 @@ a tensor of the CPU is an error, as on a GPU (a scalar of the CPU may ride along
 where there is no GPU. What this cannot show: kernels, streams, memory, what is fast.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -102,7 +103,8 @@ def foreign() -> Iterator[torch.device]:
     torch.__future__.set_swap_module_params_on_conversion(True)
     fused = "torch.optim.optimizer._get_fused_kernels_supported_devices"
     try:
-        with Numbers(), Foreign(), patch(fused, lambda: ["cpu", FOREIGN.type]):
+        with warnings.catch_warnings(), Numbers(), Foreign(), patch(fused, lambda: ["cpu", FOREIGN.type]):
+            warnings.filterwarnings("ignore", ".*non-meta parameter.*")  # which here is no no-op
             yield FOREIGN
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)

@@ -114,7 +114,10 @@ def test_the_foreign_device_of_these_tests_is_strict_and_keeps_numbers():
         assert (result.device, result.cpu().device) == (device, torch.device("cpu"))
         assert torch.equal(result.cpu(), expected)
         result.sum().backward()
+        before = {key: value.cpu() for key, value in layer.state_dict().items()}
         torch.optim.Adam(layer.parameters(), fused=True).step()
         assert layer.weight.device == layer.weight.grad.device == device
         layer.cpu()
         assert not torch.equal(layer(x), expected)
+        layer.to(device).load_state_dict(before)
+        assert torch.equal(layer(x.to(device)).cpu(), expected)

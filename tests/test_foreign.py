@@ -14,6 +14,8 @@ from foreign import foreign, trained_on_foreign
 from replica_recipe import make_drift
 from tensordict import TensorDict
 from test_gymnasium_recipe import PENDULUM, train
+from test_pixels_model import CLASSES
+from test_pixels_update import make_algorithm, make_replay
 from test_recipes import ROOT, recipe
 from toy_models import random_tdmpc2
 
@@ -23,6 +25,7 @@ from dreammpc.data import WorkerCollector, make_collector, workers
 from dreammpc.devices import CPU, module_device
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.evaluation.rows import read_rows
+from dreammpc.models import BMPCModel
 from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
@@ -117,6 +120,51 @@ def test_a_training_elsewhere(tmp_path, algorithm):
     here = last("here", 80, there)
     with trained_on_foreign():
         last("again", 100, here)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_update_from_frames_elsewhere(device, cls):
+    algorithm = make_algorithm(cls, "both")
+    algorithm.to(device)
+    optimizers = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: optimizers
+    batch = make_replay("both", plans=cls is BMPCModel).sample()
+    metrics = algorithm.training_step(batch.to(device), 0)
+    assert {value.device for value in metrics.values()} == {device}
+    assert all(value.isfinite() for value in metrics.values())
+    agent = algorithm.agent
+    obs = TensorDict({"pixels": batch["pixels"][:, 0, -3:], "observation": batch["observation"][:, 0]}, [8])
+    plan, carry = agent.step(obs, agent.initial_carry(8, CPU), torch.ones(8, 1, dtype=torch.bool))
+    assert plan.action.device == CPU and {value.device for value in carry.values(True, True)} == {CPU}
+
+
+def test_weights_go_back_to_where_they_were(tmp_path):
+    """After updates that are not finite weights and optimizers come from the file, read on the CPU."""
+    settings = {
+        "steps": 140,
+        "save_every": 60,
+        "seed_steps": 40,
+        "batch_size": 4,
+        "utd": 0.5,
+        "max_skipped": 3,
+    }
+    with trained_on_foreign() as device:
+        run, places = Training(tmp_path, planner={"name": "policy"}, **settings), []
+        whole, updates = run.algorithm._model_loss, 0
+
+        def failing(*args):
+            nonlocal updates
+            updates += 1
+            loss, zs, metrics = whole(*args)
+            places.append(
+                next(iter(run.trainer.optimizers[0].state.values()), {}).get("exp_avg", loss).device
+            )
+            return loss * (torch.nan if 25 <= updates < 28 else 1), zs, metrics
+
+        run.algorithm._model_loss = failing
+        run.run()
+    assert set(places) == {device}
+    assert run.checkpoints.state_dict() == {"rolled_back": True}
 
 
 def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):

@@ -218,7 +218,7 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     assert code == 0 and "4 finished" in out and "lightning run" not in out
     code, out, err = start(*again, "evaluate=policy,mppi", "dry=true")
     assert out.count("seed1: finished; lightning run evaluate") == 2 and "run train" not in out
-    assert "planner=policy,mppi episodes=10 seed=1000" in out and out.count("\n") == 5
+    assert "planner=policy,mppi episodes=10 seed=1000 device=auto" in out and out.count("\n") == 5
     code, out, err = start(*again, "evaluate=mppi", "seeds=3", "dry=true")
     assert out.count(": new; lightning run train task=") == out.count(" && lightning run evaluate ") == 2
     code, out, err = start(*again, "evaluate=mppi")
