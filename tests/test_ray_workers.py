@@ -17,6 +17,8 @@ from dreammpc.data import WorkersDied
 from dreammpc.data.ray_workers import RayWorkerCollector
 from dreammpc.interfaces import UsageError
 
+HELPERS = Path(__file__).parent / "helpers"
+
 
 @pytest.fixture
 def collector_class():
@@ -24,7 +26,9 @@ def collector_class():
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}},
+        runtime_env={
+            "env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "helpers"), *sys.path])}
+        },
     )
     yield RayWorkerCollector
     ray.shutdown()

@@ -17,7 +17,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.training import load_checkpoint, open_resume
 
 RECIPE = Path(replica_recipe.__file__)
-PATH = os.pathsep.join(filter(None, [str(RECIPE.parents[1]), os.environ.get("PYTHONPATH")]))
+PATH = os.pathsep.join(filter(None, [str(RECIPE.parents[2]), os.environ.get("PYTHONPATH")]))
 two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
 
 

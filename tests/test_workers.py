@@ -133,7 +133,9 @@ slow = pytest.mark.slow
 )
 def test_no_worker_is_left_behind(tmp_path, end, number, code):
     (tmp_path / "endless.py").write_text(ENDLESS)
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(TESTS.parent), str(TESTS), str(TESTS / "helpers"), os.environ.get("PYTHONPATH", "")]
+    )
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "endless.py"), end],
         stdout=subprocess.PIPE,
