@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from dreammpc import tracking
 from dreammpc.config import TrackingConfig
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import RunError, UsageError
 
 
 def lines(folder: Path) -> list[dict]:
@@ -155,3 +156,13 @@ def test_an_address_that_mlflow_does_not_know(uri, said, monkeypatch):
         with pytest.raises(UsageError, match=f"{key}: {said}") as caught:
             ask()
         assert "secret" not in str(caught.value)
+
+
+def test_a_log_whose_folder_was_deleted_ends_the_run(tmp_path):
+    folder = tmp_path / "run"
+    logger = tracking.JSONLLogger(folder)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    shutil.rmtree(folder)
+    with pytest.raises(RunError, match=rf"run folder {folder} was deleted") as caught:
+        logger.log_metrics({"loss": 1.0}, step=2)
+    assert not caught.value.saveable and not folder.exists()
