@@ -1,4 +1,4 @@
-"""From plain values to the objects of a run: what the recipes share, and how a script loads an agent."""
+"""From plain values to the objects of a run: what the recipes share."""
 
 import inspect
 import logging
@@ -12,13 +12,12 @@ from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
-from dreammpc.devices import choose_device
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
+from dreammpc.loading import load_agent as load_agent
+from dreammpc.loading import load_model as load_model
+from dreammpc.loading import without_name
 from dreammpc.models import LatentModel
-from dreammpc.planners import build_planner
-from dreammpc.trained import locate
-from dreammpc.training import DESCRIPTION, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -238,39 +237,6 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     return facts
 
 
-def load_model(checkpoint: str | Path, device: Any = "cpu") -> tuple[LatentModel, dict[str, Any]]:
-    """The world model of a checkpoint, and the checkpoint's description.
-
-    Args:
-        checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
-        device: where the model goes, whatever it was trained on (see `dreammpc.devices.choose_device`).
-
-    Raises:
-        UsageError: no such file, agent or device, a damaged one, weights that do not fit the algorithm.
-    """
-    content = load_checkpoint(locate(checkpoint))
-    facts = content[DESCRIPTION]
-    algorithm = facts["config"]["algorithm"]["name"]
-    model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
-    widths |= {"episodic": facts.get("episodic", False), "obs": facts.get("obs", "state")}
-    model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
-    prefix = "agent.model."
-    items = content["state_dict"].items()
-    weights = {key.removeprefix(prefix): weight for key, weight in items if key.startswith(prefix)}
-    if not any(key.startswith("target_heads.") for key in weights):  # an agent's file goes without them
-        weights |= {
-            key.replace("value_", "target_", 1): w for key, w in weights.items() if "value_heads" in key
-        }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UsageError(
-            f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
-            f" {model_class.__name__} of size {facts['model'].get('name')}"
-        ) from error
-    return model.to(choose_device(device)), facts
-
-
 def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
     has, needs = (obs_dim(env), env.action_spec.shape[-1]), (facts["obs_dim"], facts["action_dim"])
@@ -279,22 +245,3 @@ def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> No
             f"checkpoint {path} was trained on task {facts['task']} with {needs[0]} observations and"
             f" {needs[1]} actions, but task {env.task} has {has[0]} and {has[1]}"
         )
-
-
-def load_agent(checkpoint: str | Path, planner: Any = "dream_mpc", device: Any = "cpu", **settings) -> Agent:
-    """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
-
-    Example::
-
-        agent = load_agent("runs/cartpole-swingup/…/checkpoints/best.ckpt", "mppi", num_samples=256)
-        agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
-        agent = load_agent("walker-walk.ckpt", "mppi", device="cuda")
-    """
-    model, facts = load_model(checkpoint, device)
-    if isinstance(planner, str):
-        planner = build_planner({"name": planner, **settings}, facts["action_dim"])
-    return Agent(model, planner)
-
-
-def without_name(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != "name"}

@@ -88,6 +88,13 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     export.add_argument("--episodes", type=int, default=10, help="with each planner (10)")
     export.add_argument("--seed", type=int, default=1000, help="of the first episode's start (1000)")
     export.add_argument("--device", default="auto", help="that plays: auto, cpu, cuda, cuda:N, mps (auto)")
+    export.add_argument(
+        "choices",
+        nargs="*",
+        default=[],
+        metavar="algorithm=PATH",
+        help="what the file may have imported; task=NAME",
+    )
     export.set_defaults(command=later("export"))
 
     published = commands.add_parser("import-checkpoint", help="read a checkpoint of TD-MPC2 or BMPC")

@@ -12,12 +12,14 @@ from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.compare import action_repeat_of, compare, width_of
 from dreammpc.devices import choose_device, where
+from dreammpc.envs.registry import check_task
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
 from dreammpc.planners import build_planner, build_planners, planner_name
+from dreammpc.registry import named_by
 from dreammpc.settings import MAX_EPISODES, between, check_seeds
 from dreammpc.threads import set_threads
 from dreammpc.trained.export import write_card
@@ -80,24 +82,31 @@ def export(
     episodes: int,
     seed: int,
     device: str = "auto",
+    choices: Sequence[str] = (),
 ) -> None:
     """Make an agent of a run's checkpoint, play it with `planners` and say how large it is.
 
     The episodes are noted on its card, and one by one in a CSV file beside (see `dreammpc.evaluation.rows`).
+    `choices`, `algorithm=PATH` and `task=NAME`, confirm what the checkpoint alone does not have imported.
 
     Raises:
-        UsageError: see `export_agent`; or an unknown planner, before anything is written.
+        UsageError: any other choice; see `export_agent`; or an unknown planner, before anything is written.
     """
     choose_device(device)  # to be refused before anything is written
     between("--episodes", 1, MAX_EPISODES, episodes)
     check_seeds("--seed", seed)
-    model, _ = assembly.load_model(checkpoint)
+    confirmed, rest = confirmations(choices)
+    if rest:
+        raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
+    model, facts = assembly.load_model(checkpoint, named=named_by(choices))
+    check_task(facts["task"], f"checkpoint {checkpoint}", named_by(choices))
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []
     starts = range(seed, seed + episodes)
-    for played in compare([str(path)], list(chosen), seeds=starts, device=device):
+    played_as = {"task": facts["task"], "algorithm": confirmed, "device": device}
+    for played in compare([str(path)], list(chosen), seeds=starts, **played_as):
         rows += [{**row, "checkpoint": f"{PREFIX}{card['name']}"} for row in played.rows]
         write_rows(rows, path.with_suffix(".csv"))
         others = [row for row in card["evaluations"] if row["planner"] != played.planner]
@@ -177,7 +186,8 @@ def demo(
 
     Args:
         agent: name, task or path of a checkpoint.
-        choices: `planner=NAME` and `planner.KEY=VALUE`.
+        choices: `planner=NAME` and `planner.KEY=VALUE`; `algorithm=PATH` and `task=NAME` confirm what the
+            file alone does not have imported.
         seed: of the start and of the planner's noise.
         video: where to write it, mp4 or gif; by default `TASK-PLANNER.mp4` in the working folder.
         show: whether to write a video at all.
@@ -186,12 +196,14 @@ def demo(
     Raises:
         UsageError: no such agent, planner, setting, folder or device.
     """
-    settings = {"name": "dream_mpc", **planner_choices(choices)}
+    _, of_planner = confirmations(choices)
+    settings = {"name": "dream_mpc", **planner_choices(of_planner)}
     path = trained.locate(agent)
     check_seeds("--seed", seed)
     if video:
         video_path(video)
-    model, facts = assembly.load_model(path, device)
+    model, facts = assembly.load_model(path, device, named_by(choices))
+    check_task(facts["task"], f"checkpoint {path}", named_by(choices))
     set_threads(width_of(facts))
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
@@ -208,6 +220,12 @@ def demo(
     )
     if filmed:
         print(f"video: {target}")
+
+
+def confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of `algorithm=`, and all words but that and `task=`."""
+    values = dict(word.split("=", 1) for word in words if word.startswith(("algorithm=", "task=")))
+    return values.get("algorithm"), [word for word in words if word.partition("=")[0] not in values]
 
 
 def planner_choices(words: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from dreammpc import assembly
 from dreammpc.agent import Agent
 from dreammpc.devices import choose_device
+from dreammpc.envs.registry import check_task
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
@@ -66,6 +67,7 @@ def compare(
     noise_scale: float = 0.0,
     compile: bool | str = False,
     device: str | torch.device = "auto",
+    algorithm: str | None = None,
 ) -> Iterator[Played]:
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
@@ -78,6 +80,7 @@ def compare(
         noise_scale: of exploration noise; 0 acts greedily.
         compile: how plans run, see `dreammpc.compiling.MODES`; True is `default`.
         device: that plans (see `dreammpc.devices.choose_device`).
+        algorithm: the dotted path of one that a checkpoint may name (see `assembly.load_agent`).
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
@@ -93,13 +96,16 @@ def compare(
     planners = listed(planners)
     check_seeds("seeds", *seeds)
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
+    named_now = [algorithm] if algorithm else []
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
-        model, facts = assembly.load_model(path)
+        model, facts = assembly.load_model(path, named=named_now)
+        if task is None:
+            check_task(facts["task"], f"checkpoint {path}")
         build(model, planners, settings or {})
         env = assembly.build_env(task or facts["task"], 0, 1, action_repeat_of(facts), model.obs)
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
-        model, facts = assembly.load_model(path, chosen)
+        model, facts = assembly.load_model(path, chosen, named_now)
         set_threads(width_of(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]

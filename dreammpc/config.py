@@ -245,12 +245,14 @@ class EvaluateConfig:
     """Everything that `evaluate` takes; `checkpoint`, `planner` and `seeds` take a,b,c on the command line.
 
     `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
+    `algorithm` confirms the dotted path of one that trained, which a checkpoint alone does not have imported.
     """
 
     checkpoint: list[str] = "???"  # type: ignore[assignment]
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
+    algorithm: str | None = None
     episodes: int = 10
     seed: int = 1000
     seeds: list[int] | None = None

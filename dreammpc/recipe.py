@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import os
 import re
 import signal
@@ -21,7 +22,9 @@ from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
+from dreammpc.stored import stored_words
 from dreammpc.threads import set_threads
+from dreammpc.tracking.addresses import keep, starred
 from dreammpc.training import (
     DESCRIPTION,
     check_free,
@@ -31,7 +34,7 @@ from dreammpc.training import (
     release_folders,
     runs_of,
 )
-from dreammpc.words import COMPARE, quoted, rewrite, unreadable
+from dreammpc.words import COMPARE, concealed, quoted, rewrite, unquoted, unreadable
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_FAULT = 2, 1
@@ -56,6 +59,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
             nonlocal code
             try:
                 offer_files()
+                if address := OmegaConf.select(config, "tracking.uri"):  # of a YAML file
+                    config.tracking.uri = keep(address)
                 code = function(OmegaConf.to_object(config)) or 0
             except (UsageError, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -76,7 +81,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 end_with_parent(int(os.environ["DREAMMPC_LAUNCHER"]), signal.SIGTERM)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
-                sys.argv[1:] = with_resumed(rewrite(sys.argv[1:], name), name)
+                typed = [concealed(word) for word in sys.argv[1:]]
+                sys.argv[1:] = with_resumed(rewrite(typed, name), name)
                 call()
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -120,45 +126,46 @@ def compose(name: str, words: list[str], beside: Sequence[str] = ()) -> Any:
 
 
 def with_resumed(arguments: list[str], recipe: str) -> list[str]:
-    """With `resume=PATH`, the overrides of the run that goes on, before those given now, which win.
+    """With `resume=PATH`, words for the settings of the run that goes on, before those given now, which win.
 
     `resume=auto` is first replaced by what it finds, or left out.
     """
-    given = {argument.partition("=")[0].lstrip("+~"): argument for argument in arguments}
+    words = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    options = [argument for argument in arguments if argument not in words]
+    given = {word.partition("=")[0].lstrip("+~"): word for word in words}
     if "resume" not in given:
         return arguments
-    path = given["resume"].partition("=")[2]
+    path = unquoted(given["resume"].partition("=")[2])
     if path == "auto":
-        arguments = [argument for argument in arguments if argument != given["resume"]]
-        found = newest_checkpoint(arguments, recipe)
+        words.remove(given["resume"])
+        found = newest_checkpoint(words, options, recipe)
         if found is None:
-            return arguments
+            return [*options, *words]
         path = str(found)
-        arguments.append(f"resume={quoted(path)}")
-    saved = load_checkpoint(path)[DESCRIPTION].get("overrides", [])
+        words.append(f"resume={quoted(path)}")
 
-    def replaced(override: str) -> bool:
-        key = override.partition("=")[0].lstrip("+~")
-        group = key.split(".")[0].replace("eval_settings", "eval_planner")
-        return key in given or group in given
+    def make(some: list[str]) -> Any:
+        return OmegaConf.to_container(composed(recipe, some, options))
 
-    return [override for override in saved if not replaced(override)] + arguments
+    stored, said = stored_words(load_checkpoint(path)[DESCRIPTION], f"checkpoint {path}", words, make)
+    if "folder" not in given:
+        stored.append(f"folder={quoted(str(Path(path).parent.parent))}")
+    for line in said:
+        tell(line)
+    return [*options, *stored, *words]
 
 
-def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
+def newest_checkpoint(words: list[str], options: list[str], recipe: str) -> Path | None:
     """What `resume=auto` means: see `TrainConfig`.
 
     Raises:
         UsageError: several runs are asked for, or all checkpoints are damaged.
     """
-    if {"-m", "--multirun"} & set(arguments):
+    if {"-m", "--multirun"} & set(options):
         raise UsageError("resume=auto goes on with one run and does not go with -m")
-    settings = [a for a in arguments if "=" in a and not a.startswith("-")]
-    given = dict(a.split("=", 1) for a in settings)
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = hydra.compose(recipe, settings)
-    GlobalHydra.instance().clear()
+    given = dict(word.split("=", 1) for word in words)
+    which = [word for word in words if word.partition("=")[0] in ("task", "seed", "folder", "experiment")]
+    config = composed(recipe, which, options)
     folders, expected = [Path(config.folder)] if "folder" in given else [], {}
     if "folder" in given and os.environ.get("RANK", "0") == "0":
         check_free(folders[0])
@@ -170,6 +177,22 @@ def newest_checkpoint(arguments: list[str], recipe: str) -> Path | None:
     return path
 
 
+def composed(recipe: str, words: list[str], options: Sequence[str] = ()) -> DictConfig:
+    """What Hydra makes of some `words`, with the folder of files that `options` name."""
+    folders = [
+        option.partition("=")[2] or following
+        for option, following in itertools.pairwise([*options, ""])
+        if option.partition("=")[0] in ("--config-dir", "-cd")
+    ]
+    files = [f"hydra.searchpath=[{quoted('file://' + os.path.abspath(folder))}]" for folder in folders[:1]]
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return hydra.compose(recipe, [*files, *words])
+    finally:
+        GlobalHydra.instance().clear()
+
+
 def overrides() -> list[str]:
     """The command line of the running recipe, as Hydra understood it, without `resume`."""
     return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
@@ -178,7 +201,7 @@ def overrides() -> list[str]:
 def tell(text: str) -> None:
     """Print to stderr; of several processes only rank 0 speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr)
+        print(starred(text), file=sys.stderr)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
@@ -211,9 +234,7 @@ def keys_beside(key: str, recipe: str) -> list[str]:
     groups = [
         a for a in sys.argv[1:] if a.partition("=")[0] in ("planner", "model", "algorithm", "experiment")
     ]
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = hydra.compose(recipe, groups if recipe == "train" else [])
+    config = composed(recipe, groups if recipe == "train" else [])
     section = key.rpartition(".")[0]
     node = OmegaConf.select(config, section) if section else config
     if not isinstance(node, DictConfig):

@@ -4,8 +4,9 @@ import difflib
 import functools
 import importlib
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -67,6 +68,29 @@ class Registry:
             return imported(name, self.kind)
         raise UsageError(unknown(f"{self.kind} {name!r}", name, self))
 
+    def check_stored(self, name: str, where: str, named: Collection[str], word: str) -> None:
+        """Raise UsageError if `name`, which stands in a file, would import something that nobody chose.
+
+        Names that are registered or offered by an installed package may be in a file, and so may whatever
+        stands in this package. A dotted path may if it is one of theirs, or if today's command line names it.
+
+        Args:
+            name: as the file has it.
+            where: what the message calls the file.
+            named: see `named_by`.
+            word: what to add to the command line to name it.
+        """
+        theirs = {point.value.replace(":", ".") for point in installed(self.group)}
+        theirs |= {place(thing) for thing in self._things.values()}
+        if not isinstance(name, str):
+            raise UsageError(f"{where}: its {self.kind} is {name!r}; expected a name")
+        if "." not in name or name.startswith("dreammpc.") or name in self or name in theirs or name in named:
+            return
+        raise UsageError(
+            f"{where} names the {self.kind} {name}, and a file alone does not have a module imported;"
+            f" if you trust it, add {word}"
+        )
+
     def origin(self, name: str) -> str:
         """Where a name comes from: `built in`, `package NAME VERSION` or `module NAME`."""
         if name in self._things and name not in self._loaded:
@@ -106,6 +130,12 @@ class Registry:
                 f"{self.kind} {point.name!r} of {package(point)} cannot be imported from {point.value}:"
                 f" {one_line(error)}"
             ) from error
+
+
+def named_by(words: Iterable[str]) -> set[str]:
+    """All that the words of a command line name: dotted paths and tasks that files may then name too."""
+    parts = {part for word in words for part in re.split(r"[=,{}\[\]'\"\s]", word)}
+    return parts | {part.removeprefix("_target_:") for part in parts}
 
 
 def imported(path: str, kind: str) -> Any:

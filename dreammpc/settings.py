@@ -100,6 +100,8 @@ def plain(value: Any) -> Any:
 def converted(value: Any, hint: Any) -> Any:
     """`value` if it is of type `hint`: an int serves as a float, a list as a tuple; else TypeError."""
     origin, options = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin in (Union, types.UnionType):
         for option in options:
             with contextlib.suppress(TypeError):

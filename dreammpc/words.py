@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import expand
+from dreammpc.tracking.addresses import keep
 
 COMPARE = ("evaluate", "pendulum")
 """Recipes that play several planners, with settings for all of them."""
@@ -45,6 +46,17 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     )
     multirun = bool({"-m", "--multirun"} & set(arguments))
     return [_rewritten(argument, recipe, multirun) for argument in ordered]
+
+
+def concealed(word: str) -> str:
+    """`tracking.uri=ADDRESS` with passwords and tokens starred; other words as they are.
+
+    So they are in nothing that Hydra, a run's files or a message hold; who calls it up finds it whole.
+    """
+    key, _, value = word.partition("=")
+    if key.lstrip("+") != "tracking.uri" or "://" not in value:
+        return word
+    return f"{key}={quoted(keep(unquoted(value)))}"
 
 
 def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
@@ -127,6 +139,17 @@ def unreadable(word: str) -> str:
         return f"{word!r} cannot be read; expected key=value"
     how = "quote it, for Hydra and for the shell" if equals else "give a value"
     return f"{word}: the value cannot be read as it is; {how}: {shlex.quote(better)}"
+
+
+def unquoted(text: str) -> str:
+    """A word without the quotes of Hydra's grammar."""
+    if text[:1] not in ("'", '"'):
+        return text
+    try:
+        value = OverridesParser.create().parse_override(f"x={text}").value()
+    except HydraException:
+        return text
+    return value if isinstance(value, str) else text
 
 
 def typed(key: str, value: object) -> str:

@@ -44,6 +44,7 @@ def evaluate(config: EvaluateConfig) -> None:
         noise_scale=config.noise_scale,
         compile=config.compile,
         device=config.device,
+        algorithm=config.algorithm,
     ):
         rows += played.rows
         results[played.checkpoint].append(played)

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
-from dreammpc import sweeps
+from dreammpc import loading, sweeps
 from dreammpc.config import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.launch import find_recipe
@@ -30,8 +30,7 @@ def sweep(config: sweeps.SweepConfig) -> int:
     # What there is to do. A mistake must show before hours of training, so every training is composed once.
     tasks, of_set = sweeps.expand(config.tasks)
     sweeps.check_installed(tasks)
-    train = [*of_set, *config.train]
-    check_own(train)
+    check_own(train := [*of_set, *config.train])
     folder = Path(config.folder).resolve()
     jobs = sweeps.grid(folder, tasks, config.seeds, config.planners)
     settings: TrainConfig = compose("train", words(jobs[0], train), OWN)
@@ -96,13 +95,13 @@ def words(job: sweeps.Job, train: list[str]) -> list[str]:
 
 def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> list[str]:
     """The recipe and words that play a trained agent with `planners` and write the episodes as rows."""
-    asked = settings.evaluation
     return [
         "evaluate",
         f"checkpoint={job.checkpoint}",
+        *loading.confirmations(job.task, settings.algorithm.name),
         f"planner={','.join(planners)}",
-        f"episodes={asked.episodes}",
-        f"seed={asked.seed}",
+        f"episodes={settings.evaluation.episodes}",
+        f"seed={settings.evaluation.seed}",
         f"device={settings.trainer.accelerator}",
         f"output={quoted(str(job.scores))}",
     ]

@@ -7,7 +7,7 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 
 from dataclasses import asdict
 
-from dreammpc import assembly, words
+from dreammpc import assembly, loading, words
 from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector
 from dreammpc.config import TrainConfig
@@ -107,7 +107,7 @@ def train(config: TrainConfig) -> int:
     results = evaluator.compare(model, compared)
     print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
-    last = words.typed("checkpoint", checkpoints.last)
+    last = loading.typed(checkpoints.last, config.task, config.algorithm.name)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
     with progress.during("saving"):

@@ -252,13 +252,23 @@ def test_checkpoint_mistakes_are_one_line(run, monkeypatch, capsys):
 
 
 def test_a_new_choice_of_planners_goes_without_the_settings_of_the_old_one(tmp_path):
-    path = tmp_path / "last.ckpt"
-    before = ["seed=3", "eval_planner=[policy,mppi]", "++eval_settings.num_samples=64", "planner.horizon=2"]
-    save_atomically({DESCRIPTION: {"format": FORMAT, "overrides": before}}, path)
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    config = {"seed": 3, "eval_planner": ["policy", "mppi"], "eval_settings": {"num_samples": 64}}
+    config["planner"] = {"name": "dream_mpc", "horizon": 2}
+    save_atomically({DESCRIPTION: {"format": FORMAT, "config": config}}, path)
+    folder = f"folder={path.parent.parent}"
     now = [f"resume={path}", "eval_planner=[policy]"]
-    assert with_resumed(now, "train") == ["seed=3", "planner.horizon=2", *now]
+    assert with_resumed(now, "train") == ["seed=3", "planner.horizon=2", folder, *now]
     now = [f"resume={path}", "++eval_settings.num_samples=32"]
-    assert with_resumed(now, "train") == [*before[:2], before[3], *now]
+    assert with_resumed(now, "train") == [
+        "seed=3",
+        "eval_planner=['policy','mppi']",
+        "planner.horizon=2",
+        folder,
+        *now,
+    ]
+    now = [f"resume={path}", "planner=cem", "eval_planner=[policy]"]
+    assert with_resumed(now, "train") == ["seed=3", folder, *now]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dreammpc import tracking
+from dreammpc.tracking import addresses
 from dreammpc.tracking import outbox as outbox_module
 from dreammpc.tracking.outbox import Outbox, Rejected
 
@@ -235,5 +236,5 @@ def test_the_outbox_drops_only_what_is_rejected(quick, tmp_path, caplog):
 
 
 def test_passwords_stay_out_of_messages():
-    hidden = outbox_module.hide_password("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
+    hidden = addresses.starred("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
     assert hidden == "at http://me:***@host:5000/x and sqlite:////a/b@c:d/mlflow.db"

@@ -151,7 +151,7 @@ class DMControl(gymnasium.Env):
     def set_state(self, state: dict[str, Any]) -> None:
         """See :mod:`dreammpc.envs.state`."""
         physics = self._env.physics
-        set_mujoco_state(physics.model.ptr, physics.data.ptr, state["mujoco"])
+        set_mujoco_state(physics.model.ptr, physics.data.ptr, state["mujoco"], _CHANGED_BY_EPISODES)
         set_stream_state(self._random, state["random"])
         self._steps, self._env._step_count = state["steps"], state["count"]
         self._env._reset_next_step = state["over"]

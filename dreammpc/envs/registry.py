@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, Protocol, TypeVar
 
 import gymnasium
@@ -12,7 +12,7 @@ import gymnasium
 from dreammpc.envs.drawing import check_drawing, explained, observed
 from dreammpc.envs.wrapper import BatchedEnv
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import Registry
+from dreammpc.registry import Registry, installed
 
 
 class EnvFactory(Protocol):
@@ -190,6 +190,31 @@ def make_env(
     env = BatchedEnv(envs, task, obs)
     env.set_seed(seed)
     return env
+
+
+def check_task(task: str, where: str, named: Collection[str] = ()) -> None:
+    """Raise UsageError if `task`, which stands in a file, would have a package imported that nobody chose.
+
+    ``gym-package:Name-v0`` imports ``package``: one that is installed with environments for Gymnasium or for
+    us may be in a file, any other if today's command line names the task.
+
+    Args:
+        task: as the file has it.
+        where: what the message calls the file.
+        named: see :func:`dreammpc.registry.named_by`.
+    """
+    if not isinstance(task, str):
+        raise UsageError(f"{where}: its task is {task!r}; expected a name")
+    head, colon, _ = task.partition(":")
+    if not colon or task in named:
+        return
+    package = head.partition("-")[2]
+    points = (*installed("gymnasium.envs"), *installed(FAMILIES.group))
+    if package not in {point.module.partition(".")[0] for point in points}:
+        raise UsageError(
+            f"{where} names the task {task}, and a file alone does not have a package imported;"
+            f" if you trust it, add task={task}"
+        )
 
 
 def _make(task: str, num_envs: int, action_repeat: int | None, render: bool) -> list[gymnasium.Env]:

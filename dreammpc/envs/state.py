@@ -168,11 +168,16 @@ def mujoco_state(model: Any, data: Any, of_model: Iterable[str] = ()) -> dict[st
     return {"data": torch.from_numpy(values), "model": arrays}
 
 
-def set_mujoco_state(model: Any, data: Any, state: dict[str, Any]) -> None:
-    """Put back what `mujoco_state` returned, and compute what depends on positions and velocities alone."""
+def set_mujoco_state(model: Any, data: Any, state: dict[str, Any], of_model: Iterable[str] = ()) -> None:
+    """Put back what `mujoco_state` returned, and compute what depends on positions and velocities alone.
+
+    Of the model's arrays only those of `of_model` are written, whatever names the state has: MuJoCo trusts
+    its model, and an index in it that is wrong leads anywhere in memory.
+    """
     import mujoco
 
-    for name, values in state["model"].items():
-        getattr(model, name)[:] = values.numpy()
+    for name in of_model:
+        if name in state["model"]:
+            getattr(model, name)[:] = state["model"][name].numpy()
     mujoco.mj_setState(model, data, state["data"].numpy(), mujoco.mjtState.mjSTATE_INTEGRATION)
     mujoco.mj_step1(model, data)

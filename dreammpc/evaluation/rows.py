@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
 from dreammpc.envs.registry import is_suite
 from dreammpc.interfaces import UsageError
 
@@ -64,6 +64,8 @@ RANGES = {
 }
 """Least and greatest value; what is not finite is refused too."""
 DIAGNOSTICS = "diagnostics."
+FORMULA, INERT = tuple("=+-@\t\n"), "'"
+"""How a cell begins that a spreadsheet would compute, and what stands before it in files."""
 MEASURED = ("return", "success", "any_success", "score", "length", "terminated", "ms_per_action")
 ENDINGS = (".csv", ".json")
 
@@ -140,11 +142,11 @@ def write_rows(rows: Sequence[Row], path: str | Path) -> None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line for each row; dicts as JSON, nothing for None."""
+    """One line for each row; dicts as JSON, nothing for None; no text that a spreadsheet would compute."""
     names = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(names)
+    table.writerow(map(_cell, names))
     for row in rows:
         table.writerow([_cell(row.get(name)) for name in names])
     return text.getvalue()
@@ -197,8 +199,9 @@ def _read(path: Path) -> list[Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
         if path.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text), strict=True))
-        content = json.loads(text)
+            table = csv.DictReader(io.StringIO(text), strict=True)
+            return [{_read_cell(name): _read_cell(cell) for name, cell in row.items()} for row in table]
+        content = from_json(text)
         rows = content["rows"]
         if content["format"] > FORMAT:
             raise UsageError(f"{path} has format {content['format']}, this version reads up to {FORMAT}")
@@ -206,7 +209,7 @@ def _read(path: Path) -> list[Row]:
             raise TypeError("a row is no object")
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         # Not all of the error: that of a decoder holds the whole file.
         why = f"{type(error).__name__}: {str(error)[:100]}"
         raise UsageError(f"{path} is damaged or not one of evaluate's files ({why})") from error
@@ -251,15 +254,16 @@ def _value(value: Any, kind: type, name: str, where: str) -> Any:
         raise UsageError(f"{where}: {name} is empty")
     try:
         if kind is dict:
-            value = json.loads(value) if isinstance(value, str) else value
+            value = from_json(value) if isinstance(value, str) else value
             if not isinstance(value, dict):
                 raise TypeError
             return value
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
         return kind(value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{where}: {name} must be a {kind.__name__}, got {value!r}") from error
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        got = repr(value)[:100]
+        raise UsageError(f"{where}: {name} must be a {kind.__name__}, got {got}") from error
 
 
 def _cell(value: Any) -> Any:
@@ -267,7 +271,16 @@ def _cell(value: Any) -> Any:
         return json.dumps(_named(value), sort_keys=True, allow_nan=False)
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        value = value.replace("\r", " ")  # the end of a line to some readers, wherever it stands
+        return f"{INERT}{value}" if value.startswith((*FORMULA, INERT)) else value
     return "" if value is None else value
+
+
+def _read_cell(cell: Any) -> Any:
+    """A cell as it was before `_cell`."""
+    inert = isinstance(cell, str) and cell[:1] == INERT and cell[1:].startswith((*FORMULA, INERT))
+    return cell[1:] if inert else cell
 
 
 def _plain(row: Row) -> Row:

@@ -1,6 +1,5 @@
 """What a report is made from: run folders, files of scores, videos, and published curves."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dreammpc.atomic import from_json
 from dreammpc.evaluation.film import ENDINGS as VIDEOS
 from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
@@ -144,10 +144,11 @@ def read_run(folder: Path) -> list[Curve]:
     if not (folder / "params.json").is_file():
         raise UsageError(f"{folder} is no run folder: it has no params.json")
     try:
-        params = json.loads((folder / "params.json").read_text())
+        params = from_json((folder / "params.json").read_text())
+        _check(params)
         text = (folder / LOG).read_text()
         whole = text[: text.rfind("\n") + 1]  # the last line may be in writing
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [from_json(line) for line in whole.splitlines()]
         planner = params["planner"].get("name") or params["planner"].get("_target_")
         planners = params.get("eval_planner") or [planner]
         pixels = is_pixels(params)
@@ -169,8 +170,9 @@ def read_run(folder: Path) -> list[Curve]:
             for i, name in enumerate(planners)
             for metric in METRICS
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder} is damaged or not a run of ours ({error!r})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise UsageError(f"{folder} is damaged or not a run of ours ({why})") from error
     for curve in curves:
         wrong = curve.env_steps[~np.isfinite(curve.returns)]
         if len(wrong):
@@ -178,6 +180,17 @@ def read_run(folder: Path) -> list[Curve]:
                 f"{folder}: the evaluation after {wrong[0]:.0f} environment steps is not a number"
             )
     return [curve for curve in curves if len(curve.env_steps)]
+
+
+def _check(params: dict[str, Any]) -> None:
+    """Raise TypeError if what a report sorts and joins is not what it should be."""
+    planners = params.get("eval_planner") or []
+    texts = [params["task"], params["algorithm"]["name"], *planners]
+    seed = params.get("seed")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("params.json: task, algorithm and planners must be names")
+    if not (seed is None or (isinstance(seed, int) and not isinstance(seed, bool))):
+        raise TypeError(f"params.json: seed must be a whole number, got {seed!r}")
 
 
 def learning_settings(params: dict[str, Any]) -> dict[str, str]:
@@ -213,7 +226,7 @@ def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Referen
     found: dict[str, list[Reference]] = {run.title: [] for run in runs}
     wanted = {(run.title, run.task, run.pixels, METRICS[run.metric][1]) for run in runs}
     try:
-        for method, curves in json.loads(path.read_text()).items():
+        for method, curves in from_json(path.read_text()).items():
             for title, task, pixels, metric in sorted(wanted):
                 if "@" in method or task not in curves or ("pixels" in method) != pixels:
                     continue
@@ -222,8 +235,9 @@ def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Referen
                     found[title].append(_reference(method, curves[task], where))
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"reference {path} is damaged or has another format ({error!r})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise UsageError(f"reference {path} is damaged or has another format ({why})") from error
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
@@ -103,8 +103,9 @@ def claim(folder: Path, overrides: Sequence[str], dry: bool = False) -> None:
     own = sorted(word for word in overrides if word.partition("=")[0].split(".")[0] not in loose)
     note = folder / "sweep.json"
     try:
-        there = json.loads(note.read_text(encoding="utf-8"))["overrides"]
-    except (OSError, ValueError, KeyError):
+        there = from_json(note.read_text(encoding="utf-8"))["overrides"]
+        there = [str(word) for word in there]
+    except (OSError, ValueError, KeyError, TypeError):
         if dry:
             return
         write_text(note, json.dumps({"overrides": own}))

@@ -1,5 +1,6 @@
 """Metrics as lines of JSON: what is left of a run when all else is down."""
 
+import contextlib
 import json
 import math
 import time
@@ -11,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import RunError
 
 
@@ -98,18 +99,30 @@ class JSONLLogger(Logger):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's log, without those torn by a kill; none if there is no log."""
+    """The lines of a run's log, without those torn by a kill or not of ours; none if there is no log."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     found = []
     for line in text.splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            found.append(_record(line))
     return found
+
+
+def _record(line: str) -> dict[str, Any]:
+    """A line of a log. Raises ValueError if it is torn or not one."""
+    record = from_json(line)
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    for name, value in record.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number or value is None or name == "nonfinite"):
+            raise ValueError(f"{name} is no number")
+    if None in (record.setdefault("env_steps", 0), record.setdefault("wall_s", 0.0)):
+        raise ValueError("no step or time")
+    return record
 
 
 def _rewind(path: Path, last_step: int) -> float:
@@ -120,7 +133,7 @@ def _rewind(path: Path, last_step: int) -> float:
     kept, wall = [], 0.0
     for line in text.splitlines(keepends=True):
         try:
-            record = json.loads(line)
+            record = _record(line)
         except ValueError:
             continue
         if record["env_steps"] <= last_step:

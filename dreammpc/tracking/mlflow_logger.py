@@ -13,8 +13,9 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from dreammpc.tracking.addresses import starred, whole
 from dreammpc.tracking.mlflow_run import SQLITE, MlflowRun, noted_run
-from dreammpc.tracking.outbox import Outbox, hide_password
+from dreammpc.tracking.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class MLflowTracker(Logger):
     back, and the run is made then. Ranks other than zero do nothing.
 
     Args:
-        tracking_uri: `http://…`, `sqlite:///…` (see `default_tracking_uri`) or what else MLflow takes.
+        tracking_uri: `http://…`, `sqlite:///…` (see `default_tracking_uri`) or what else MLflow takes; with
+            stars in it, the address that was kept under them (`addresses.keep`).
         experiment: made if missing. With SQLite, artifacts lie in `mlartifacts/` beside the database.
         run_name: name of a new run; MLflow invents one by default.
         run_id: a run to go on with. If it is gone a new one is made, with a warning.
@@ -71,7 +73,8 @@ class MLflowTracker(Logger):
         resume_step: int | None = None,
     ) -> None:
         super().__init__()
-        self._uri = hide_password(tracking_uri)  # for messages
+        tracking_uri = whole(tracking_uri)
+        self._uri = starred(tracking_uri)  # for messages
         self._experiment = experiment
         self._run_name = run_name
         self._folder = Path(folder).resolve()
@@ -87,7 +90,7 @@ class MLflowTracker(Logger):
             self._run.deliver,
             self._folder / "mlflow_spool.jsonl",
             f"MLflow at {self._uri}",
-            keep=lambda item: item.get("step", 0) <= last_step,
+            keep=lambda item: is_ours(item, self._folder) and item.get("step", 0) <= last_step,
         )
         self._outbox.put({"kind": "status", "status": "RUNNING"})
         self.log_tags(tags or {})
@@ -186,6 +189,23 @@ class MLflowTracker(Logger):
         if not self._outbox.flush(FINALIZE_WAIT_S):
             left, spool = len(self._outbox), self._outbox.spool
             log.warning("MLflow at %s: %d records not sent, kept in %s", self._uri, left, spool)
+
+
+def is_ours(item: Mapping[str, Any], folder: Path) -> bool:
+    """Whether an item of a spool file is one that a run in `folder` puts there; no file from elsewhere is."""
+    kind, values = item.get("kind"), item.get("values")
+    if kind == "status":
+        return item.get("status") in ("RUNNING", *STATUS.values())
+    if kind == "artifact":
+        path, place = item.get("path"), item.get("artifact_path")
+        inside = isinstance(path, str) and Path(path).resolve().is_relative_to(folder)
+        return inside and (place is None or (isinstance(place, str) and bool(re.fullmatch(r"\w+", place))))
+    if kind not in ("metrics", "params", "tags") or not isinstance(values, dict):
+        return False
+    if kind != "metrics":
+        return all(isinstance(value, str) for value in values.values())
+    numbers = [*values.values(), item.get("step"), item.get("time_ms")]
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -10,7 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreammpc.tracking.outbox import Item, Rejected, hide_password
+from dreammpc.atomic import from_json
+from dreammpc.tracking.addresses import starred
+from dreammpc.tracking.outbox import Item, Rejected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +46,7 @@ TOKEN = "dreammpc.made_by"
 def noted_run(note: Path, uri: str) -> str | None:
     """The id of the run that was last written to at `uri` (without password), from the file `note`."""
     try:
-        content = json.loads(note.read_text())
+        content = from_json(note.read_text())
         return content["run"] if content["uri"] == uri else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -56,7 +59,7 @@ class MlflowRun:
         uri: MLflow's tracking URI.
         experiment: found by name, restored if deleted, made if missing.
         run_name: name of a run that is made.
-        run_id: the run to go on with; if it is gone, one is made.
+        run_id: the run to go on with; if it is gone or no id of one, one is made.
         note: a file to which the run's id is written once it is known (see `noted_run`).
 
     Attributes:
@@ -79,7 +82,7 @@ class MlflowRun:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # A locked database comes with a traceback, and is tried again: the outbox says so in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self.run_id = run_id
+        self.run_id = run_id if isinstance(run_id, str) and re.fullmatch(r"\w[\w-]{0,255}", run_id) else None
         self.experiment_id: str | None = None
         self._uri = uri
         self._experiment = experiment
@@ -88,7 +91,7 @@ class MlflowRun:
         self._token: str | None = None
         """Marks the run that is made here, to find it where a server made it and its answer was lost."""
         self._params: dict[str, str] = {}
-        self._doubt = run_id is not None
+        self._doubt = self.run_id is not None
         """Whether MLflow may have some of the metrics that are to be written."""
         self._steps: dict[str, set[int]] = {}
         """The steps that MLflow has of each metric, as far as they were asked for."""
@@ -188,7 +191,7 @@ class MlflowRun:
         self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
         if self._note is not None:
             with suppress(OSError):
-                self._note.write_text(json.dumps({"uri": hide_password(self._uri), "run": self.run_id}))
+                self._note.write_text(json.dumps({"uri": starred(self._uri), "run": self.run_id}))
         return client, run.info.run_id
 
     def _creation_lock(self) -> AbstractContextManager[Any]:
@@ -221,7 +224,7 @@ class MlflowRun:
         if not self._uri.startswith(SQLITE):
             return None
         folder = Path(self._uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts"
-        return (folder / self._experiment.replace("/", "_")).as_uri()
+        return (folder / re.sub(r"/|^\.+", "_", self._experiment)).as_uri()
 
     def _find_run(self, client: "MlflowClient", run_id: str) -> "Run | None":
         from mlflow.exceptions import MlflowException

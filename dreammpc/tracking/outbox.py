@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
+from dreammpc.tracking.addresses import starred
 
 log = logging.getLogger(__name__)
 
@@ -190,17 +190,16 @@ def _read(spool: Path) -> list[Item]:
     items = []
     for line in lines:
         try:
-            items.append(json.loads(line))
+            item = from_json(line)
         except ValueError:
+            item = None
+        if isinstance(item, dict) and isinstance(item.get("kind"), str):
+            items.append(item)
+        else:
             log.warning("%s has a torn line, left out", spool)
     return items
 
 
-def hide_password(text: str) -> str:
-    """`text` with the password of every `scheme://user:password@host` starred: logs get shared."""
-    return re.sub(r"(://[^/:@\s]*):[^/@\s]*@", r"\1:***@", text)
-
-
 def _one_line(error: Exception, length: int = 160) -> str:
-    text = hide_password(" ".join(str(error).split())) or type(error).__name__
+    text = starred(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -8,6 +8,7 @@ not record is null.
 """
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
 from dreammpc.tracking.jsonl import read_log
@@ -64,9 +65,10 @@ def export_agent(
     facts = content[DESCRIPTION]
     settings, task = facts["config"], facts["task"]
     place = file_name(task)
-    word = name or f"{place}/{file_name(settings['algorithm']['name'])}-seed{settings.get('seed')}"
+    own = file_name(f"{settings['algorithm']['name']}-seed{settings.get('seed')}")
+    word = name or f"{place}/{own}"
     name = word.replace(task, place, 1) if word.startswith(f"{task}/") else word
-    if name.count("/") != 1 or not name.startswith(f"{place}/"):
+    if not re.fullmatch(r"[\w+=@-][\w.+=@-]*/[\w+=@-][\w.+=@-]*", name) or not name.startswith(f"{place}/"):
         raise UsageError(f"name {word!r}: expected {place}/ and a word, such as {place}/tdmpc2-seed1")
     weights = rounded(content["state_dict"], DTYPES[dtype], checkpoint)
     path = Path(folder) / f"{name}.ckpt"
@@ -89,7 +91,9 @@ def export_agent(
         "command": command(facts["overrides"]),
         **history(run / "metrics.jsonl", facts),
         "evaluations": [],  # those of the run may be of other settings, and are of weights not rounded
-        "hardware": hardware or ", ".join(origin[key] for key in ("gpu", "cpu") if key in origin) or None,
+        "hardware": hardware
+        or ", ".join(str(origin[key]) for key in ("gpu", "cpu") if key in origin)
+        or None,
         "versions": versions(origin) or None,
         "revision": None if here else origin.get("git.revision"),  # of this folder: not that of the run
     }
@@ -125,7 +129,11 @@ def without_traces(facts: dict[str, Any]) -> dict[str, Any]:
 def public(overrides: list[str]) -> list[str]:
     """Overrides that change what is learned."""
     return [
-        text for text in overrides if text.partition("=")[0].lstrip("+~").partition(".")[0] not in PRIVATE
+        text
+        for text in overrides
+        if isinstance(text, str)
+        and (match := re.match(r"[+~]*(\w+)(\.\w+)*=", text))
+        and match[1] not in PRIVATE
     ]
 
 
@@ -177,6 +185,7 @@ def write_card(weights: Path, card: dict[str, Any]) -> None:
 
 def read_json(path: Path, otherwise: Any) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return otherwise
+    return found if isinstance(found, type(otherwise)) else otherwise

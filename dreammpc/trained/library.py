@@ -6,12 +6,12 @@ The weights are one of our checkpoints without what training needs, so that what
 an agent; the card tells where they come from and what they reach (see `dreammpc.trained.export`).
 """
 
-import json
 import os
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from dreammpc.atomic import from_json
 from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
 from dreammpc.registry import choices, unknown
@@ -124,7 +124,7 @@ def read_card(weights: Path) -> dict[str, Any]:
     """
     path = weights.with_suffix(".json")
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"card {path} is missing or damaged") from error
     check(card, FIELDS, f"card {path}")

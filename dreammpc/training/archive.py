@@ -3,8 +3,8 @@
     replay/rankR/rows-START-STOP-TOKEN.pt   rows in order of writing
     replay/rankR/mutable-STOP-TOKEN.pt      of all rows, the entries that are not written once
 
-A checkpoint names its files, and no two saves give a file the same name: whatever is interrupted, the files
-of an earlier checkpoint stay as they are.
+A checkpoint names its files with their checksums, and no two saves give a file the same name: whatever is
+interrupted, the files of an earlier checkpoint stay as they are.
 """
 
 import secrets
@@ -18,7 +18,7 @@ from torch import Tensor
 from dreammpc.data import Replay
 from dreammpc.data.frames import FRAME_BYTES
 from dreammpc.interfaces import UsageError
-from dreammpc.training.files import intact, save_atomically, sweep_drafts
+from dreammpc.training.files import checksum, save_atomically, sweep_drafts
 
 FRAMES = "#frames"
 """Entry of a file of rows with the frames that they name, more than there are rows."""
@@ -39,6 +39,8 @@ class ReplayArchive:
         self.segments: list[tuple[int, int, str]] = []
         """Start, stop and file of the rows of the newest checkpoint, oldest first."""
         self._mutable: str | None = None
+        self._sums: dict[str, str] = {}
+        """Checksums of all files of the newest checkpoint."""
         self._kept: set[str] = set()
         """Files of the checkpoint before the newest."""
 
@@ -46,8 +48,8 @@ class ReplayArchive:
         """Write the rows that are new, and the mutable entries of all.
 
         Returns:
-            `segments`, lists of start, stop and name that make up the replay, oldest first; and the file
-            `mutable`, or None.
+            `segments`, lists of start, stop and name that make up the replay, oldest first; the file
+            `mutable`, or None; and `sums`, the checksum of each file.
         """
         self._kept = self._files()
         oldest = replay.written - len(replay)
@@ -60,15 +62,17 @@ class ReplayArchive:
             rows = replay.rows(start, stop).exclude(*replay.mutable)
             frames = replay.frames_of(rows)
             content = flat(rows) if frames is None else {**flat(rows), FRAMES: frames}
-            save_atomically(content, self.folder / name)
+            self._sums[name] = save_atomically(content, self.folder / name)
             segments.append((start, stop, name))
             start = stop
         if replay.mutable:
             self._mutable = f"mutable-{replay.written:010d}-{secrets.token_hex(4)}.pt"
             rows = replay.rows(oldest, replay.written).select(*replay.mutable)
-            save_atomically(flat(rows), self.folder / self._mutable)
+            self._sums[self._mutable] = save_atomically(flat(rows), self.folder / self._mutable)
         self.segments = [s for s in segments if s[1] > oldest]
-        return {"segments": [list(segment) for segment in self.segments], "mutable": self._mutable}
+        self._sums = {name: self._sums[name] for name in self._files()}
+        listed = [list(segment) for segment in self.segments]
+        return {"segments": listed, "mutable": self._mutable, "sums": dict(self._sums)}
 
     def keep(self, saved: dict[str, Any]) -> None:
         """Spare the files of the checkpoint before the newest, which `saved` names, in the next `sweep`."""
@@ -86,13 +90,19 @@ class ReplayArchive:
         """Refill `replay` from the files that `saved` names (as `save` returned them, with `replay`).
 
         Raises:
-            UsageError: a file is missing or damaged.
+            UsageError: a file is missing or damaged, or is not the one that was saved.
         """
         self.segments = [(start, stop, name) for start, stop, name in saved["segments"]]
         self._mutable = saved["mutable"]
-        chunks = [load_rows(self.folder / name, replay) for _, _, name in self.segments]
+        self._sums = dict(sums(saved))
+        for name in self._files():
+            self._sums.setdefault(name, checksum(self.folder / name) or "")
+        chunks = [
+            load_rows(self.folder / name, replay, self._sums[name], stop - start)
+            for start, stop, name in self.segments
+        ]
         if replay.mutable and chunks and self._mutable:
-            mutable = load_rows(self.folder / self._mutable)
+            mutable = load_rows(self.folder / self._mutable, None, self._sums[self._mutable])
             rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
             chunks = [rows.update(mutable)]
         replay.restore(chunks, saved["replay"])
@@ -107,9 +117,15 @@ def names(saved: dict[str, Any]) -> list[str]:
     return [name for _, _, name in saved["segments"]] + mutable
 
 
+def sums(saved: dict[str, Any]) -> dict[str, str]:
+    """Checksums of the files of `saved`; none in checkpoints of earlier versions."""
+    return saved.get("sums", {})
+
+
 def damaged(folder: Path, saved: dict[str, Any]) -> str | None:
     """The name of a file of `saved` that is missing or not what was written; None if all are whole."""
-    return next((name for name in names(saved) if not intact(folder / name)), None)
+    found = ((name, checksum(folder / name)) for name in names(saved))
+    return next((name for name, sum in found if sum is None or sum != sums(saved).get(name, sum)), None)
 
 
 def rows_per_file(replay: Replay) -> int:
@@ -127,16 +143,30 @@ def flat(rows: TensorDictBase) -> dict[str, Tensor]:
     }
 
 
-def load_rows(path: Path, replay: Replay | None = None) -> TensorDictBase:
+def load_rows(
+    path: Path, replay: Replay | None = None, summed: str | None = None, count: int | None = None
+) -> TensorDictBase:
     """What `flat` gave and was saved at `path`; frames that lie there too go to their places in `replay`.
 
+    Args:
+        summed: the checksum of the file that was saved; None of one whose checkpoint does not say.
+        count: of its rows.
+
     Raises:
-        UsageError: the file is missing or damaged.
+        UsageError: the file is missing or damaged, or another one.
     """
+    other = UsageError(f"replay segment {path} is not the one that was saved with this checkpoint")
     try:
-        if not intact(path):
+        found = checksum(path)
+        if found is None:
             raise OSError("the checksum does not fit")
+        if summed not in (None, found):
+            raise other
         content = torch.load(path, weights_only=True)
+        if count not in (None, len(next(iter(content.values())))):
+            raise other
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"replay segment {path} is missing or damaged") from error
     frames = content.pop(FRAMES, None)

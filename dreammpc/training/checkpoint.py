@@ -12,7 +12,7 @@ two names; the new `last`, by one rename; files that neither needs are deleted.
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,10 @@ class Checkpoints(Callback):
         """Restore what a Trainer does not: clock and replay."""
         if self._resume_from is None:
             return
-        state = self._resume_from
+        with self._told():
+            self._restore(trainer, self._resume_from)
+
+    def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
         mine = self._my_share(trainer)
         source = Path(state["file"])
         archive = ReplayArchive(source.parent / "replay" / f"rank{trainer.global_rank}")
@@ -122,13 +125,29 @@ class Checkpoints(Callback):
         """The random streams last, so that nothing has drawn from them since."""
         self._next = (self.feed.env_steps // self.every + 1) * self.every
         if self._resume_from is not None:
-            if not set_random_state(self._my_share(trainer)["random"], pl_module.device):
+            with self._told():
+                same = set_random_state(self._my_share(trainer)["random"], pl_module.device)
+            if not same:
                 log.warning(
                     "the checkpoint was written on another kind of device than %s, where other random"
                     " numbers follow: the run goes on, not exact to the bit",
                     pl_module.device,
                 )
             self._resume_from = None
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What a checkpoint's state that is not ours raises, in one line."""
+        assert self._resume_from is not None
+        file = self._resume_from["file"]
+        try:
+            yield
+        except (UsageError, RunError):
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"checkpoint {file} is damaged: its state cannot be restored ({error!r})"
+            ) from error
 
     def _my_share(self, trainer: Trainer) -> dict[str, Any]:
         assert self._resume_from is not None
@@ -151,7 +170,7 @@ class Checkpoints(Callback):
             exception.saveable if isinstance(exception, RunError) else not isinstance(exception, OSError)
         )
         # Of several processes the others may be gone, and the last good checkpoint holds everyone's replay.
-        if self.feed.updates and trainer.world_size == 1 and saveable:
+        if self.feed.updates and trainer.world_size == 1 and saveable and self._resume_from is None:
             try:
                 self.save(trainer)
             except RunError as error:

@@ -21,13 +21,16 @@ END_OF_ZIP = b"PK\5\6"
 """What the last 22 bytes of a zip file without a comment begin with."""
 
 
-def save_atomically(content: Mapping[str, Any], path: Path, keep: tuple[Path, Path] | None = None) -> None:
+def save_atomically(content: Mapping[str, Any], path: Path, keep: tuple[Path, Path] | None = None) -> str:
     """`torch.save` to a temporary file beside `path`, synced, then renamed over it.
 
     Args:
         content: what is saved.
         path: where.
         keep: `source, target`: when the new file is proven and before the rename, let `target` be `source`.
+
+    Returns:
+        The file's checksum.
 
     Raises:
         OSError: no space, no permission; `path` is then what it was.
@@ -39,12 +42,14 @@ def save_atomically(content: Mapping[str, Any], path: Path, keep: tuple[Path, Pa
             write_summed(serialized(content), file)
             file.flush()
             os.fsync(file.fileno())
-        if not intact(draft):
+        summed = checksum(draft)
+        if summed is None:
             raise OSError(errno.EIO, "what was written reads back otherwise", str(draft))
         if keep is not None:
             keep_as(*keep)
         os.replace(draft, path)
         sync_folder(path.parent)
+        return summed
     finally:
         with contextlib.suppress(OSError):  # a folder that has become read-only
             draft.unlink(missing_ok=True)
@@ -75,15 +80,25 @@ def intact(path: Path) -> bool:
     Raises:
         PermissionError: it may not be read.
     """
+    return checksum(path) is not None
+
+
+def checksum(path: Path) -> str | None:
+    """The checksum of a file that is `intact`, eight hexadecimal digits; None of any other.
+
+    Raises:
+        PermissionError: it may not be read.
+    """
     try:
         data = path.read_bytes()
     except PermissionError:
         raise
     except OSError:
-        return False
+        return None
     if data[-22:-18] == END_OF_ZIP:  # no comment follows it
-        return True
-    return data[-COMMENT - 2 :] == comment(memoryview(data)[: -COMMENT - 2])
+        return comment(memoryview(data)[:-2])[-8:].decode()
+    own = comment(memoryview(data)[: -COMMENT - 2])
+    return own[-8:].decode() if data[-COMMENT - 2 :] == own else None
 
 
 def keep_as(source: Path, target: Path) -> None:

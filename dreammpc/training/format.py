@@ -1,7 +1,9 @@
 """Reading checkpoints: plain data, checked, and brought from earlier formats to the present one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -10,8 +12,30 @@ from dreammpc.interfaces import UsageError
 from dreammpc.training.files import intact
 
 FORMAT = 3
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "task": str,
+    "model": dict,
+    "obs_dim": int,
+    "action_dim": int,
+    "discount": (int, float),
+    "config": dict,
+    "config.algorithm": dict,
+    "config.algorithm.name": str,
+    "config.env": dict,
+    "config.env.action_repeat": (int, NoneType),
+    "config.replay": dict,
+    "config.tracking": dict,
+    "overrides": list,
+    "env_steps": (int, NoneType),
+    "resume": dict,
+    "resume.ranks": list,
+}
+"""Of what a description holds, the parts that are read before anything else is checked."""
 DESCRIPTION = "dreammpc"
 """The key of a checkpoint under which it describes itself."""
+
+FILES = re.compile(r"(rows-\d+-\d+|mutable-\d+)(-[0-9a-f]+)?\.pt", re.ASCII)
+"""Names of a replay's files."""
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: dict[int, Migration] = {}
@@ -82,7 +106,37 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get(DESCRIPTION), dict):
         raise UsageError(f"checkpoint {path} was not written by dreammpc")
-    return migrated(content, path)
+    content = migrated(content, path)
+    check_types(content[DESCRIPTION], path)
+    return content
+
+
+def check_types(facts: dict[str, Any], path: Path) -> None:
+    """Raise UsageError if a part of a description is there and not of its type in `TYPES`."""
+    for name, expected in TYPES.items():
+        *outer, last = name.split(".")
+        part: Any = facts
+        for key in outer:
+            part = part.get(key, {})
+        if last in part and not isinstance(part[last], expected):
+            raise UsageError(f"checkpoint {path} is damaged: its {name} is a {type(part[last]).__name__}")
+    for share in facts.get("resume", {}).get("ranks", []):
+        if not is_share(share):
+            raise UsageError(f"checkpoint {path} is damaged: its list of replay files is none")
+
+
+def is_share(found: Any) -> bool:
+    """Whether it names replay files as `ReplayArchive.save` does: no name leads out of their folder."""
+    if not isinstance(found, dict):
+        return False
+    segments, mutable, sums = found.get("segments"), found.get("mutable"), found.get("sums", {})
+    if not isinstance(segments, list) or not isinstance(sums, dict):
+        return False
+    kinds = [[type(part) for part in each] for each in segments if isinstance(each, list | tuple)]
+    if kinds != [[int, int, str]] * len(segments):
+        return False
+    names = [name for _, _, name in segments] + ([] if mutable is None else [str(mutable)])
+    return all(map(FILES.fullmatch, names))
 
 
 def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -96,7 +150,10 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UsageError(f"checkpoint {path} has format {found}, this version reads up to {FORMAT}")
         if found not in MIGRATIONS:
             raise UsageError(f"checkpoint {path} has format {found}, which this version reads no more")
-        content = MIGRATIONS[found](content)
+        try:
+            content = MIGRATIONS[found](content)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"checkpoint {path} of format {found} is damaged") from error
         content[DESCRIPTION]["format"] = found + 1
     return content
 

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from dreammpc.atomic import write_text
+from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.training.files import sweep_drafts
 
@@ -190,7 +190,7 @@ def named(owner: dict[str, Any]) -> str:
 def read_owner(folder: Path) -> dict[str, Any] | None:
     """What `owner.json` says, or None where there is none that can be read."""
     try:
-        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        owner = from_json((folder / OWNER).read_text(encoding="utf-8"))
         return {**owner, "pid": int(owner["pid"]), "host": str(owner["host"]), "began": str(owner["began"])}
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -1,0 +1,111 @@
+"""Checkpoints → world models and agents, and the words that name one."""
+
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from dreammpc.agent import Agent
+from dreammpc.algorithms import ALGORITHMS, algorithm_class
+from dreammpc.devices import choose_device
+from dreammpc.envs.registry import check_task
+from dreammpc.interfaces import UsageError
+from dreammpc.models import LatentModel
+from dreammpc.planners import build_planner
+from dreammpc.trained import locate
+from dreammpc.training import DESCRIPTION, load_checkpoint
+from dreammpc.words import typed as word_for
+
+NEEDED = ("state_dict", "config", "model", "obs_dim", "action_dim", "discount", "task")
+"""Of a checkpoint and of its description, what a model is made from."""
+
+
+def load_model(
+    checkpoint: str | Path, device: Any = "cpu", named: Collection[str] = ()
+) -> tuple[LatentModel, dict[str, Any]]:
+    """The world model of a checkpoint, and the checkpoint's description.
+
+    Args:
+        checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
+        device: where the model goes, whatever it was trained on (see `dreammpc.devices.choose_device`).
+        named: dotted paths of algorithms that the file may have imported (docs/security.md).
+
+    Raises:
+        UsageError: no such file, agent or device, a damaged one, weights that do not fit the algorithm, or an
+            algorithm that is a dotted path and not `named`.
+    """
+    content = load_checkpoint(locate(checkpoint))
+    facts = content[DESCRIPTION]
+    for part, keys in ((content, NEEDED[:1]), (facts, NEEDED[1:])):
+        if missing := [key for key in keys if key not in part]:
+            raise UsageError(f"checkpoint {checkpoint} describes no model: {missing[0]} is missing")
+    algorithm = facts["config"].get("algorithm", {}).get("name")
+    ALGORITHMS.check_stored(algorithm, f"checkpoint {checkpoint}", named, f"algorithm={algorithm}")
+    model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
+    widths |= {"episodic": facts.get("episodic", False), "obs": facts.get("obs", "state")}
+    try:
+        model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"checkpoint {checkpoint} describes no {model_class.__name__}: {error}") from error
+    prefix = "agent.model."
+    items = content["state_dict"].items()
+    weights = {key.removeprefix(prefix): weight for key, weight in items if key.startswith(prefix)}
+    if not any(key.startswith("target_heads.") for key in weights):  # an agent's file goes without them
+        weights |= {
+            key.replace("value_", "target_", 1): w for key, w in weights.items() if "value_heads" in key
+        }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UsageError(
+            f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
+            f" {model_class.__name__} of size {facts['model'].get('name')}"
+        ) from error
+    return model.to(choose_device(device)), facts
+
+
+def load_agent(
+    checkpoint: str | Path,
+    planner: Any = "dream_mpc",
+    device: Any = "cpu",
+    algorithm: str | None = None,
+    **settings: Any,
+) -> Agent:
+    """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
+
+    `algorithm` is the dotted path of the one that trained it, which a file alone does not have imported; the
+    package's own, and those of installed packages, need none.
+
+    Example::
+
+        agent = load_agent("runs/cartpole-swingup/…/checkpoints/best.ckpt", "mppi", num_samples=256)
+        agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
+        agent = load_agent("walker-walk.ckpt", "mppi", device="cuda")
+    """
+    model, facts = load_model(checkpoint, device, [algorithm] if algorithm else ())
+    if isinstance(planner, str):
+        planner = build_planner({"name": planner, **settings}, facts["action_dim"])
+    return Agent(model, planner)
+
+
+def without_name(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "name"}
+
+
+def typed(checkpoint: Path, task: str, algorithm: str) -> str:
+    """The words that `evaluate` takes a checkpoint with, as one types them."""
+    return " ".join([word_for("checkpoint", checkpoint), *map(shlex.quote, confirmations(task, algorithm))])
+
+
+def confirmations(task: str, algorithm: str) -> list[str]:
+    """The words that let a checkpoint of this task and algorithm be evaluated; often none."""
+    words = []
+    try:
+        check_task(task, "")
+    except UsageError:
+        words.append(f"task={task}")
+    try:
+        ALGORITHMS.check_stored(algorithm, "", (), "")
+    except UsageError:
+        words.append(f"algorithm={algorithm}")
+    return words

@@ -1,0 +1,37 @@
+"""Addresses with a password or a token: starred at the door, and whole only for whoever calls them up.
+
+`starred` is what a configuration, a file, a log or a message may hold. The address itself stays in the
+environment of this process, where the processes that it starts find it too.
+"""
+
+import os
+import re
+
+VARIABLE = "DREAMMPC_ADDRESSES"
+"""Whole addresses, with blanks between."""
+
+STARS = "***"
+
+
+def starred(text: str) -> str:
+    """`text` with what may be secret in addresses starred: passwords, users of http, what is behind `?`."""
+    text = re.sub(r"(://[^/:@\s]*):\S*@", rf"\1:{STARS}@", text)
+    text = re.sub(r"(https?://)[^/:@\s]+@", rf"\1{STARS}@", text)
+    return re.sub(r"([?&;][\w.%-]+=)[^&;\s'\"]+", rf"\1{STARS}", text)
+
+
+def keep(address: str) -> str:
+    """`address` as `starred` has it; what was starred is found again by `whole`."""
+    shown = starred(address)
+    if shown != address and address not in kept():
+        os.environ[VARIABLE] = " ".join([*kept(), address])
+    return shown
+
+
+def whole(address: str) -> str:
+    """The address that `keep` was given, by what it returned; any other as it is."""
+    return next((each for each in reversed(kept()) if starred(each) == address), address)
+
+
+def kept() -> list[str]:
+    return os.environ.get(VARIABLE, "").split()
