@@ -185,6 +185,7 @@ def composed(recipe: str, words: list[str], options: Sequence[str] = ()) -> Dict
         if option.partition("=")[0] in ("--config-dir", "-cd")
     ]
     files = [f"hydra.searchpath=[{quoted('file://' + os.path.abspath(folder))}]" for folder in folders[:1]]
+    register_schemas()
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
