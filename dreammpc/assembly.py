@@ -108,19 +108,16 @@ def replay_capacity(env: BatchedEnv, env_steps: int, algorithm: dict[str, Any], 
     return min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
 
 
-def replay_folder(settings: dict[str, Any]) -> Path | None:
-    """Where this process keeps its replay on disk; None in memory."""
-    return replay_place(**settings["replay"], run=settings["folder"], rank=int(os.environ.get("RANK", 0)))
+def replay_folder(settings: dict[str, Any]) -> Any:
+    """Where this process keeps its replay: a folder, the device that trains, or None, which is memory."""
+    rank, accelerator = int(os.environ.get("RANK", 0)), settings["trainer"]["accelerator"]
+    return replay_place(**settings["replay"], run=settings["folder"], rank=rank, accelerator=accelerator)
 
 
 def claim_replay(
     env: BatchedEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
 ) -> str:
-    """One line that says what the replay will take of memory or disk.
-
-    Raises:
-        UsageError: there is not as much.
-    """
+    """One line that says what the replay will take; UsageError if there is not as much."""
     capacity = replay_capacity(env, env_steps, settings["algorithm"], world_size)
     sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -135,7 +132,7 @@ def build_feed(
     seed: int,
     algorithm: dict[str, Any],
     world_size: int = 1,
-    folder: Path | None = None,
+    folder: Any = None,
     collector: Any = None,
 ) -> Feed:
     """Collector and replay of `agent` in `env`, as the feed of a Trainer.
@@ -149,7 +146,7 @@ def build_feed(
         algorithm: with `capacity`, `horizon`, `batch_size`, `utd` and `seed_steps`, the environment steps of
             random action; `None` for the last is five episodes, at least 1000 agent steps.
         world_size: processes that train together.
-        folder: of the replay on disk; `None` keeps it in memory.
+        folder: where the replay lies, see `replay_folder`.
         collector: see `build_collector`; by default `agent` acts in `env`.
 
     Raises:

@@ -19,7 +19,7 @@ from dreammpc.tracking.loggers import KINDS, check_uri
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
 
-STORAGES = ("memory", "memmap")
+STORAGES = ("memory", "memmap", "device")
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
 
@@ -127,9 +127,8 @@ ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass
 class ReplayConfig:
-    """Where the replay lies: `memory`, or `memmap` for files in `folder`, which go when the run ends.
-
-    By default that is the run's own folder.
+    """Where the replay lies: `memory`; `device`, the memory of the GPU that trains, without frames; `memmap`,
+    files in `folder`, by default the run's own, which go when the run ends.
     """
 
     storage: str = "memory"

@@ -5,14 +5,18 @@ import zlib
 from pathlib import Path
 
 import psutil
+import torch
 
 from dreammpc.data.frames import FRAME_BYTES, STACK, ring_size
+from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
 
 SHARED = Path("/dev/shm")
 
 KEEP_FREE = 0.05
 """Share of the free memory that a replay leaves: the update needs some too."""
+DEVICE_FREE = 0.1
+"""Share of a device's memory that a replay leaves to weights, updates and plans."""
 
 
 def replay_bytes(
@@ -31,10 +35,14 @@ def replay_bytes(
     return row * capacity + frames
 
 
-def replay_place(storage: str, folder: str | None, run: str | Path, rank: int) -> Path | None:
+def replay_place(
+    storage: str, folder: str | None, run: str | Path, rank: int, accelerator: str = "auto"
+) -> Path | torch.device | None:
     """Where a process keeps its replay on disk: in the folder of its run, or in a place of that run's own in
-    `folder`; None where `storage` is memory.
+    `folder`; None where `storage` is memory, and the device of `accelerator` where it is device.
     """
+    if storage == "device":
+        return choose_device(accelerator, training=True)
     if storage == "memory":
         return None
     if folder is None:
@@ -42,16 +50,18 @@ def replay_place(storage: str, folder: str | None, run: str | Path, rank: int) -
     return Path(folder) / f"memmap-{zlib.crc32(bytes(Path(run).resolve())):08x}-rank{rank}"
 
 
-def claim(needed: int, transitions: int, folder: Path | None = None) -> str:
+def claim(needed: int, transitions: int, folder: Path | torch.device | None = None) -> str:
     """One line that says what the replay will take.
 
     Args:
-        folder: where it will lie on disk; `None` is memory.
+        folder: where it will lie on disk, or on which device; `None` is memory.
 
     Raises:
         UsageError: there is not as much.
     """
     what = f"replay of {transitions:,} transitions: {gigabytes(needed)}"
+    if isinstance(folder, torch.device):
+        return f"{what} on {folder}{_claim_device(needed, what, folder)}"
     if folder is not None:
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         free = shutil.disk_usage(there).free
@@ -68,6 +78,19 @@ def claim(needed: int, transitions: int, folder: Path | None = None) -> str:
             " or keep it on disk with replay.storage=memmap"
         )
     return f"{what} of memory when full"
+
+
+def _claim_device(needed: int, what: str, device: torch.device) -> str:
+    """What is to be said of a replay on `device`; UsageError if it does not fit there."""
+    if device.type != "cuda":
+        return ", which is memory"
+    free, total = torch.cuda.mem_get_info(device)
+    if needed > free - DEVICE_FREE * total:
+        raise UsageError(
+            f"{what} do not fit on {device}, where {gigabytes(free)} of {gigabytes(total)} are free and the"
+            " updates need some; choose replay.storage=memory or lower algorithm.capacity"
+        )
+    return f", of {gigabytes(free)} that are free"
 
 
 def claim_shared(needed: int, what: str) -> None:

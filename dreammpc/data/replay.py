@@ -7,7 +7,6 @@ there are any, lie beside the rows, each once (see `data/frames.py`).
 
 import shutil
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +19,15 @@ from torchrl.data import (
     TensorDictReplayBuffer,
     TensorDictRoundRobinWriter,
 )
-from torchrl.data.replay_buffers.samplers import Sampler
 
 from dreammpc.data.frames import FrameStore
-from dreammpc.interfaces import RunError
+from dreammpc.data.sampler import WindowSampler
+from dreammpc.interfaces import UsageError
 
 EPISODE = 2**32
 PIXELS, NEXT_PIXELS = "pixels", ("next", "pixels")
 KEYS: tuple = ("action", ("next", "reward"), ("next", "terminated"))
 """What is stored of every transition, besides what was observed before and after it."""
-
-
-class WindowSampler(Sampler):
-    """Draws windows of consecutive rows, uniformly over all windows that lie within one episode.
-
-    Starts are drawn uniformly over all rows and rejected if the window's last stamp does not follow from
-    its first; the whole batch is then read with one gather. With `ragged` nothing is rejected: a window may
-    run past the end of its episode, into rows that say nothing about it.
-
-    Args:
-        window: rows in a window.
-        stride: rows between two steps of one environment, the number of environments.
-        generator: the stream of random starts; `None` uses torch's global one.
-        ragged: see above.
-        usable: which of the rows at some indices may start a window; `None` allows all.
-    """
-
-    def __init__(
-        self,
-        window: int,
-        stride: int = 1,
-        generator: torch.Generator | None = None,
-        ragged: bool = False,
-        usable: Callable[[Any, Tensor], Tensor] | None = None,
-    ):
-        super().__init__()
-        self.window, self.stride, self.generator, self.ragged = window, stride, generator, ragged
-        self.usable = usable
-
-    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict]:
-        """Row indices [batch_size, window] into `storage`.
-
-        Raises:
-            RunError: hardly any row starts a whole window (episodes shorter than the window).
-        """
-        rows, span = len(storage), (self.window - 1) * self.stride
-        offsets = torch.arange(0, span + 1, self.stride)
-        if self.ragged and self.usable is None:
-            starts = torch.randint(rows, (batch_size, 1), generator=self.generator)
-            return (starts + offsets) % rows, {}
-        frames = storage.get(slice(None))["frame"]
-        accepted: list[Tensor] = []
-        missing = batch_size
-        for _ in range(100):
-            starts = torch.randint(rows, (missing + 64 + missing // 8,), generator=self.generator)
-            if not self.ragged:
-                ends = (starts + span) % rows
-                starts = starts[frames[ends] - frames[starts] == self.window - 1]
-            if self.usable is not None:
-                starts = starts[self.usable(storage, starts)]
-            starts = starts[:missing]
-            accepted.append(starts)
-            missing -= len(starts)
-            if missing == 0:
-                return (torch.cat(accepted).unsqueeze(1) + offsets) % rows, {}
-        raise RunError(
-            f"replay: no windows of {self.window} steps within one episode found in {rows} rows;"
-            " episodes are too short for algorithm.horizon"
-        )
-
-    def _empty(self) -> None: ...
-
-    def dumps(self, path) -> None: ...
-
-    def loads(self, path) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class Replay:
@@ -118,7 +47,11 @@ class Replay:
             window starts in. The others are rows of other episodes, to be left out of whatever is learned.
         obs_keys: what is observed; of `pixels` single frames come in and stacks go out.
         folder: for files that hold the rows and the frames; `None` keeps them in memory. The folder is the
-            replay's own: what is in it is deleted, now and when the replay is.
+            replay's own: what is in it is deleted, now and when the replay is. A device in its place holds
+            the rows there, and gives batches there: windows are the same, only their numbers are sent.
+
+    Raises:
+        UsageError: frames on a device.
     """
 
     def __init__(
@@ -131,8 +64,15 @@ class Replay:
         mutable: tuple = (),
         ragged: bool = False,
         obs_keys: tuple[str, ...] = ("observation",),
-        folder: Path | None = None,
+        folder: Path | torch.device | None = None,
     ):
+        self.device = folder if isinstance(folder, torch.device) else None
+        folder = None if isinstance(folder, torch.device) else folder
+        if self.device is not None and "pixels" in obs_keys:
+            raise UsageError(
+                "replay.storage=device holds what is observed as vectors; frames lie in memory or, with"
+                " replay.storage=memmap, on disk"
+            )
         self.ragged = ragged
         self.capacity, self.num_envs, self.mutable = capacity // num_envs * num_envs, num_envs, mutable
         self.generator = torch.Generator().manual_seed(seed)
@@ -143,13 +83,14 @@ class Replay:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
             weakref.finalize(self, shutil.rmtree, folder, True)
+        self._stamps = torch.zeros(self.capacity, dtype=torch.int64)
+        seen = self._seen if self.frames else None
+        self._sampler = WindowSampler(window, self._stamps, num_envs, self.generator, ragged, seen)
         self.buffer = TensorDictReplayBuffer(
             storage=LazyMemmapStorage(self.capacity, scratch_dir=str(folder / "rows"), existsok=True)
             if folder
-            else LazyTensorStorage(self.capacity),
-            sampler=WindowSampler(
-                window, num_envs, self.generator, ragged, self._seen if self.frames else None
-            ),
+            else LazyTensorStorage(self.capacity, device=self.device or "cpu"),
+            sampler=self._sampler,
             writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
             batch_size=batch_size,
         )
@@ -177,8 +118,12 @@ class Replay:
         rows["frame"] = self._stamp(is_init)
         if self.frames is not None:
             rows["frames"] = self.frames.extend(batch[PIXELS], batch[NEXT_PIXELS], is_init)
-        self.buffer.extend(rows.transpose(0, 1).flatten(0, 1))
+        self._append(rows.transpose(0, 1).flatten(0, 1))
         self.written += rows.numel()
+
+    def _append(self, rows: TensorDictBase) -> None:
+        index = self.buffer.extend(rows if self.device is None else rows.to(self.device))
+        self._stamps[index] = rows["frame"]
 
     def _stamp(self, is_init: Tensor) -> Tensor:
         """Stamps [B, T] that count up within an episode and jump where `is_init` [B, T] starts a new one."""
@@ -192,12 +137,26 @@ class Replay:
 
     def sample(self) -> TensorDictBase:
         """A batch of windows, TensorDict [batch_size, window]; `pixels` are stacks of three frames."""
-        batch = self.buffer.sample()
+        batch = self.buffer.sample() if self.device is None else self._sample_there()
         if self.ragged:
             frames = batch["frame"]
-            batch["valid"] = (frames - frames[:, :1] == torch.arange(frames.shape[1])).unsqueeze(-1)
+            steps = torch.arange(frames.shape[1], device=frames.device)
+            batch["valid"] = (frames - frames[:, :1] == steps).unsqueeze(-1)
         if self.frames is not None:
             batch[PIXELS], batch[NEXT_PIXELS] = self.frames.stacks(batch.pop("frames"))
+        return batch
+
+    def _sample_there(self) -> TensorDictBase:
+        """Windows from a storage on a device: their numbers are sent in one piece, and all else stays."""
+        storage = self.buffer.storage
+        index, _ = self._sampler.sample(storage, self.buffer._batch_size)
+        if self.device is not None and self.device.type == "cuda":
+            index = index.pin_memory()
+        there = index.to(self.device, non_blocking=True)
+        batch = storage.get(slice(None))[there]  # type: ignore[index]
+        if self.mutable:
+            generation = self.buffer.writer.generations_of(index.flatten()).view(index.shape)
+            batch["index_generation"] = generation.to(self.device)
         return batch
 
     def _seen(self, storage: Any, rows: Tensor) -> Tensor:
@@ -217,7 +176,7 @@ class Replay:
         Raises:
             KeyError: an entry that is not among `mutable`.
         """
-        patch = TensorDict(values, [len(index)]).cpu()
+        patch = TensorDict(values, [len(index)]).to(self.device or "cpu")
         for key in patch.keys(True, True):
             if key not in self.mutable:
                 raise KeyError(f"replay: {key} may not be changed; of its rows only {list(self.mutable)} may")
@@ -233,7 +192,8 @@ class Replay:
         if start < self.written - len(self) or stop > self.written:
             raise IndexError(f"replay holds rows {self.written - len(self)} to {self.written}")
         index = (torch.arange(start, stop) - self._origin) % self.capacity
-        return self.buffer.storage.get(index)
+        rows = self.buffer.storage.get(index)
+        return rows if self.device is None else rows.cpu()
 
     def frames_of(self, rows: TensorDictBase) -> Tensor | None:
         """All frames [n, 3, 64, 64] that `rows` name, from first to last; `None` without pixels."""
@@ -258,7 +218,7 @@ class Replay:
             # before; one that is not full (the capacity has grown) begins at its oldest row.
             self._origin = 0 if len(content) == self.capacity else start
             index = (torch.arange(start, state["written"]) - self._origin) % self.capacity
-            self.buffer.extend(content[torch.argsort(index)])
+            self._append(content[torch.argsort(index)])
             self.buffer.writer._cursor = (state["written"] - self._origin) % self.capacity
         self.written, self.episodes = state["written"], state["episodes"]
         self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)

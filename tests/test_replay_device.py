@@ -1,0 +1,75 @@
+"""A replay on the device that trains: the windows, the writing back and the restoring of one in memory."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from dreammpc.data import Replay, claim, replay_place
+from dreammpc.interfaces import UsageError
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+
+
+def transitions(steps: int, start: int, length: int = 7) -> TensorDict:
+    """[2, steps] of two environments, in episodes of `length` steps."""
+    number = (start + torch.arange(steps)).expand(2, -1).unsqueeze(-1)
+    x = number.float() + torch.tensor([0.0, 1000.0])[:, None, None]
+    after = {"observation": x + 1, "reward": x, "terminated": number % length == length - 1}
+    content = {"observation": x, "action": x, "is_init": number % length == 0, "next": after}
+    return TensorDict({**content, "expert": {"mean": x}}, [2, steps])
+
+
+def make(place, ragged: bool) -> Replay:
+    """Over its capacity, so that the ring has closed."""
+    replay = Replay(40, 2, 3, 16, seed=4, mutable=(("expert", "mean"),), ragged=ragged, folder=place)
+    for start in range(0, 30, 5):
+        replay.extend(transitions(5, start))
+    return replay
+
+
+def same(one: TensorDict, other: TensorDict) -> bool:
+    one, other = one.cpu(), other.cpu()
+    keys = set(one.keys(True, True))
+    return keys == set(other.keys(True, True)) and all((one[key] == other[key]).all() for key in keys)
+
+
+@DEVICES
+@pytest.mark.parametrize("ragged", [False, True])
+def test_it_gives_what_a_replay_in_memory_gives(device, ragged):
+    place = torch.device(device)
+    memory, there = make(None, ragged), make(place, ragged)
+    for i in range(3):
+        ours, theirs = there.sample(), memory.sample()
+        assert ours["observation"].device.type == device
+        assert same(ours, theirs)
+        index, generation = theirs["index"].flatten(), theirs["index_generation"].flatten()
+        patch = torch.full((len(index), 1), float(-i - 1))
+        memory.update(index, generation, {("expert", "mean"): patch})
+        there.update(
+            ours["index"].flatten(), ours["index_generation"].flatten(), {("expert", "mean"): patch.to(place)}
+        )
+    rows = there.rows(20, 60)
+    assert same(rows, memory.rows(20, 60)) and rows["observation"].device.type == "cpu"
+    assert (rows["expert", "mean"] < 0).any()
+    restored = Replay(40, 2, 3, 16, mutable=(("expert", "mean"),), ragged=ragged, folder=place)
+    restored.restore([rows], there.state_dict())
+    assert same(restored.sample().exclude("index_generation"), there.sample().exclude("index_generation"))
+
+
+def test_frames_stay_on_the_host():
+    with pytest.raises(UsageError, match=r"storage=device holds what is observed as vectors"):
+        Replay(10, 1, 2, 4, obs_keys=("pixels",), folder=torch.device("cpu"))
+
+
+def test_what_does_not_fit_on_the_device_is_one_line(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * 10**9, 80 * 10**9))
+    assert claim(10**9, 1000, gpu).endswith("1.0 GB on cuda:0, of 30.0 GB that are free")
+    with pytest.raises(UsageError, match=r"25.0 GB do not fit on cuda:0, where 30.0 GB .*storage=memory"):
+        claim(25 * 10**9, 1000, gpu)
+
+
+def test_the_device_is_the_one_that_trains():
+    assert replay_place("device", None, "run", 0, "cpu") == torch.device("cpu")
+    assert replay_place("memory", None, "run", 0, "cpu") is None
