@@ -1,12 +1,15 @@
-"""Time one action of an agent (observe and plan) for each planner, eager and compiled.
+"""Time one action of an agent (observe and plan) for each planner, eager, compiled and as a CUDA graph.
 
     python benchmarks/latency.py --sizes 5M --batch 1 --threads 2
+    python benchmarks/latency.py --device cuda --sizes 5M --batch 1 64 --modes compiled graphs
 
 Prints a Markdown table: median and minimum milliseconds, model steps, and the ratio to MPPI of the same mode,
 all in one run. Run it alone.
 """
 
 import argparse
+import itertools
+import json
 import statistics
 import time
 from dataclasses import asdict
@@ -18,6 +21,7 @@ from dreammpc.agent import Agent
 from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import make_planner
 
+MODES = {"eager": "off", "compiled": "default", "graphs": "graphs"}
 PLANNERS = ("mppi", "policy", "dream_mpc", "dream_mpc_paper")
 
 
@@ -46,8 +50,10 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="+", default=["5M"], choices=list(SIZES))
     parser.add_argument("--planners", nargs="+", default=list(PLANNERS))
-    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=list(MODES))
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="a file to which a line for each planner is added")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--obs-dim", type=int, default=24)
@@ -55,27 +61,34 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    print(f"torch {torch.__version__}, {args.threads} threads, batch {args.batch}")
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+    print(f"torch {torch.__version__}, {device}, {args.threads} threads; observations come from the host")
     print(
-        "| size | mode | planner | median ms | min ms | model steps | times faster than mppi | first call s |"
+        "| size | B | mode | planner | median ms | min ms | model steps | times faster than mppi"
+        " | first call s |"
     )
-    print("|---|---|---|---:|---:|---:|---:|---:|")
+    print("|---|---:|---|---|---:|---:|---:|---:|---:|")
     for size in args.sizes:
         torch.manual_seed(0)
         model = TDMPC2Model(args.obs_dim, args.action_dim, **asdict(SIZES[size]))
         # Fresh value heads and reward are constant; an agent's are not.
         torch.nn.init.normal_(model.value_heads.weights[-1], std=0.02)
         torch.nn.init.normal_(model.reward.linears[-1].get_parameter("weight"), std=0.02)
-        for mode in args.modes:
+        model.to(device)
+        for batch, mode in itertools.product(args.batch, args.modes):
             base = None
             for name in args.planners:
                 planner = make_planner(name, args.action_dim)
-                agent = Agent(model, planner, noise_scale=1.0, compile=mode == "compiled")
-                first, median, least, steps = measure(agent, args.obs_dim, args.batch, args.runs)
+                agent = Agent(model, planner, noise_scale=1.0, compile=MODES[mode])
+                first, median, least, steps = measure(agent, args.obs_dim, batch, args.runs)
                 base = median if name == "mppi" else base
                 ratio = "" if base is None else f"{base / median:.1f}"
                 row = [
                     size,
+                    str(batch),
                     mode,
                     name,
                     f"{median:.2f}",
@@ -85,6 +98,10 @@ def main() -> None:
                     f"{first:.1f}",
                 ]
                 print(f"| {' | '.join(row)} |", flush=True)
+                if args.json:
+                    said = {"what": "plan", "size": size, "batch": batch, "setting": mode, "planner": name}
+                    with open(args.json, "a") as file:
+                        file.write(json.dumps({**said, "ms": median, "first_s": first}) + "\n")
 
 
 if __name__ == "__main__":

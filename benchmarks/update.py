@@ -3,6 +3,7 @@
     python benchmarks/update.py --sizes nano 1M 5M --threads 2
     python benchmarks/update.py --sizes nano --settings compiled-fp32 --profile
     python benchmarks/update.py --sizes nano --obs pixels --batch-size 32
+    python benchmarks/update.py --device cuda --sizes 5M --settings compiled-bf16 graphs-bf16
 
 Prints a Markdown table: median and minimum milliseconds over the timed updates, the median's ratio to the
 first setting of the same size, and the floor, what the matrix products of an update take by themselves in the
@@ -11,6 +12,7 @@ Run it alone: a second busy process multiplies the times.
 """
 
 import argparse
+import json
 import statistics
 import time
 from dataclasses import asdict
@@ -26,6 +28,9 @@ from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import make_planner
 
 SETTINGS = ("eager-fp32", "compiled-fp32", "eager-bf16", "compiled-bf16")
+GRAPHS = ("graphs-fp32", "graphs-bf16")
+"""On a GPU; on a CPU they are what is compiled, called on fixed buffers."""
+MODES = {"eager": "off", "compiled": "default", "graphs": "graphs"}
 
 
 def random_batch(
@@ -55,7 +60,7 @@ class Update:
     """The arithmetic of `TDMPC2.training_step` without a Trainer."""
 
     def __init__(
-        self, obs: str, size: str, compile: bool, bf16: bool, batch: TensorDict, device: torch.device
+        self, obs: str, size: str, compile: str, bf16: bool, batch: TensorDict, device: torch.device
     ):
         obs_dim = batch["observation"].shape[-1] if "observation" in OBS_KEYS[obs] else 0
         model = TDMPC2Model(obs_dim, batch["action"].shape[-1], obs=obs, **asdict(SIZES[size]))
@@ -93,7 +98,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", default=["nano", "1M", "5M"], choices=list(SIZES))
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS + GRAPHS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=256)
@@ -101,10 +106,13 @@ def main() -> None:
     parser.add_argument("--obs", choices=list(OBS_KEYS), default="state")
     parser.add_argument("--obs-dim", type=int, default=24)
     parser.add_argument("--action-dim", type=int, default=6)
+    parser.add_argument("--json", help="a file to which a line for each setting is added")
     parser.add_argument("--profile", action="store_true", help="print where the time of five updates goes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     if args.profile:
         torch._inductor.config.cpp.enable_kernel_profile = True
 
@@ -122,10 +130,10 @@ def main() -> None:
         for setting in args.settings:
             torch.manual_seed(0)
             batch = random_batch(args.obs, args.obs_dim, args.action_dim, args.batch_size, 3, device)
-            update = Update(args.obs, size, "compiled" in setting, "bf16" in setting, batch, device)
+            update = Update(args.obs, size, MODES[setting.split("-")[0]], "bf16" in setting, batch, device)
             first, median, least = measure(update, args.runs)
             base = base or median
-            eager = Update(args.obs, size, False, "bf16" in setting, batch, device)
+            eager = Update(args.obs, size, "off", "bf16" in setting, batch, device)
             least_possible = floor(eager, device)
             cells = [
                 size,
@@ -139,6 +147,10 @@ def main() -> None:
                 f"{first:.1f}",
             ]
             print(f"| {' | '.join(cells)} |", flush=True)
+            if args.json:
+                with open(args.json, "a") as file:
+                    row = {"what": "update", "size": size, "setting": setting, "ms": median, "first_s": first}
+                    file.write(json.dumps(row) + "\n")
             if args.profile:
                 with torch.profiler.profile() as profile:
                     for _ in range(5):

@@ -1,0 +1,121 @@
+"""The tables of gpu_check.sh: what ended how, what was measured against its aim, how trainings went.
+
+    python benchmarks/gpu_summary.py STEPS.tsv OUT
+
+Reads OUT/times.jsonl and OUT/curves.jsonl; prints Markdown.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+AIMS = [
+    ("update 5M, bf16", {"what": "update", "size": "5M", "setting": "graphs-bf16"}, 1.2),
+    (
+        "dream_mpc 5M, B = 1",
+        {"what": "plan", "size": "5M", "batch": 1, "setting": "graphs", "planner": "dream_mpc"},
+        0.5,
+    ),
+    (
+        "dream_mpc 5M, B = 64",
+        {"what": "plan", "size": "5M", "batch": 64, "setting": "graphs", "planner": "dream_mpc"},
+        1.0,
+    ),
+    (
+        "mppi 5M, B = 1",
+        {"what": "plan", "size": "5M", "batch": 1, "setting": "graphs", "planner": "mppi"},
+        1.5,
+    ),
+]
+"""What, which row of times.jsonl it is, and the most milliseconds that it should take on one H100."""
+DECISIONS = 600
+"""A second in training walker-walk, 5M, with 8 environments and one update a step: the aim."""
+FINE = ("0", "143")
+
+
+def read(path: Path) -> list[dict]:
+    """Rows of a JSON-lines file; none if there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def find(rows: list[dict], wanted: dict) -> float | None:
+    """Milliseconds of the last row with those values."""
+    found = [row["ms"] for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    return found[-1] if found else None
+
+
+def against(times: list[dict]) -> list[tuple[str, str, str]]:
+    """What was measured against its aim."""
+    lines = []
+    for name, wanted, aim in AIMS:
+        ms = find(times, wanted)
+        lines.append((name, f"≤ {aim} ms", "not measured" if ms is None else f"{ms:.2f} ms"))
+    update, plan = find(times, AIMS[0][1]), find(times, AIMS[1][1])
+    for name, aim, ours, theirs in (
+        (
+            "updates: ours against the authors' program",
+            2,
+            update,
+            find(times, {"what": "update", "setting": "authors"}),
+        ),
+        ("dream_mpc against our mppi, B = 1", 3, plan, find(times, AIMS[3][1])),
+        (
+            "dream_mpc against the authors' plan, B = 1",
+            None,
+            plan,
+            find(times, {"what": "plan", "setting": "authors"}),
+        ),
+    ):
+        ratio = "not measured" if ours is None or theirs is None else f"{theirs / ours:.1f}× faster"
+        lines.append((name, "" if aim is None else f"≥ {aim}×", ratio))
+    return lines
+
+
+def main() -> None:
+    steps = [line.split("\t") for line in Path(sys.argv[1]).read_text().splitlines()]
+    out = Path(sys.argv[2])
+    times, curves = read(out / "times.jsonl"), read(out / "curves.jsonl")
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"# {card}, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print("| step | outcome | s | last line |\n|---|---|---:|---|")
+    for name, code, seconds, last in steps:
+        outcome = "ok" if code in FINE else code if code == "skipped" else f"FAILED ({code})"
+        print(f"| {name} | {outcome} | {seconds} | {last.replace('|', '/')} |")
+    print("\n| | aim | measured |\n|---|---|---|")
+    lines = against(times)
+    rates = [
+        row["speed/env_steps_per_s"] / 2
+        for row in curves
+        if row["run"] == "walker" and "speed/env_steps_per_s" in row
+    ]
+    rate = (
+        f"{sorted(rates)[len(rates) // 2]:.0f} (median of {len(rates)} log lines)"
+        if rates
+        else "not measured"
+    )
+    for name, aim, measured in [*lines, ("walker-walk 5M, decisions a second", f"≥ {DECISIONS}", rate)]:
+        print(f"| {name} | {aim} | {measured} |")
+    print("\n| training | env steps | last train/return | updates/s | all losses finite |")
+    print("|---|---:|---:|---:|---|")
+    for run in dict.fromkeys(row["run"] for row in curves):
+        rows = [row for row in curves if row["run"] == run]
+        returns = [row["train/return"] for row in rows if "train/return" in row]
+        speeds = [row["speed/updates_per_s"] for row in rows if "speed/updates_per_s" in row]
+        skipped = sum(row.get("count/skipped_updates", 0) for row in rows)
+        last = max((row.get("env_steps", row.get("step", 0)) for row in rows), default=0)
+        score = f"{returns[-1]:.1f}" if returns else ""
+        speed = f"{speeds[-1]:.1f}" if speeds else ""
+        print(f"| {run} | {last} | {score} | {speed} | {f'{skipped:.0f} skipped' if skipped else 'yes'} |")
+    print("\n| times | ms | first call s |\n|---|---:|---:|")
+    for row in times:
+        name = ", ".join(
+            str(row[key]) for key in ("what", "size", "batch", "setting", "planner") if key in row
+        )
+        print(f"| {name} | {row['ms']:.3f} | {row['first_s']:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
