@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     planners.set_defaults(command=print_planners)
     tasks = commands.add_parser("tasks", help="list the tasks")
     tasks.set_defaults(command=print_tasks)
+    check = commands.add_parser("check-env", help="say what is wrong with an environment, before a training")
+    check.add_argument("task", help="its name, such as walker-walk or gym-package:Name-v0")
+    check.add_argument("--steps", type=int, default=200, metavar="N", help="random steps to play (200)")
+    check.set_defaults(command=later("check_env"))
     add_agent_commands(commands)
     add_report_command(commands)
     parsed, rest = parser.parse_known_args(words)
@@ -57,9 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except ValueError as error:  # a UsageError; its module imports torch
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        from dreammpc import faults  # which imports torch
+
+        usage = isinstance(error, ValueError) and not faults.of_others(error)
+        print(f"error: {error if usage else faults.report(error)}", file=sys.stderr)
+        sys.exit(2 if usage else 1)
 
 
 def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

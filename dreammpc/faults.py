@@ -6,6 +6,7 @@ folder, or to a temporary file where there is no run.
 """
 
 import contextlib
+import errno
 import sysconfig
 import tempfile
 import traceback
@@ -30,6 +31,9 @@ BELOW = (
 )
 """Packages that this one stands on: what they raise is laid to whoever called them."""
 
+STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What the system says of a disk that is full, read-only or failing."""
+
 _folder: Path | None = None
 
 
@@ -53,15 +57,33 @@ def keep_in(folder: Path | None) -> None:
 
 def report(error: BaseException) -> str:
     """One line that tells of `error`; a traceback that says more than the line is written to a file."""
-    notes = getattr(error, "__notes__", [])
-    if isinstance(error, ForeignError):
-        return "; ".join([str(error), *notes, f"traceback: {_keep(error.__cause__ or error)}"])
+    parts = [described(error), *getattr(error, "__notes__", [])]
+    plain = isinstance(error, RunError | UsageError) or of_storage(error)
+    if isinstance(error, ForeignError) or not plain:
+        parts.append(f"traceback: {_keep(error.__cause__ or error)}")
+    return "; ".join(parts)
+
+
+def described(error: BaseException) -> str:
+    """The line without notes, and nothing is written."""
     if isinstance(error, RunError | UsageError):
-        return "; ".join([str(error), *notes])
+        return str(error)
+    if isinstance(error, OSError) and of_storage(error):
+        return f"{error.filename or 'a file'} cannot be written: {error.strerror}"
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    # What others raised first: a StopIteration, say, that Python has made a RuntimeError of.
+    error = next((each for each in chain if of_others(each)), error)
     place, whose = place_of(error), "a fault of dreammpc, or of what it was given: "
     if place is not None and place.foreign:
         whose = f"{_owner(place.frame)}: "
-    return "; ".join([whose + told(error), *notes, f"traceback: {_keep(error)}"])
+    return whose + told(error)
+
+
+def of_storage(error: BaseException) -> bool:
+    """Whether a disk raised it."""
+    return isinstance(error, OSError) and error.errno in STORAGE
 
 
 def told(error: BaseException) -> str:
@@ -82,6 +104,12 @@ def place_of(error: BaseException) -> Place | None:
         elif file.is_file() and not _below(file):
             foreign = Place(frame, line, True)
     return foreign or ours
+
+
+def of_others(error: BaseException) -> bool:
+    """Whether neither this package nor one that it stands on raised it."""
+    place = place_of(error)
+    return place is not None and place.foreign and not isinstance(error, UsageError)
 
 
 def _below(file: Path) -> bool:

@@ -1,6 +1,5 @@
 """The frame of a recipe: Hydra's composition, exit codes, and a user's mistake in one line."""
 
-import errno
 import functools
 import itertools
 import os
@@ -18,8 +17,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dreammpc import faults
 from dreammpc.groups import offer_files, register_schemas
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.interfaces import UsageError
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
 from dreammpc.stored import stored_words
@@ -38,15 +38,14 @@ from dreammpc.words import COMPARE, concealed, quoted, rewrite, unquoted, unread
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_FAULT = 2, 1
-STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-"""What the system says of a disk that is full, read-only or failing."""
 
 
 def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorator of a recipe's function: compose `conf/NAME.yaml` with the command line and call it.
 
-    The function receives a plain dataclass. A user's mistake ends in one line on stderr and exit code 2; an
-    integer returned by the function is the exit code.
+    The function receives a plain dataclass. A user's mistake ends in one line on stderr and exit code 2, all
+    else that is raised in one line and exit code 1 (see `dreammpc.faults`); an integer that the function
+    returns is the exit code.
     """
 
     def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
@@ -64,12 +63,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 code = function(OmegaConf.to_object(config)) or 0
             except (UsageError, OmegaConfBaseException) as error:
                 fail(describe(error, name))
-            except RunError as error:
-                fail(str(error), EXIT_FAULT)
-            except OSError as error:
-                if error.errno not in STORAGE:
-                    raise
-                fail(f"{error.filename or 'a file'} cannot be written: {error.strerror}", EXIT_FAULT)
+            except Exception as error:
+                fail(faults.report(error), EXIT_FAULT)
             finally:
                 release_folders()
 
@@ -77,6 +72,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
             nonlocal code
             keep_memory()
             set_threads(0)  # until a recipe knows how wide its model is
+            faults.keep_in(None)
             if "DREAMMPC_LAUNCHER" in os.environ:
                 end_with_parent(int(os.environ["DREAMMPC_LAUNCHER"]), signal.SIGTERM)
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
@@ -206,7 +202,10 @@ def tell(text: str) -> None:
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    """Say what went wrong in one line and exit."""
+    """Say what went wrong in one line and exit. Of a fault every process tells: it may have it alone."""
+    rank = os.environ.get("RANK", "0")
+    if code == EXIT_FAULT and rank != "0":
+        print(f"error: rank {rank}: {message}", file=sys.stderr)
     tell(f"error: {message}")
     sys.exit(code)
 

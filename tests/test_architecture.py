@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "envs": {"interfaces", "devices", "faults", "registry"},
     "planning": {"interfaces", "devices", "registry", "settings"},
     "models": {"interfaces", "devices", "nn"},
-    "data": {"interfaces", "devices", "processes"},
+    "data": {"faults", "interfaces", "devices", "processes"},
     "agent": {"interfaces", "devices", "compiling", "graphs", "planning.imagination"},
     "algorithms": {
         "interfaces",
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     },
     "tracking": {"interfaces", "devices", "atomic"},
     "training": {
+        "faults",
         "interfaces",
         "devices",
         "compiling",

@@ -101,7 +101,10 @@ def test_a_reward_of_nan_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     last = error.strip().splitlines()[-1]
-    assert last == "error: task 'gym-broken:Nan-v0', environment 0, step 1: the reward is not finite: nan"
+    said = (
+        "error: task 'gym-broken:Nan-v0', environment 0, step 1: the reward is not finite: nan; saved at 0 "
+    )
+    assert last.startswith(said)
 
 
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):

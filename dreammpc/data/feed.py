@@ -140,7 +140,10 @@ class Feed:
         self.agent.random = self.agent_steps < self.seed_steps
         if self._frames is None:
             self._frames = iter(self.collector)
-        batch = next(self._frames)
+        try:
+            batch = next(self._frames)
+        except StopIteration as error:  # a Trainer would take it for the end of the training
+            raise RuntimeError("collection ended, though it goes on for ever") from error
         self.replay.extend(batch)
         steps = batch.numel() * self.world_size
         self.agent_steps += steps

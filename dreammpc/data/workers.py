@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import signal
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox, mailbox_bytes
+from dreammpc.data.reports import report_in, reporting
 from dreammpc.devices import CPU, module_device
 from dreammpc.interfaces import RunError
 from dreammpc.processes import end_with_parent
@@ -79,6 +81,7 @@ class WorkerCollector:
         self._starts = 0
         self._collector: Any = None
         self._mailbox: Any = None
+        self._reports: tempfile.TemporaryDirectory | None = None
         self._batches: Any = None
         # Before multiprocessing's own end, which would wait for workers that wait for it.
         atexit.register(_shut_down, weakref.ref(self))
@@ -96,6 +99,7 @@ class WorkerCollector:
 
         Raises:
             WorkersDied: once more than `restarts` times.
+            ForeignError: an environment, or what acts in a worker, raised something.
         """
         while True:
             try:
@@ -104,7 +108,10 @@ class WorkerCollector:
                 return self._batch()
             except self.deaths as error:
                 started, dead = self._collector is not None, self._dead()
+                told = report_in(self._reports.name) if self._reports else None
                 self.shutdown()
+                if told is not None:  # no accident: it would be raised again
+                    raise told from told.__cause__
                 if not started:
                     raise
                 reason = dead or str(error).strip().partition("\n")[0] or type(error).__name__
@@ -144,13 +151,17 @@ class WorkerCollector:
         if self._mailbox is not None:
             self._mailbox.close()
             self._mailbox = None
+        if self._reports is not None:
+            self._reports.cleanup()
+            self._reports = None
 
     def _environments(self) -> "list[WorkerEnv]":
         """One for each worker, with seeds that no start before has used."""
         primer, first = self.agent.make_tensordict_primer(), 1 + self._starts * self.workers
         self._starts += 1
         seeds = [self.seed + SEEDS * (first + index) for index in range(self.workers)]
-        return [WorkerEnv(self.make_env, primer, seed) for seed in seeds]
+        folder = self._reports.name if self._reports else None
+        return [WorkerEnv(self.make_env, primer, seed, folder) for seed in seeds]
 
     def _start(self) -> None:
         self._mailbox, self._collector = self._make_workers()
@@ -162,9 +173,10 @@ class WorkerCollector:
     def _make_workers(self) -> tuple[Any, Any]:
         """The mailbox of the weights, and TorchRL's collector that has the workers."""
         mailbox = Mailbox(self.agent)
+        self._reports = tempfile.TemporaryDirectory(prefix="dreammpc-workers-", ignore_cleanup_errors=True)
         return mailbox, MultiSyncCollector(
             self._environments(),
-            policy_factory=WorkerPolicy(on_cpu(self.agent), mailbox),
+            policy_factory=WorkerPolicy(on_cpu(self.agent), mailbox, self._reports.name),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=-1,
             trust_policy=True,
@@ -215,10 +227,15 @@ class WorkerEnv:
     make_env: Callable[..., EnvBase]
     primer: Transform
     seed: int
+    reports: str | None = None
+    """A folder for what is raised (see `reports`)."""
 
     def __call__(self) -> EnvBase:
         torch.manual_seed(self.seed)
-        return with_carry(self.make_env(seed=self.seed), self.primer)
+        env = reporting(self.make_env, self.reports)(seed=self.seed)
+        env._step = reporting(env._step, self.reports)
+        env._reset = reporting(env._reset, self.reports)
+        return with_carry(env, self.primer)
 
 
 @dataclass(frozen=True)
@@ -227,20 +244,25 @@ class WorkerPolicy:
 
     agent: Any
     mailbox: Mailbox
+    reports: str | None = None
 
     def __call__(self) -> "Copy":
-        return Copy(self.agent, self.mailbox)
+        return Copy(self.agent, self.mailbox, self.reports)
 
 
 class Copy(TensorDictModuleBase):
     """An agent that takes the newest weights before it acts."""
 
-    def __init__(self, agent: Any, mailbox: Mailbox):
+    def __init__(self, agent: Any, mailbox: Mailbox, reports: str | None = None):
         super().__init__()
+        self.act = reporting(self._act, reports)
         self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
         self.agent, self.mailbox, self.seen = agent, mailbox, 0
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
+        return self.act(td)
+
+    def _act(self, td: TensorDictBase) -> TensorDictBase:
         self.seen = self.mailbox.fetch(self.agent, self.seen)
         return self.agent(td)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreammpc.data import Feed
 from dreammpc.evaluation import Episodes
+from dreammpc.interfaces import RunError
 from dreammpc.progress import Phase, Progress
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.owner import check_all
@@ -136,6 +137,7 @@ class Evaluation(Callback):
             return
         metrics: dict[str, float] = {}
         scores: list[float] = []
+        self._owed = True  # whatever is raised
         for name, episodes in self.evaluate().items():
             self._owed = episodes is None
             if episodes is None:
@@ -276,6 +278,9 @@ class GracefulStop(Callback):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (trainer.should_stop or self.feed.stopped or self.feed.exhausted):
+            steps = f"{self.feed.env_steps} of {self.feed.total_env_steps} environment steps"
+            raise RunError(f"the training ended after {steps}: a callback or the model raised StopIteration")
         trainer.should_stop = True  # only the feed's end ends an epoch
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from dreammpc import faults
 from dreammpc.data import Feed
 from dreammpc.data.collector import stateless
 from dreammpc.interfaces import RunError, UsageError
@@ -66,7 +67,7 @@ class Checkpoints(Callback):
         self._next = every
         self._good: tuple[Path, int] | None = None
         """The newest checkpoint that is known to be whole, and its environment steps."""
-        self._rolled_back = False
+        self._rolled_back = self._started = False
         self._resume_from: dict[str, Any] | None = None
         self._archive = ReplayArchive(self.folder / "replay" / "rank0")
 
@@ -148,6 +149,7 @@ class Checkpoints(Callback):
             raise UsageError(
                 f"checkpoint {file} is damaged: its state cannot be restored ({error!r})"
             ) from error
+        self._started = True
 
     def _my_share(self, trainer: Trainer) -> dict[str, Any]:
         assert self._resume_from is not None
@@ -166,15 +168,18 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        saveable = (
-            exception.saveable if isinstance(exception, RunError) else not isinstance(exception, OSError)
-        )
+        saveable = exception.saveable if isinstance(exception, RunError) else not faults.of_storage(exception)
         # Of several processes the others may be gone, and the last good checkpoint holds everyone's replay.
-        if self.feed.updates and trainer.world_size == 1 and saveable and self._resume_from is None:
+        if self._started and trainer.world_size == 1 and saveable:
             try:
                 self.save(trainer)
             except RunError as error:
                 log.warning("%s", error)
+            except Exception as error:  # whatever was raised at first is what the run ends with
+                log.warning("no checkpoint of this moment: %s", faults.told(error))
+        if saveable and self._good is not None and isinstance(exception, Exception):
+            path, steps = self._good
+            exception.add_note(f"saved at {steps} environment steps, go on with resume={path}")
 
     def save(self, trainer: Trainer) -> None:
         """Write `last`; what it was becomes `previous`.

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dreammpc import faults
 from dreammpc.interfaces import UsageError
 from dreammpc.names import file_name
 from dreammpc.tracking.provenance import versions
@@ -65,7 +66,9 @@ def open_run(folder: str | Path | None, resume: str | Path | None, task: str = "
     Raises:
         UsageError: it cannot be written, a new run would go over another one, or another training owns it.
     """
-    return open_folder(of_first(lambda: str(_open_first(folder, resume, task, seed))))
+    path = open_folder(of_first(lambda: str(_open_first(folder, resume, task, seed))))
+    faults.keep_in(path)
+    return path
 
 
 def _open_first(folder: str | Path | None, resume: str | Path | None, task: str, seed: int) -> Path:

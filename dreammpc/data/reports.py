@@ -1,0 +1,49 @@
+"""What was raised in a worker, told to its parent: the worker writes a file and ends without a word."""
+
+import functools
+import json
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dreammpc.faults import described
+from dreammpc.interfaces import ForeignError, RunError
+
+EXIT = 81
+"""Exit code of a worker that has written a report."""
+
+
+class InWorker(Exception):
+    """A traceback of another process, as the cause of what is raised in this one."""
+
+
+def reporting(function: Callable[..., Any], folder: str | None) -> Callable[..., Any]:
+    """`function` for a worker: what it raises goes to a file in `folder` and ends the process."""
+    if folder is None:
+        return function
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            content = {"line": described(error), "traceback": "".join(traceback.format_exception(error))}
+            draft = Path(folder) / f"{os.getpid()}.tmp"
+            draft.write_text(json.dumps(content), encoding="utf-8")
+            draft.rename(draft.with_suffix(".json"))
+            os._exit(EXIT)
+
+    return call
+
+
+def report_in(folder: str) -> RunError | None:
+    """What a worker has written, as an error of this process; None if nothing was."""
+    for path in sorted(Path(folder).glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        error = ForeignError(f"in a worker: {content['line']}")
+        error.__cause__ = InWorker(f"\n{content['traceback']}")
+        return error
+    return None

@@ -1,0 +1,190 @@
+"""Whatever a user's own code raises: the training is saved, one line, the traceback in a log, resumable."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_gymnasium_recipe import train
+from test_recipes import TINY, recipe
+
+from dreammpc import cli, faults
+from dreammpc.interfaces import RunError, UsageError
+from dreammpc.training.checkpoint import load_checkpoint
+
+LAST = "run/checkpoints/last.ckpt"
+QUICK = [
+    *TINY,
+    "tracking=none",
+    "algorithm.seed_steps=100",
+    "steps=320",
+    "save_every=1000",
+    "evaluation.every=1000",
+]
+
+
+def failed(folder: Path, capsys, *words: str) -> str:
+    """The one line of a training that ends with exit code 1."""
+    capsys.readouterr()
+    assert train(folder, *QUICK, *words) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "steps"),
+    [
+        ("RaiseValue", "step 300: ValueError: the episode is over", 299),
+        ("RaiseConn", "step 300: ConnectionResetError: [Errno 104] Connection reset by peer", 299),
+        ("RaiseTimeout", "step 300: TimeoutError: the simulator does not answer", 299),
+        ("RaiseReset", "reset after step 300: RuntimeError: scene cannot be loaded", 299),
+        ("RaiseStop", "step 300: StopIteration: the log has ended", 299),
+        ("RaiseAssert", "step 300: AssertionError", 299),
+        ("RaiseEarly", "step 3: ValueError: no", 2),
+    ],
+)
+def test_an_environment_that_raises(name, error, steps, tmp_path, capsys):
+    line = failed(tmp_path, capsys, f"task=gym-odd_envs:{name}-v0")
+    assert line.startswith(f"error: task 'gym-odd_envs:{name}-v0', environment 0, {error} (odd_envs.py:")
+    assert f"saved at {steps} environment steps, go on with resume={tmp_path / LAST}" in line
+    assert line.endswith(f"traceback: {tmp_path / 'run/errors.log'}")
+    log = (tmp_path / "run/errors.log").read_text()
+    assert "Traceback (most recent call last)" in log and "odd_envs.py" in log
+    content = load_checkpoint(tmp_path / LAST)
+    assert content["dreammpc"]["env_steps"] == steps
+    if name == "RaiseValue":  # a new process, whose environment has not been stepped 300 times
+        assert train(tmp_path, f"resume={LAST}", "steps=330", "tracking=none") == 0
+        assert load_checkpoint(tmp_path / LAST)["dreammpc"]["env_steps"] == 330
+
+
+BOOM = """
+from dataclasses import dataclass
+from dreammpc.planning import make_planner
+
+@dataclass(frozen=True)
+class Boom:
+    '''A policy whose plan fails at last.'''
+
+    action_dim: int
+    stop: bool = False
+
+    def initial_state(self, batch_size, device=None):
+        return make_planner("policy", self.action_dim).initial_state(batch_size, device)
+
+    def plan(self, imagination, latent, state):
+        CALLS.append(1)
+        if len(CALLS) == 40:
+            raise (StopIteration if self.stop else ConnectionError)("no answer\\nfrom the planner")
+        return make_planner("policy", self.action_dim).plan(imagination, latent, state)
+
+CALLS = []
+"""
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_planner_that_raises(stop, tmp_path, capsys, monkeypatch):
+    (tmp_path / "boom.py").write_text(BOOM)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("boom", None)
+    line = failed(tmp_path, capsys, "planner=boom.Boom", f"planner.stop={stop}")
+    assert ("StopIteration" if stop else "ConnectionError: no answer from the planner") in line
+    assert "boom" in line and "saved at " in line and "errors.log" in line
+    assert "in plan" in (tmp_path / "run/errors.log").read_text()
+    assert line.startswith(f"error: planner boom.Boom: {'StopIteration' if stop else 'ConnectionError'}: ")
+    assert load_checkpoint(tmp_path / LAST)["dreammpc"]["env_steps"] > 100
+
+
+@pytest.mark.parametrize("error", [KeyError("no such metric"), StopIteration("enough")])
+def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
+    from dreammpc.training import Monitor
+
+    class Watcher(Monitor):
+        def on_train_batch_end(self, *arguments):
+            if self.feed.env_steps > 200:
+                raise error
+            super().on_train_batch_end(*arguments)
+
+    function = recipe("train")
+    monkeypatch.setitem(function.__globals__, "recipe", None)
+    module = sys.modules[recipe.__module__]
+    monkeypatch.setattr(module, "recipe", lambda name: function)
+    monkeypatch.setattr("test_gymnasium_recipe.recipe", lambda name: function)
+    made = function.__closure__ and [c.cell_contents for c in function.__closure__]
+    body = next(cell.__wrapped__ for cell in made if hasattr(cell, "__wrapped__"))
+    inner = body.__wrapped__ if hasattr(body, "__wrapped__") else body
+    monkeypatch.setitem(inner.__globals__, "Monitor", Watcher)
+    line = failed(tmp_path, capsys)
+    if isinstance(error, StopIteration):
+        assert "a callback or the model raised StopIteration" in line and "of 320 environment steps" in line
+    else:
+        assert line.startswith("error: callback test_foreign_errors.test_a_callback_that_raises")
+        assert "KeyError: 'no such metric' (test_foreign_errors.py:" in line and "errors.log" in line
+    assert "saved at " in line
+
+
+def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):
+    failed(tmp_path, capsys, "task=gym-odd_envs:RaiseEarly-v0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"checkpoint={LAST}", "planner=policy", "episodes=1"])
+    with pytest.raises(SystemExit) as stop:
+        recipe("evaluate")()
+    assert stop.value.code == 1
+    expected = "error: task 'gym-odd_envs:RaiseEarly-v0', environment 0, step 3: ValueError: no (odd_envs.py:"
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith(expected)
+    log = Path(lines[-1].rpartition("traceback: ")[2])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", LAST, "planner=policy", "--no-video"])
+    assert stop.value.code == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(expected)
+    Path(line.rpartition("traceback: ")[2]).unlink()
+
+
+def test_in_a_worker(tmp_path, capfd):
+    words = ["task=gym-odd_envs:RaiseEarly-v0", "collector=multiprocess", "collector.workers=1"]
+    assert train(tmp_path, *QUICK, *words) == 1
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    line = said.strip().splitlines()[-1]
+    assert line.startswith(
+        "error: in a worker: task 'gym-odd_envs:RaiseEarly-v0', environment 0, step 3: Value"
+    )
+    assert "errors.log" in line and "odd_envs.py" in (tmp_path / "run/errors.log").read_text()
+
+
+# --- the line -----------------------------------------------------------------------------------------
+
+
+def raised(function) -> Exception:
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_our_own_faults_are_not_laid_to_the_user(tmp_path):
+    from dreammpc.data import Replay
+
+    error = raised(lambda: Replay(10, 1, 3, 4).sample(oops=1))
+    faults.keep_in(tmp_path)
+    try:
+        assert "function test_foreign_errors." in faults.report(error)  # called from here
+        assert faults.report(RunError("said")) == faults.report(UsageError("said")) == "said"
+        error = raised(lambda: torch.zeros(2) @ torch.zeros(3))
+        error.add_note("saved")
+        assert "; saved; traceback: " in faults.report(error)
+        full = OSError(28, "No space left on device", "file.bin")
+        assert faults.report(full) == "file.bin cannot be written: No space left on device"
+    finally:
+        faults.keep_in(None)
+    assert (tmp_path / "errors.log").read_text().count("Traceback") == 2
+
+
+def test_a_long_text_is_cut():
+    line = faults.told(ValueError("x" * 3000))
+    assert len(line) < 500 and line.endswith("…")
