@@ -1,6 +1,7 @@
 """What `dreammpc agents`, `demo`, `export-agent` and `import-checkpoint` do; imported when one is called."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
 from dreammpc.compare import action_repeat_of, compare, width_of
 from dreammpc.devices import choose_device, where
+from dreammpc.envs.examine import examine
 from dreammpc.envs.registry import check_task
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
@@ -226,6 +228,28 @@ def confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of `algorithm=`, and all words but that and `task=`."""
     values = dict(word.split("=", 1) for word in words if word.startswith(("algorithm=", "task=")))
     return values.get("algorithm"), [word for word in words if word.partition("=")[0] not in values]
+
+
+def check_env(task: str, steps: int) -> None:
+    """Print what is wrong with a task.
+
+    Raises:
+        UsageError: no such task, or no steps.
+        SystemExit: with 2 if a training would refuse it or end with it.
+    """
+    if steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {steps}")
+    began = time.perf_counter()
+    found = examine(task, steps)
+    seconds = time.perf_counter() - began
+    print(f"{task}: {', '.join([*found.facts, f'looked at in {seconds:.1f} s'])}")
+    for kind, texts in (("error", found.errors), ("warning", found.warnings)):
+        for text in texts:
+            print(f"  {kind}: {text}")
+    if not found.errors:
+        print("  nothing wrong" if not found.warnings else "  it can be trained on")
+        return
+    sys.exit(2)
 
 
 def planner_choices(words: Sequence[str]) -> dict[str, Any]:

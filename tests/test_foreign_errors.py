@@ -12,6 +12,7 @@ from dreammpc import cli, faults
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.training.checkpoint import load_checkpoint
 
+TASK = "task=gym-odd_envs:RaiseEarly-v0"
 LAST = "run/checkpoints/last.ckpt"
 QUICK = [
     *TINY,
@@ -54,7 +55,10 @@ def test_an_environment_that_raises(name, error, steps, tmp_path, capsys):
     content = load_checkpoint(tmp_path / LAST)
     assert content["dreammpc"]["env_steps"] == steps
     if name == "RaiseValue":  # a new process, whose environment has not been stepped 300 times
-        assert train(tmp_path, f"resume={LAST}", "steps=330", "tracking=none") == 0
+        assert (
+            train(tmp_path, f"resume={LAST}", f"task=gym-odd_envs:{name}-v0", "steps=330", "tracking=none")
+            == 0
+        )
         assert load_checkpoint(tmp_path / LAST)["dreammpc"]["env_steps"] == 330
 
 
@@ -126,7 +130,9 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
 def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):
     failed(tmp_path, capsys, "task=gym-odd_envs:RaiseEarly-v0")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", f"checkpoint={LAST}", "planner=policy", "episodes=1"])
+    monkeypatch.setattr(
+        sys, "argv", ["evaluate.py", f"checkpoint={LAST}", TASK, "planner=policy", "episodes=1"]
+    )
     with pytest.raises(SystemExit) as stop:
         recipe("evaluate")()
     assert stop.value.code == 1
@@ -137,7 +143,7 @@ def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):
     assert "Traceback" in log.read_text()
     log.unlink()
     with pytest.raises(SystemExit) as stop:
-        cli.main(["demo", LAST, "planner=policy", "--no-video"])
+        cli.main(["demo", LAST, "planner=policy", TASK, "--no-video"])
     assert stop.value.code == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(expected)

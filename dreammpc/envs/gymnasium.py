@@ -41,12 +41,13 @@ class GymTask(gymnasium.Wrapper):
     Attributes:
         action_repeat, episodic: as given.
         max_episode_steps: the time limit, in calls of :meth:`step`.
+        limited: whether the time limit is the environment's own.
     """
 
     def __init__(self, env: gymnasium.Env, action_repeat: int, time_limit: int, episodic: bool):
         super().__init__(env)
         self.action_repeat, self.episodic = action_repeat, episodic
-        self._drawn = False
+        self._drawn, self.limited = False, True
         self.max_episode_steps = math.ceil(time_limit / action_repeat)
         self.metadata = {**(env.metadata or {}), "render_fps": frames_per_second(env) / action_repeat}
 
@@ -95,13 +96,15 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
     except Exception as error:
         raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
     limit = env.spec.max_episode_steps if env.spec else None
-    if limit is None:
+    if not (limited := limit is not None):
         limit = TIME_LIMIT
         env = TimeLimit(env, limit)
         warnings.warn(
             f"task {task!r} has no time limit: episodes are cut off after {limit} steps", stacklevel=2
         )
-    return GymTask(env, action_repeat or 1, limit, _can_end(env))
+    task_env = GymTask(env, action_repeat or 1, limit, _can_end(env))
+    task_env.limited = limited
+    return task_env
 
 
 def list_tasks() -> list[str]:

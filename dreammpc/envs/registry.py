@@ -184,7 +184,7 @@ def make_env(
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
     draws, task = "pixels" in observed(obs), canonical(task)
     with explained(obs) if draws else contextlib.nullcontext():
-        envs = _make(task, num_envs, action_repeat, render or draws)
+        envs = make_rows(task, num_envs, action_repeat, render or draws)
         if draws:
             check_drawing(envs[0], task, obs)
     env = BatchedEnv(envs, task, obs)
@@ -217,7 +217,15 @@ def check_task(task: str, where: str, named: Collection[str] = ()) -> None:
         )
 
 
-def _make(task: str, num_envs: int, action_repeat: int | None, render: bool) -> list[gymnasium.Env]:
+def make_rows(
+    task: str, num_envs: int, action_repeat: int | None = None, render: bool = False
+) -> list[gymnasium.Env]:
+    """The environments of a task, as their family makes them, not yet wrapped.
+
+    Raises:
+        ValueError, UsageError, ForeignError: see :func:`make_env`.
+    """
+    task = canonical(task)
     prefix = _family(task)
     if (needs := _lack(prefix)) is not None:
         raise UsageError(f"task {task!r} needs {needs.name}, which is not installed: {needs.install}")

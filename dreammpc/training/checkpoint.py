@@ -135,6 +135,7 @@ class Checkpoints(Callback):
                     pl_module.device,
                 )
             self._resume_from = None
+        self._started = True
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -149,7 +150,6 @@ class Checkpoints(Callback):
             raise UsageError(
                 f"checkpoint {file} is damaged: its state cannot be restored ({error!r})"
             ) from error
-        self._started = True
 
     def _my_share(self, trainer: Trainer) -> dict[str, Any]:
         assert self._resume_from is not None
