@@ -226,13 +226,14 @@ def read_references(path: Path, runs: Sequence[Curve]) -> dict[str, list[Referen
     found: dict[str, list[Reference]] = {run.title: [] for run in runs}
     wanted = {(run.title, run.task, run.pixels, METRICS[run.metric][1]) for run in runs}
     try:
-        for method, curves in from_json(path.read_text()).items():
+        for method, named in from_json(path.read_text()).items():
+            curves = {name.replace("_", "-"): curve for name, curve in named.items()}
             for title, task, pixels, metric in sorted(wanted):
-                if "@" in method or task not in curves or ("pixels" in method) != pixels:
+                curve = curves.get(task.replace("_", "-"))
+                if "@" in method or curve is None or ("pixels" in method) != pixels:
                     continue
-                if curves[task]["metric"] == metric:
-                    where = f"reference {path}: {method}, {task}"
-                    found[title].append(_reference(method, curves[task], where))
+                if curve["metric"] == metric:
+                    found[title].append(_reference(method, curve, f"reference {path}: {method}, {task}"))
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
