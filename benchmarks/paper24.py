@@ -5,8 +5,8 @@
 
 Everything is timed on one thread by the CPU time of this process, so that other work on the machine counts
 little. Simulation is timed on every task that is installed; updates (TD-MPC2's, eager, horizon 3) and plans
-(one environment) for each set on the task of the most observations. Prints two Markdown tables. A training of N
-environment steps takes N steps of simulation and, with the action repeat R, N / R plans and N / R updates.
+(one environment) for each set on the task of the most observations. Prints two Markdown tables. A training of
+N environment steps takes N steps of simulation and, with the action repeat R, N / R plans and N / R updates.
 """
 
 import argparse

@@ -36,12 +36,10 @@ def obs_dim(env: BatchedEnv) -> int:
     return specs["observation"].shape[-1] if "observation" in specs else 0
 
 
-def build_env(
-    task: str, seed: int, num_envs: int = 1, action_repeat: int | None = None, obs: str = "state"
-) -> BatchedEnv:
+def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: Any) -> BatchedEnv:
     """`make_env`, with its ValueError turned into a UsageError."""
     try:
-        return make_env(task, num_envs, seed, action_repeat, obs=obs)
+        return make_env(task, num_envs, seed, *made, **options)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

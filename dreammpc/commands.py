@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc import assembly, trained
 from dreammpc.algorithms.latent import heuristic_discount
-from dreammpc.compare import action_repeat_of, compare, width_of
+from dreammpc.compare import action_repeat_of, compare, options_of, width_of
 from dreammpc.devices import choose_device, where
 from dreammpc.envs.examine import examine
 from dreammpc.envs.registry import check_task
@@ -209,7 +209,8 @@ def demo(
     set_threads(width_of(facts))
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
-    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), obs=model.obs)
+    how: dict[str, Any] = {"obs": model.obs, "options": options_of(facts)}
+    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **how)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
         open_target(target)

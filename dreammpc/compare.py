@@ -102,14 +102,17 @@ def compare(
         if task is None:
             check_task(facts["task"], f"checkpoint {path}")
         build(model, planners, settings or {})
-        env = assembly.build_env(task or facts["task"], 0, 1, action_repeat_of(facts), model.obs)
+        env = assembly.build_env(
+            task or facts["task"], 0, 1, action_repeat_of(facts), obs=model.obs, **options_of(facts)
+        )
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
         model, facts = assembly.load_model(path, chosen, named_now)
         set_threads(width_of(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
-        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), seeds=seeds, obs=model.obs)
+        how: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": options_of(facts)}
+        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **how)
         for planner_name, planner in build(model, planners, settings or {}).items():
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent)
@@ -164,6 +167,13 @@ def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str,
 def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
     """The one of training; None for the task family's own."""
     return facts["config"].get("env", {}).get("action_repeat")
+
+
+def options_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the environments of training were made with besides, see `make_env`."""
+    names = ("kwargs", "max_episode_steps", "action_bound")
+    made = facts["config"].get("env", {})
+    return {name: made[name] for name in names if made.get(name)}
 
 
 def where_played() -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from dreammpc.collectors import COLLECTORS
 from dreammpc.compiling import compile_mode
+from dreammpc.env_config import EnvConfig
 from dreammpc.envs import canonical
-from dreammpc.interfaces import OBS_KEYS, UsageError
+from dreammpc.interfaces import UsageError
 from dreammpc.registry import unknown
 from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
 from dreammpc.tracking.loggers import KINDS, check_uri
@@ -22,22 +23,6 @@ COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 STORAGES = ("memory", "memmap", "device")
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
-
-
-@dataclasses.dataclass
-class EnvConfig:
-    """Environments: how many side by side, control steps per decision (None: the family's own), and what is
-    observed: `state`, `pixels` or `both`.
-    """
-
-    num_envs: int = 1
-    action_repeat: int | None = None
-    obs: str = "state"
-
-    def __post_init__(self):
-        at_least(self, "env", 1, "num_envs", "action_repeat")
-        if self.obs not in OBS_KEYS:
-            raise UsageError(unknown(f"env.obs {self.obs!r}", self.obs, list(OBS_KEYS)))
 
 
 @dataclasses.dataclass

@@ -75,6 +75,8 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
         return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
+    if key.startswith("env.kwargs."):  # the names are the environment's own
+        return f"++{argument}"
     if key.lstrip("+") in LITERAL and not (multirun and re.search(r"[,(]", value)):
         return f"{key}={literal(value)}"
     if key in ("eval_planner", "evaluation.planners"):

@@ -68,10 +68,10 @@ def train(config: TrainConfig) -> int:
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
     played = play.episodes, play.seed, env.action_repeat, stop.requested
-    evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress)
+    evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress, options=env.options)
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
-    told = settings | ({"variant": env.variant} if env.variant else {})
+    told = settings | env.facts()
     loggers = make_loggers(folder, told, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)

@@ -11,6 +11,7 @@ from dreammpc.envs import trial
 from dreammpc.envs.examine import examine
 
 REMARKED = {
+    "WFrameStack",
     "ListObs",
     "TorchObs",
     "RowObs",

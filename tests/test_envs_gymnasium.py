@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Text
 from tensordict import TensorDict
 from test_envs_dmcontrol import can_render  # noqa: F401
 from torchrl.envs.utils import check_env_specs
@@ -171,15 +171,18 @@ def test_unknown_ids():
 
 
 def test_spaces_that_do_not_fit(register):
-    assert "action space must be a flat Box (continuous, 1-D), got Discrete(2)" in refusal("gym-CartPole-v1")
-    register("Wide-v0", limit=5, action=Box(-np.inf, np.inf, (40,)))
-    assert "action bounds must be finite, got Box(-inf, inf" in refusal("gym-Wide-v0")
+    assert "discrete actions, Discrete(2), are not supported; expected a Box" in refusal("gym-CartPole-v1")
+    register("Boundless-v0", limit=5, action=Box(-np.inf, np.inf, (40,)))
+    assert "action bounds must be finite, got Box(-inf, inf" in refusal("gym-Boundless-v0")
     low = np.arange(60.0) - 100
     low[3] = -np.inf  # its text has several lines
     register("Uneven-v0", limit=5, action=Box(low, np.full(60, 9.0), dtype=np.float64))
     assert "action bounds must be finite" in refusal("gym-Uneven-v0")
-    register("Named-v0", limit=5, observation=Dict({"x": Discrete(3)}))
-    assert "observation space must be a flat Box (continuous, 1-D), got Dict" in refusal("gym-Named-v0")
+    assert "env.action_bound=1" in refusal("gym-Uneven-v0")
+    env = make_env("gym-Uneven-v0", action_bound=2.0)
+    assert (env.envs[0].action_space.low[3], env.envs[0].action_space.low[4]) == (-2, -96)
+    register("Named-v0", limit=5, observation=Dict({"x": Text(3)}))
+    assert "entry 'x' of the observation must hold numbers, got Text" in refusal("gym-Named-v0")
 
 
 def test_a_reward_that_is_nan_ends_the_run(register):

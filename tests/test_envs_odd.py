@@ -45,7 +45,7 @@ RowObs OutOfBounds RewardArray RewardArray0 RewardInt RewardNpInt RewardBool Rew
 RewardZero RewardBig FlagsNp FlagsInt FlagsArr FlagsTorch BothFlags SuccessNone SuccessBool SuccessArr
 SuccessTorch InfoKeys End1 End2 Limit1 Limit2 Limit3 OwnLimit OwnLimit20 HasStateGood MetaNone
 NoRenderFps Fps0 Chatty WNormObs WNormRew WTimeLimit WFlatStack WRescale WEpisodeStats WPassive
-WTransformRew NoLimit NoLimitEnd5
+WTransformRew NoLimit NoLimitEnd5 Matrix ScalarAct WFrameStack
 """
 FINE = NAMES.split()
 
@@ -102,19 +102,16 @@ ENDED = {
     "OneSided": "action bounds must be finite",
     "Infinite": "action bounds must be finite",
     "WClip": "action bounds must be finite",
-    "Discrete": "action space must be a flat Box .*, got Discrete",
-    "MultiDiscrete": "action space must be a flat Box",
-    "MultiBinary": "action space must be a flat Box",
-    "Matrix": "action space must be a flat Box",
-    "ScalarAct": "action space must be a flat Box",
+    "Discrete": r"discrete actions, Discrete\(4\), are not supported; expected a Box",
+    "MultiDiscrete": "discrete actions, MultiDiscrete",
+    "MultiBinary": "discrete actions, MultiBinary",
     "NoAct": "action space has no entries",
     "NoObs": "observation space has no entries",
-    "Goal": "observation space must be a flat Box .*, got Dict",
-    "Nested": "observation space must be a flat Box .*, got Tuple",
-    "Image": "observation space must be a flat Box",
-    "Stack": "observation space must be a flat Box",
-    "ScalarObs": "observation space must be a flat Box",
-    "WFrameStack": "observation space must be a flat Box",
+    "Goal": "reset after step 0: entry 'achieved_goal' of the observation is missing, got an array",
+    "Nested": r"reset after step 0: entry '0' of the observation must be \[3\], got",
+    "Stack": r"reset after step 0: the observation must be \[4, 3\], got an array float32 \[2\]",
+    "ScalarObs": r"reset after step 0: the observation must be \[\], got an array float32 \[2\]",
+    "Image": "the observation space has a picture alone: it needs env.obs=pixels",
     "RaiseMake": r"cannot be made: RuntimeError: no license \(odd_envs.py:\d+, in fail\)",
     "Huge": r"reset after step 0: observation\[2\] is 1e\+30, .* gymnasium.wrappers.TransformObservation",
     "Overflow": r"reset after step 0: observation\[1\] is 1e\+300",

@@ -250,6 +250,29 @@ def test_runs_from_pixels_and_from_states_have_their_own_published_curves(tmp_pa
     assert shown["walker-walk", "tdmpc2 nano from pixels, dream_mpc"] == ["", "", "300", "1.67"]
 
 
+def test_success_has_curves_of_its_own_beside_what_is_published(tmp_path):
+    """By the name of a task with dashes or with underscores."""
+    folder = make_run(tmp_path / "reach", task="mw-reach-wall")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[0]["eval/success"], lines[1]["eval/success"] = 0.25, 0.5
+    lines[2]["final_success/dream_mpc"] = 0.75
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    params = json.loads((folder / "params.json").read_text()) | {"variant": "v3"}
+    (folder / "params.json").write_text(json.dumps(params))
+    curve = {"metric": "success", "env_steps": [0, 100_000], "mean": [0.0, 1.0], "std": [0.1, 0.1]}
+    (tmp_path / "published.json").write_text(json.dumps({"theirs": {"mw-reach_wall": curve}}))
+    inputs = read(folder, tmp_path / "published.json")
+    titles = [curve.title for curve in inputs.curves]
+    assert titles == ["mw-reach-wall (v3)", "mw-reach-wall (v3), success"]
+    assert inputs.curves[1].returns.tolist() == [0.25, 0.5, 0.75]
+    figure = figures.curves(inputs.curves, inputs.references)
+    assert [name for name, _ in figure.pictures] == titles
+    _, rows = figure.table
+    assert rows[1][-3:] == ["0.75", "0.30", "2.50"] and rows[0][-3:] == ["500", "", ""]
+    (note,) = [note for note in curve_notes(inputs) if "reference" in note]
+    assert note == "mw-reach-wall: the reference file has no curve of returns."
+
+
 def test_trainings_that_differ_are_said(tmp_path):
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=2, batch_size=256)]
     write_report(runs, tmp_path / "two.html")

@@ -87,8 +87,10 @@ def _no_picture(frame: Any) -> Mismatch:
 
 
 def draw(env: gymnasium.Env) -> np.ndarray:
-    """The present frame of `env`, uint8 [3, 64, 64]."""
+    """The present frame of `env`, uint8 [3, 64, 64]: the one that it observes, if it does, else a drawing."""
     _, height, width = FRAME_SHAPE
+    if _sees(env):
+        return env.get_wrapper_attr("seen")(height, width).transpose(2, 0, 1)
     frame = picture(env.render(height=height, width=width))  # type: ignore[call-arg]
     if frame.shape != (height, width, 3):
         raise Mismatch(
@@ -96,6 +98,10 @@ def draw(env: gymnasium.Env) -> np.ndarray:
             f" got {described(frame)}"
         )
     return frame.transpose(2, 0, 1)
+
+
+def _sees(env: gymnasium.Env) -> bool:
+    return env.has_wrapper_attr("sees") and env.get_wrapper_attr("sees")
 
 
 def check_drawing(env: gymnasium.Env, task: str, obs: str) -> None:

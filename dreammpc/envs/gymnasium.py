@@ -1,6 +1,6 @@
 """Gymnasium's environments as tasks: ``gym-Hopper-v5`` is the environment ``Hopper-v5``.
 
-Any registered id with flat Box spaces will do, also ``gym-package:Name-v0``, whose package Gymnasium then
+Any registered id with a Box of actions will do, also ``gym-package:Name-v0``, whose package Gymnasium then
 imports. Rewards and ends are the environment's own; one call of its ``step`` is one environment step.
 """
 
@@ -10,15 +10,18 @@ import difflib
 import math
 import warnings
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from dreammpc.envs import checks
 from dreammpc.envs.dmcontrol import use_egl_if_headless
 from dreammpc.envs.drawing import picture, scaled
+from dreammpc.envs.observations import Joined, is_flat, is_picture, leaves
 from dreammpc.envs.wrapper import frames_per_second
 from dreammpc.faults import told
 from dreammpc.interfaces import ForeignError, UsageError
@@ -32,11 +35,14 @@ _NEVER_END = {"HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher",
 class GymTask(gymnasium.Wrapper):
     """A Gymnasium environment with a time limit, as the wrapper to TorchRL asks for it.
 
+    Actions of any shape are flat here.
+
     Args:
         env: as `gymnasium.make` gives it, time limit included.
         action_repeat: steps of `env` per call of :meth:`step`, rewards summed; fewer where it ends between.
         time_limit: of `env`, in its own steps.
         episodic: whether an episode can end before the time limit.
+        action_bound: of actions that have none of their own.
 
     Attributes:
         action_repeat, episodic: as given.
@@ -44,8 +50,23 @@ class GymTask(gymnasium.Wrapper):
         limited: whether the time limit is the environment's own.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int, time_limit: int, episodic: bool):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        action_repeat: int,
+        time_limit: int,
+        episodic: bool,
+        action_bound: float | None = None,
+    ):
         super().__init__(env)
+        space = env.action_space
+        self._shape = space.shape
+        if isinstance(space, Box):
+            low, high = space.low.ravel(), space.high.ravel()
+            if action_bound is not None:
+                low = np.where(np.isfinite(low), low, -action_bound)
+                high = np.where(np.isfinite(high), high, action_bound)
+            self.action_space = Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype)  # type: ignore[arg-type]
         self.action_repeat, self.episodic = action_repeat, episodic
         self._drawn, self.limited = False, True
         self.max_episode_steps = math.ceil(time_limit / action_repeat)
@@ -53,6 +74,7 @@ class GymTask(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Applies ``action`` [A] up to ``action_repeat`` times."""
+        action = action.reshape(self._shape)
         if self.action_repeat == 1:
             return self.env.step(action)  # type: ignore[return-value]
         total = 0.0
@@ -73,8 +95,22 @@ class GymTask(gymnasium.Wrapper):
         return scaled(picture(frame), height, width)
 
 
-def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
+def make(
+    task: str,
+    *,
+    action_repeat: int | None,
+    render: bool,
+    kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    action_bound: float | None = None,
+) -> GymTask:
     """Makes the environment of ``gym-ID``; action repeat 1 by default.
+
+    Args:
+        task, action_repeat, render: see :func:`register_env`.
+        kwargs: the environment's own arguments, by name.
+        max_episode_steps: a time limit in place of its own, in its own steps.
+        action_bound: of actions that have none of their own.
 
     Raises:
         UsageError: no such id, an environment whose package is missing, or one that cannot be drawn.
@@ -82,10 +118,9 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
     name = task.removeprefix(PREFIX)
     if render:
         use_egl_if_headless()
+    own = {**(kwargs or {}), "disable_env_checker": True, "max_episode_steps": max_episode_steps}
     try:
-        # Not every environment takes the argument.
-        drawing: dict[str, Any] = {"render_mode": "rgb_array"} if render else {}
-        env = gymnasium.make(name, disable_env_checker=True, **drawing)
+        env = _make(name, own, render)
     except gymnasium.error.UnregisteredEnv as error:
         close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
@@ -95,16 +130,32 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> GymTask:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
     except Exception as error:
         raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
-    limit = env.spec.max_episode_steps if env.spec else None
+    if not is_flat(env.observation_space):
+        env = Joined(env, task)
+    limit = max_episode_steps or (env.spec.max_episode_steps if env.spec else None)
     if not (limited := limit is not None):
         limit = TIME_LIMIT
         env = TimeLimit(env, limit)
         warnings.warn(
             f"task {task!r} has no time limit: episodes are cut off after {limit} steps", stacklevel=2
         )
-    task_env = GymTask(env, action_repeat or 1, limit, _can_end(env))
+    task_env = GymTask(env, action_repeat or 1, limit, _can_end(env), action_bound)
     task_env.limited = limited
     return task_env
+
+
+def _make(name: str, own: dict[str, Any], render: bool) -> gymnasium.Env:
+    """What observes its own picture need not be able to draw another."""
+    if not render:
+        return gymnasium.make(name, **own)
+    try:
+        return gymnasium.make(name, render_mode="rgb_array", **own)
+    except Exception:
+        with contextlib.suppress(Exception):
+            blind = gymnasium.make(name, **own)
+            if any(is_picture(space) for _, space in leaves(blind.observation_space)):
+                return blind
+        raise
 
 
 def list_tasks() -> list[str]:

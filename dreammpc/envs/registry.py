@@ -3,9 +3,10 @@
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import gymnasium
 
@@ -158,6 +159,7 @@ def make_env(
     action_repeat: int | None = None,
     render: bool = False,
     obs: str = "state",
+    **options: Any,
 ) -> BatchedEnv:
     """Makes ``num_envs`` copies of a task as one batched environment.
 
@@ -170,6 +172,8 @@ def make_env(
             the control suite).
         render: say so here if frames will be asked for: without it no graphics library is set up.
         obs: what is observed: ``state``, ``pixels`` or ``both``; the latter two draw once per decision.
+        options: what the task's own family takes besides, of Gymnasium ``kwargs``, ``max_episode_steps`` and
+            ``action_bound``; None is as good as nothing.
 
     Returns:
         An environment with ``batch_size=[num_envs]``; see :class:`BatchedEnv`.
@@ -184,10 +188,12 @@ def make_env(
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
     draws, task = "pixels" in observed(obs), canonical(task)
     with explained(obs) if draws else contextlib.nullcontext():
-        envs = make_rows(task, num_envs, action_repeat, render or draws)
+        options = {key: value for key, value in options.items() if value is not None and value != {}}
+        envs = make_rows(task, num_envs, action_repeat, render or draws, **options)
         if draws:
             check_drawing(envs[0], task, obs)
     env = BatchedEnv(envs, task, obs)
+    env.options = options
     env.set_seed(seed)
     return env
 
@@ -218,7 +224,7 @@ def check_task(task: str, where: str, named: Collection[str] = ()) -> None:
 
 
 def make_rows(
-    task: str, num_envs: int, action_repeat: int | None = None, render: bool = False
+    task: str, num_envs: int, action_repeat: int | None = None, render: bool = False, **options: Any
 ) -> list[gymnasium.Env]:
     """The environments of a task, as their family makes them, not yet wrapped.
 
@@ -232,7 +238,9 @@ def make_rows(
     factory = FAMILIES[prefix]
     if prefix in _CLOSED and task not in set(_TASKS[prefix]()):
         raise ValueError(_unknown(task))
-    return [factory(task, action_repeat=action_repeat, render=render) for _ in range(num_envs)]
+    if options and not set(options) <= set(inspect.signature(factory).parameters):
+        raise UsageError(f"task {task!r} takes no env.{next(iter(options))}; tasks of Gymnasium do: gym-ID")
+    return [factory(task, action_repeat=action_repeat, render=render, **options) for _ in range(num_envs)]
 
 
 def _unknown(task: str) -> str:

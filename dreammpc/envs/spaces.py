@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from dreammpc.interfaces import UsageError
 
@@ -13,22 +13,29 @@ EXACT = 2.0**53
 """Whole numbers up to here are exact as floats."""
 
 
-def flat_box(envs: Sequence[gymnasium.Env], which: str, task: str) -> Box:
-    """The `which` ("observation" or "action") space, which all environments share.
+def flat_box(envs: Sequence[gymnasium.Env], which: str, task: str, empty: bool = False) -> Box:
+    """The `which` ("observation" or "action") space, which all environments share; maybe `empty`.
 
     Raises:
         UsageError: it is no flat Box of numbers, has no entries, or differs among them.
     """
     spaces: list[Any] = [getattr(env, f"{which}_space", None) for env in envs]
     first = spaces[0]
+    if which == "action" and isinstance(first, Discrete | MultiDiscrete | MultiBinary):
+        raise UsageError(
+            f"task {task!r}: discrete actions, {one_line(first)}, are not supported; expected a Box"
+            " (continuous)"
+        )
     if not isinstance(first, Box) or len(first.shape) != 1 or np.dtype(first.dtype).kind not in "fiu":
         ours = "" if isinstance(first, gymnasium.Space) or first is None else f" of {type(first).__module__}"
         raise UsageError(
             f"task {task!r}: the {which} space must be a flat Box (continuous, 1-D),"
             f" got {one_line(first)}{ours}"
         )
-    if not first.shape[0]:
-        raise UsageError(f"task {task!r}: the {which} space has no entries: {one_line(first)}")
+    if not first.shape[0] and not empty:
+        seen = envs[0].has_wrapper_attr("sees") and envs[0].get_wrapper_attr("sees")
+        what = f"no entries: {one_line(first)}" if not seen else "a picture alone: it needs env.obs=pixels"
+        raise UsageError(f"task {task!r}: the {which} space has {what}")
     if any(space.shape != first.shape for space in spaces) or (
         which == "action" and len(set(map(repr, spaces))) > 1
     ):
@@ -53,7 +60,10 @@ class Actions:
         self.dtype = space.dtype
         self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
-            raise UsageError(f"task {task!r}: action bounds must be finite, got {one_line(space)}")
+            raise UsageError(
+                f"task {task!r}: action bounds must be finite, got {one_line(space)};"
+                " env.action_bound=1 sets those that are not, of gym-… tasks"
+            )
         if (self.low > self.high).any():
             raise UsageError(f"task {task!r}: action bounds must be in order, got {one_line(space)}")
         self.whole = space.dtype.kind in "iu"

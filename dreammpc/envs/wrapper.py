@@ -63,6 +63,8 @@ class BatchedEnv(EnvBase):
         full_return: the return that is worth a normalized score of 1, as the environments say it; None where
             they do not: success is the score there, if it is reported.
         variant: which of several versions of the task's environment this is, for tables; else empty.
+        layout: the entries that the observation was joined of, if it was.
+        options: those of :func:`make_env` for the task's own family.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -86,7 +88,9 @@ class BatchedEnv(EnvBase):
         self.full_return: float | None = _attribute(envs[0], "full_return", None)
         self.variant: str = _attribute(envs[0], "variant", "")
         self.fps = frames_per_second(envs[0])
-        observation_dim = flat_box(envs, "observation", task).shape[0]
+        self.layout: str = _attribute(envs[0], "layout", "")
+        self.options: dict[str, Any] = {}
+        observation_dim = flat_box(envs, "observation", task, empty=obs == "pixels").shape[0]
         actions = flat_box(envs, "action", task)
         self._own_actions = Actions(actions, task)
 
@@ -123,6 +127,11 @@ class BatchedEnv(EnvBase):
     def title(self) -> str:
         """The task's name, with its variant if it has one."""
         return f"{self.task} ({self.variant})" if self.variant else self.task
+
+    def facts(self) -> dict[str, str]:
+        """What a run's log says of the environments beside its settings."""
+        found = {"variant": self.variant, "observation": self.layout}
+        return {name: text for name, text in found.items() if text}
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)

@@ -23,6 +23,7 @@ class Evaluator:
         seeds: the starts, one for each episode, in place of `seed`, `seed` + 1, …
         obs: what the agents observe: `state`, `pixels` or `both`.
         progress: where to show what is played; `None` shows nothing.
+        options: of the task's own family, see `make_env`.
     """
 
     def __init__(
@@ -35,18 +36,21 @@ class Evaluator:
         seeds: Sequence[int] | None = None,
         obs: str = "state",
         progress: Progress | None = None,
+        options: Mapping[str, Any] | None = None,
     ):
         self.task, self.episodes, self.obs = task, episodes, obs
         self.seeds = list(seeds or range(seed, seed + episodes))
         self.action_repeat, self.should_stop = action_repeat, should_stop
         self.progress = progress or Progress(shown=False)
+        self.options = dict(options or {})
         self._env: BatchedEnv | None = None
 
     @property
     def env(self) -> BatchedEnv:
         """The environments, made on first use."""
         if self._env is None:
-            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, obs=self.obs)
+            how = {"obs": self.obs, **self.options}
+            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, **how)
         return self._env
 
     def play(self, agent, name: str = "") -> Episodes | None:
@@ -74,7 +78,7 @@ class Evaluator:
         """The same with several agents side by side, by name."""
         steps = self._steps()
         with self.progress.during("filming", steps and steps * len(agents), "steps") as stepped:
-            how = self.action_repeat, self.should_stop, self.obs, stepped
+            how = self.action_repeat, self.should_stop, self.obs, stepped, self.options
             return film(agents, self.task, self.seeds[0], path, *how)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,11 +43,12 @@ def film(
     should_stop: Callable[[], bool] = lambda: False,
     obs: str = "state",
     stepped: Callable[[], None] = lambda: None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Episodes] | None:
     """Play an episode with each agent from the same start and write one video, mp4 or gif by `path`'s ending.
 
     Several agents stand side by side under their names; who ends first stays as it ended, darkened.
-    `stepped` is told of every step.
+    `stepped` is told of every step; `options` are those of the task's own family, see `make_env`.
 
     Returns:
         The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
@@ -54,7 +56,7 @@ def film(
     episodes: dict[str, Episodes] = {}
     try:
         check_writer()
-        env = make_env(task, 1, seed, action_repeat, render=True, obs=obs)
+        env = make_env(task, 1, seed, action_repeat, render=True, obs=obs, **(options or {}))
         env.reset()
         env.render(0, VIDEO_SIZE, VIDEO_SIZE)
     except Exception as error:  # whatever OpenGL says: a training must not end without its table
