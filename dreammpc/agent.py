@@ -17,8 +17,8 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
 from dreammpc.compiling import compile_mode, compiled
-from dreammpc.devices import module_device, moved, tensor_device
-from dreammpc.graphs import Graphed
+from dreammpc.devices import forked_rng, module_device, moved, tensor_device
+from dreammpc.graphs import Graphed, leaves, like
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 
@@ -75,19 +75,20 @@ class Agent(TensorDictModuleBase):
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
         self._compiled = compile
-        self._act: Callable = compiled(act, compile)
+        self._act: Callable = compiled(act_tensors, compile)
+        self._templates: dict[int, Any] = {}
+        """Captured plans; what `act` returns, by the size of the batch."""
         self._graphs: dict[tuple, Graphed] = {}
-        """Captured plans, by the size of the batch and by what the agent was told."""
         self.checked = False
         """The planner's promises have been checked, which the first `step` does."""
 
     def __getstate__(self) -> dict[str, Any]:
         # What is compiled or captured cannot travel to another process.
-        return {**self.__dict__, "_act": None, "_graphs": {}}
+        return {**self.__dict__, "_act": None, "_graphs": {}, "_templates": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._act = compiled(act, self._compiled)
+        self._act = compiled(act_tensors, self._compiled)
 
     @property
     def device(self) -> torch.device | None:
@@ -134,30 +135,29 @@ class Agent(TensorDictModuleBase):
         if self.checked:
             plan, after = self._plan(obs, carry, is_init)
         else:
-            carry = self._reset(carry, is_init)
-            plan, after = act(
-                self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation, check=True
-            )
+            plan, after = act(*self._arguments(obs, carry, is_init), check=True)
             self.checked = True
         return plan._replace(action=plan.action.to(home)), moved(after, held)
 
-    def _reset(self, carry: TensorDictBase, is_init: Tensor) -> TensorDictBase:
-        return torch.where(is_init.squeeze(-1), self.initial_carry(len(is_init), is_init.device), carry)
+    def _arguments(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
+        fresh = self.initial_carry(len(is_init), is_init.device)
+        carry = torch.where(is_init.squeeze(-1), fresh, carry)
+        return self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation
 
-    def _plan(
-        self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
-    ) -> tuple[Plan, TensorDictBase]:
-        carry = self._reset(carry, is_init)
-        return self._act(self.model, self.planner, obs, carry, self.noise_scale, self.noise_correlation)
+    def _plan(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
+        arguments = self._arguments(obs, carry, is_init)
+        if compile_mode(self._compiled) in (None, "off"):
+            return act(*arguments)
+        if len(is_init) not in self._templates:
+            with forked_rng(is_init.device):
+                self._templates[len(is_init)] = act(*arguments)
+        return like(self._templates[len(is_init)], self._act(*arguments))
 
-    def _replayed(
-        self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
-    ) -> tuple[Plan, TensorDictBase]:
+    def _replayed(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
         how = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation
         if how not in self._graphs:
-            here = self.device or tensor_device(obs)
-            self._graphs[how] = Graphed(self._plan, here, to_host=True)
+            self._graphs[how] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
         plan, after = self._graphs[how](obs, carry, is_init)
         return plan, moved(after, tensor_device(carry))
 
@@ -249,6 +249,11 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
             else type(is_init).__name__
         )
         raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
+
+
+def act_tensors(*arguments: Any) -> list[Tensor]:
+    """The tensors of what `act` returns: not every torch can hand TensorDicts out of what it compiles."""
+    return leaves(act(*arguments))
 
 
 def check_plan(

@@ -190,7 +190,7 @@ def leaves(tree: Any) -> list[Tensor]:
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, TensorDictBase | dict):
-        return [leaf for _, child in sorted(tree.items()) for leaf in leaves(child)]
+        return [leaf for key in sorted(tree.keys()) for leaf in leaves(tree[key])]
     return [] if tree is None else [leaf for child in tree for leaf in leaves(child)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.agent import Agent, expert_of
@@ -142,6 +142,12 @@ def replan(model: BMPCModel, planner: Any, obs: TensorDictBase) -> Plan:
     return planner.plan(Imagination(Exploring(model)), latent, planner.initial_state(size, device))
 
 
+def replanned_tensors(model: BMPCModel, planner: Any, obs: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and std [M, A] of the first action of `replan`, and its value [M, 1]."""
+    expert = expert_of(replan(model, planner, obs))
+    return expert["mean"], expert["std"], expert["value"]
+
+
 class BMPC(LatentAlgorithm):
     """World model, policy and planner of BMPC; further arguments: see `LatentAlgorithm`.
 
@@ -189,7 +195,7 @@ class BMPC(LatentAlgorithm):
         self._fresh: TensorDictBase | None = None
         """The plans of the last update that planned anew; with graphs they stay in their place."""
         self.register_buffer("divergence_scale", torch.ones(()))
-        self._replan: Callable = compiled(replan, compile)
+        self._replan: Callable = compiled(replanned_tensors, compile)
 
     def draw(self, batch: TensorDictBase) -> Draws:
         """Random numbers for one update on `batch` [B, H]."""
@@ -244,7 +250,9 @@ class BMPC(LatentAlgorithm):
             `mean`, `std` [B, H, A] and `value` [B, H, 1] as a TensorDict [B, H].
         """
         obs = batch.select(*self.model.obs_keys).flatten(0, 1)
-        return expert_of(self._replan(self.model, self.expert, obs)).reshape(batch.shape)
+        mean, std, value = self._replan(self.model, self.expert, obs)
+        fresh = TensorDict({"mean": mean, "std": std, "value": value}, [mean.shape[0]])
+        return fresh.reshape(batch.shape)
 
     def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
         """`replanned`, and written back to the replay."""
