@@ -135,7 +135,7 @@ class Agent(TensorDictModuleBase):
         if self.checked:
             plan, after = self._plan(obs, carry, is_init)
         else:
-            plan, after = act(*self._arguments(obs, carry, is_init), True)  # checked
+            plan, after = act(*self._arguments(obs, carry, is_init), True)  # type: ignore[call-arg]
             self.checked = True
         return plan._replace(action=plan.action.to(home)), moved(after, held)
 
