@@ -95,7 +95,7 @@ class MujocoTask(gymnasium.Env):
         """See :mod:`dreammpc.envs.state`."""
         env, self._steps = self._env, state["steps"]
         env.np_random.bit_generator.state = state["random"]
-        set_mujoco_state(env.model, env.data, state["mujoco"])
+        set_mujoco_state(env.model, env.data, state["mujoco"], self.changed_by_episodes)
         for thing, attributes in zip(self.stateful(), state["attributes"], strict=True):
             set_plain_attributes(thing, attributes)
 
