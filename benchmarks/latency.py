@@ -3,8 +3,9 @@
     python benchmarks/latency.py --sizes 5M --batch 1 --threads 2
     python benchmarks/latency.py --device cuda --sizes 5M --batch 1 64 --modes compiled graphs
 
-Prints a Markdown table: median and minimum milliseconds, model steps, and the ratio to MPPI of the same mode,
-all in one run. Run it alone.
+Prints a Markdown table: median and minimum milliseconds, model steps, the ratio to MPPI of the same mode, and
+the floor, what the matrix products of a plan take by themselves (`benchmarks/products.py`), with the median's
+ratio to it; all in one run. Run it alone.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from dataclasses import asdict
 
 import torch
+from products import floor
 from tensordict import TensorDict
 
 from dreammpc.agent import Agent
@@ -25,11 +27,15 @@ MODES = {"eager": "off", "compiled": "default", "graphs": "graphs"}
 PLANNERS = ("mppi", "policy", "dream_mpc", "dream_mpc_paper")
 
 
+def start(agent: Agent, obs_dim: int, batch: int) -> tuple[TensorDict, TensorDict, torch.Tensor]:
+    """What `Agent.step` takes: a random observation, a fresh carry, no episode that begins."""
+    obs = TensorDict({"observation": torch.randn(batch, obs_dim)}, [batch])
+    return obs, agent.initial_carry(batch), torch.zeros(batch, 1, dtype=torch.bool)
+
+
 def measure(agent: Agent, obs_dim: int, batch: int, runs: int) -> tuple[float, float, float, float]:
     """Seconds of the first call, median and minimum milliseconds of the others, model steps per action."""
-    obs = TensorDict({"observation": torch.randn(batch, obs_dim)}, [batch])
-    carry = agent.initial_carry(batch)
-    is_init = torch.zeros(batch, 1, dtype=torch.bool)
+    obs, carry, is_init = start(agent, obs_dim, batch)
 
     def act() -> float:
         nonlocal carry
@@ -68,9 +74,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}, {args.threads} threads; observations come from the host")
     print(
         "| size | B | mode | planner | median ms | min ms | model steps | times faster than mppi"
-        " | first call s |"
+        " | floor ms | against floor | first call s |"
     )
-    print("|---|---:|---|---|---:|---:|---:|---:|---:|")
+    print("|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for size in args.sizes:
         torch.manual_seed(0)
         model = TDMPC2Model(args.obs_dim, args.action_dim, **asdict(SIZES[size]))
@@ -85,6 +91,9 @@ def main() -> None:
                 agent = Agent(model, planner, noise_scale=1.0, compile=MODES[mode])
                 first, median, least, steps = measure(agent, args.obs_dim, batch, args.runs)
                 base = median if name == "mppi" else base
+                eager = Agent(model, planner, noise_scale=1.0)
+                arguments = start(eager, args.obs_dim, batch)
+                least_possible = floor(lambda eager=eager, given=arguments: eager.step(*given), device)
                 ratio = "" if base is None else f"{base / median:.1f}"
                 row = [
                     size,
@@ -95,6 +104,8 @@ def main() -> None:
                     f"{least:.2f}",
                     f"{steps:.0f}",
                     ratio,
+                    f"{least_possible.ms:.2f}",
+                    f"{median / least_possible.ms:.2f}",
                     f"{first:.1f}",
                 ]
                 print(f"| {' | '.join(row)} |", flush=True)
