@@ -107,7 +107,7 @@ class Progress:
     def _show(self) -> None:
         if self._entered:
             look, notes = self._entered[-1]
-            self._line.show(look(), notes(), len(self._entered) > 1)
+            self._line.show(look(), notes(), len(self._entered))
 
 
 class _Line:
@@ -119,12 +119,12 @@ class _Line:
         self._began = self._at = self._said = time.monotonic()
         self._phase: Phase | None = None
         self._notes: dict[str, str] = {}
-        self._within = False
+        self._depth = 0
         self._clocks: dict[str, tuple[float, int]] = {}
         """Seconds spent in a phase so far, and the count that it began with."""
 
-    def show(self, phase: Phase, notes: dict[str, str], within: bool) -> None:
-        """Show `phase`; one `within` another leaves no line behind."""
+    def show(self, phase: Phase, notes: dict[str, str], depth: int) -> None:
+        """Show `phase`, one of `depth` that have been entered; within others, it leaves no line behind."""
         now = time.monotonic()
         if self._phase is not None:
             seconds, first = self._clocks[self._phase.name]
@@ -132,9 +132,11 @@ class _Line:
         self._at = now
         begins = self._phase is None or self._phase.name != phase.name
         if begins:
+            if self._phase is not None and depth == self._depth:  # one follows the other: it came to its end
+                self._phase = self._phase._replace(done=self._phase.total or self._phase.done)
             self._finish()
             self._clocks.setdefault(phase.name, (0.0, phase.done))
-        self._phase, self._notes, self._within = phase, notes, within
+        self._phase, self._notes, self._depth = phase, notes, depth
         if self.terminal:
             self._write = self._write or tqdm.status_printer(self.stream)
             self._write(self._text())
@@ -154,7 +156,7 @@ class _Line:
         phase = self._phase
         if phase is None or (phase.total is not None and phase.done < phase.total):
             return
-        if not self._within:
+        if self._depth == 1:
             if self._write is not None:
                 self._write(self._text())
                 self._newline()

@@ -70,6 +70,17 @@ def test_a_terminal_gets_a_bar_and_each_outer_phase_leaves_its_last_one(clock):
     assert left[0].startswith("training: 100%|") and left[1] == "saving [00:00]"
 
 
+def test_a_phase_that_another_follows_came_to_its_end(clock):
+    """Also where nobody looked at its last step."""
+    out, phase = io.StringIO(), Phase("random actions", 0, 50, "steps")
+    progress = Progress(out)
+    with progress.watching(lambda: phase):
+        clock.s, phase = clock.s + 10, Phase("training", 50, 90, "steps")
+    lines = out.getvalue().splitlines()
+    assert "random actions: 100% 50/50 [00:10<00:00,  5.00 steps/s]" in lines
+    assert lines[-1].startswith("training:  56% 50/90")
+
+
 @pytest.mark.parametrize("rank", ["1", "3"])
 def test_other_ranks_say_nothing(monkeypatch, rank):
     monkeypatch.setenv("RANK", rank)
