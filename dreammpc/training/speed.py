@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 ON_CUDA = "default"
 """What `trainer.compile` is on a GPU if left open: `graphs`, once a card has shown these (docs/gpu.md)."""
 
-PAYS_FROM = {False: (10_000, 5_000), True: (5_000, 1_000)}
+PAYS_FROM = {False: (20_000, 5_000), True: (5_000, 1_000)}
 """Plans and updates from which compiling pays on a CPU, for narrow and wide models: with nano a plan gains
 some 3 ms and an update 10, with 5M 8 and 90 (docs/results.md)."""
 
