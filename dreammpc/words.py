@@ -27,6 +27,10 @@ LITERAL = (
 """Keys whose values, paths and names, are taken as they are typed."""
 
 
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+"""A value in quotes, of the one kind or the other."""
+
+
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
     `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
@@ -72,18 +76,24 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     if recipe in COMPARE and key.startswith("planner."):
         return f"++settings.{key.removeprefix('planner.')}={value}"
     if recipe == "evaluate" and key == "checkpoint":
-        return f"checkpoint=[{','.join(map(quoted, value.strip('[]').split(',')))}]"
+        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else value
+        return f"checkpoint=[{','.join(map(quoted, _parts(listed)))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
     if key.startswith("env.kwargs."):  # the names are the environment's own
         return f"++{argument}"
-    if key.lstrip("+") in LITERAL and not (multirun and re.search(r"[,(]", value)):
-        return f"{key}={literal(value)}"
+    if key.lstrip("+") in LITERAL and not (multirun and "(" in value):
+        return f"{key}={','.join(map(literal, _parts(value))) if multirun else literal(value)}"
     if key in ("eval_planner", "evaluation.planners"):
         return f"{key}=[{value.strip('[]')}]"
     if key.startswith("eval_planner."):
         return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
     return argument
+
+
+def _parts(value: str) -> list[str]:
+    """What stands between commas; none divides what is in quotes."""
+    return re.findall(rf"(?:{QUOTED})(?=,|$)|[^,]+", value) or [value]
 
 
 def _sweep_words(arguments: list[str]) -> list[str]:
@@ -116,7 +126,7 @@ def _sweep_words(arguments: list[str]) -> list[str]:
 
 def quoted(text: str) -> str:
     """A word as Hydra's grammar takes it; a plain path, and what is quoted already, stays as it is."""
-    plain = text[:1] in ("'", '"') or re.fullmatch(r"[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
+    plain = re.fullmatch(rf"{QUOTED}|[\w.@:+-]*/[\w./@:+-]*", text, re.ASCII)
     return text if plain else QuotedString(text, Quote.single).with_quotes()
 
 
@@ -145,7 +155,7 @@ def unreadable(word: str) -> str:
 
 def unquoted(text: str) -> str:
     """A word without the quotes of Hydra's grammar."""
-    if text[:1] not in ("'", '"'):
+    if not re.fullmatch(QUOTED, text):
         return text
     try:
         value = OverridesParser.create().parse_override(f"x={text}").value()

@@ -6,7 +6,7 @@ import pytest
 
 from dreammpc.interfaces import UsageError
 from dreammpc.recipe import compose
-from dreammpc.words import LITERAL
+from dreammpc.words import LITERAL, rewrite
 
 ODD = [
     "runs/a#b",
@@ -23,6 +23,11 @@ ODD = [
     "ü",
     "-x",
     "a'b\"c",
+    "'tis/x",
+    '"x',
+    "'a'b",
+    "'a','b'",
+    "a\nb",
 ]
 
 
@@ -43,7 +48,20 @@ def test_what_is_quoted_already_or_nothing_stays(value="'a#b'"):
     assert compose("train", ["folder=${task}/x#y"]).folder == "cartpole-swingup/x#y"
 
 
-@pytest.mark.parametrize("word", ["task=a#b", "tracking.kind=a#b", "task='x", "task=a{b", 'folder="'])
+@pytest.mark.parametrize("value", [value for value in ODD if "," not in value and value != "[a]"])
+def test_so_are_checkpoints_one_or_several(value):
+    assert compose("evaluate", [f"checkpoint={value}"]).checkpoint == [value]
+    assert compose("evaluate", [f"checkpoint={value},b c"]).checkpoint == [value, "b c"]
+    assert compose("evaluate", [f"checkpoint=[x,{value}]", "output=y"]).checkpoint == ["x", value]
+
+
+def test_a_comma_in_quotes_divides_nothing():
+    assert compose("evaluate", ["checkpoint='a,b',c#d,\"e,f\""]).checkpoint == ["a,b", "c#d", "e,f"]
+    assert rewrite(["-m", "folder=a#b,'c,d',e"], "train") == ["-m", "folder='a#b','c,d',e"]
+    assert rewrite(["-m", "folder=choice(a,b)"], "train") == ["-m", "folder=choice(a,b)"]
+
+
+@pytest.mark.parametrize("word", ["task=a#b", "tracking.kind=a#b", "task='x", "task=a{b", 'tracking.kind="a'])
 def test_other_values_say_how_to_quote_them(word):
     with pytest.raises(UsageError, match="quote it, for Hydra and for the shell: ") as caught:
         compose("train", [word])
@@ -52,7 +70,7 @@ def test_other_values_say_how_to_quote_them(word):
     try:
         config = compose("train", [better])
     except UsageError as error:  # of another kind: the value was read
-        assert "unknown tracking 'a#b'" in str(error)
+        assert f"unknown tracking {value!r}" in str(error)
     else:
         assert getattr(config, key) == value
 
