@@ -127,6 +127,8 @@ def test_observations_are_states_or_are_encoded():
         ValueError, match=r"^observation: expected a tensor of shape \[5, 3\], got float32 \[5, 4\]$"
     ):
         model.observe(wide, None, belief)
+    with pytest.raises(UsageError, match=r"^observation: expected an entry of that name, got state, pixels$"):
+        model.observe(TensorDict({"state": x, "pixels": x}, [M]), None, belief)
     with pytest.raises(
         ValueError, match=r"^encode: expected a tensor of shape \[5, 3\], got float32 \[5, 2\]$"
     ):
@@ -172,7 +174,20 @@ def test_an_agent_acts_in_it():
             r"^termination: expected a tensor of shape \[5\], got bool \[5, 3\]",
         ),
         ({"discount": 1.1}, r"^discount must be in \[0, 1\], got 1.1$"),
-        ({"policy_std": -0.1}, r"^policy_std must be at least 0, got -0.1$"),
+        ({"policy_std": -0.1}, r"^policy_std must be at least 0 and finite, got -0.1$"),
+        ({"policy_std": float("inf")}, r"^policy_std must be at least 0 and finite, got inf$"),
+        ({"policy_std": torch.ones(A)}, r"^policy_std must be a number, got float32 \[2\]$"),
+        ({"discount": "0.9"}, r"^discount must be a number, got str$"),
+        ({"device": "nowhere"}, r"^device 'nowhere': RuntimeError: "),
+        ({"device": "cuda:99"}, r"^device 'cuda:99': "),
+        (
+            {"dynamics": lambda x, a: x.to_sparse()},
+            r"^dynamics: expected .*, got sparse_coo float32 \[5, 3\]$",
+        ),
+        (
+            {"dynamics": lambda x, a: x.to("meta")},
+            r"^dynamics: expected a tensor on cpu, as its inputs, got meta$",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(settings, words):
@@ -185,6 +200,13 @@ def test_a_mistake_is_one_line(settings, words):
 def test_dimensions_start_at_one(dims, name):
     with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got 0$"):
         SimulatorModel(*dims, dynamics, reward)
+
+
+@pytest.mark.parametrize("size", [3.0, "3", None])
+def test_dimensions_are_integers(size):
+    with pytest.raises(UsageError, match=rf"^state_dim must be an integer, got {size!r}$"):
+        SimulatorModel(size, A, dynamics, reward)
+    assert SimulatorModel(np.int64(D), A, dynamics, reward).initial_belief(1)["x"].shape == (1, D)
 
 
 def test_a_model_that_cannot_observe_is_no_agent():
@@ -204,6 +226,7 @@ def test_a_model_that_cannot_observe_is_no_agent():
         (torch.zeros(2, 3, dtype=torch.int64), r"int64 \[2, 3\]"),
         ([[0.0, 0.0, 0.0]], "list"),
         (np.zeros((2, 3)), "ndarray"),
+        (torch.zeros(2, 3).to_sparse(), r"sparse_coo float32 \[2, 3\]"),
     ],
 )
 def test_what_is_no_batch_of_states_is_refused(x, got):
@@ -360,3 +383,83 @@ def test_what_fails_later_is_one_line_too():
     planner = make_planner("dream_mpc", A)
     with pytest.raises(UsageError, match=r"^reward: failed on x float32 \[75, 3\], .*: KeyError: 'mood'$"):
         planner.plan(Imagination(model), model.latent(inputs()[0]), planner.initial_state(M))
+
+
+# --- functions that look wrong, and functions that only look so ------------------------------------------
+
+
+class Network(nn.Sequential):
+    def __init__(self, *layers):
+        super().__init__(nn.Linear(D + A, 16), *layers, nn.SiLU(), nn.Linear(16, D))
+
+    def forward(self, x, a):
+        return x + super().forward(torch.cat([x, a], -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("dynamics", Network(nn.Dropout(0.5))),
+        ("dynamics", lambda x, a: x + 0.1 * torch.randn_like(x)),
+        ("dynamics", lambda x, a: x - x.mean(0)),
+        ("reward", lambda x, a, y: y[:, 0] - y[:, 0].mean()),
+        ("policy", lambda x: torch.rand(len(x), A)),
+        ("value", lambda x: x.std(0, correction=0).sum().expand(len(x))),
+    ],
+)
+def test_chance_and_rows_that_influence_each_other_are_warned_of(name, function, caplog):
+    make(**{name: function})
+    (said,) = caplog.messages
+    assert said.startswith(f"{name}: a row alone has another result than among others; ")
+
+
+results: dict = {}
+
+
+def remembered(x, a):
+    key = x.numpy().tobytes() + a.numpy().tobytes()
+    return results.setdefault(key, dynamics(x, a))
+
+
+def simulated(x, a):
+    after = 0.9 * x.double().numpy()
+    after[:, :A] += a.double().numpy()
+    return torch.from_numpy(after)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Network(nn.Dropout(0.5), nn.BatchNorm1d(16), nn.LayerNorm(16)).eval(),
+        lambda x, a: dynamics(x.half(), a.half()),
+        lambda x, a: x.log(),  # of what has no logarithm: NaN
+        lambda x, a: dynamics(x.data, a.data),
+        lambda x, a: dynamics(x.clone().clamp_(-1, 1), a),
+        torch.compile(dynamics, backend="eager"),
+        remembered,
+        simulated,
+    ],
+)
+@torch.no_grad()
+def test_what_planners_can_live_with_is_not_warned_of(function, caplog):
+    model = make(dynamics=function)
+    planner = make_planner("mppi", A)
+    plan = planner.plan(Imagination(model), model.latent(inputs()[0]), planner.initial_state(M))
+    assert plan.action.isfinite().all()
+    assert not [record for record in caplog.records if record.name.startswith("dreammpc")]
+
+
+@pytest.mark.parametrize("planner", ["dream_mpc", "mppi"])
+def test_only_gradient_planners_need_functions_that_can_be_differentiated(planner):
+    model, planner = make(dynamics=simulated), make_planner(planner, A)
+
+    def plan():
+        return planner.plan(Imagination(model), model.latent(inputs()[0]), planner.initial_state(M))
+
+    if hasattr(planner, "num_samples"):
+        assert plan().action.shape == (M, A)
+        return
+    words = r"^gradient planning differentiates the model by torch.func.vjp, and there it fails .*dynamics: "
+    with pytest.raises(UsageError, match=words) as error:
+        plan()
+    assert "\n" not in str(error.value)

@@ -69,6 +69,7 @@ def test_a_warm_start_of_another_planner(state, words):
         (TensorDict({"z": torch.zeros(16)}, []), r"batch size \[\]"),
         (TensorDict({"z": torch.zeros(B, 2, 16)}, [B, 2]), r"batch size \[3, 2\]"),
         (TensorDict({}, [B]), r"batch size \[3\] and no entries"),
+        (TensorDict({"z": torch.zeros(0, 16)}, [0]), r"batch size \[0\]"),
     ],
 )
 def test_what_is_no_batch_of_latents(name, latent, got):

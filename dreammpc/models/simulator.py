@@ -3,7 +3,9 @@
 Shapes: M a flat batch, D state width, A action dimension, K value heads, O observation width.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -11,6 +13,11 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.interfaces import Outcome, UsageError
+
+log = logging.getLogger(__name__)
+
+SAME = 0.01
+"""How far a row's result alone may be from that among others: absolute, and relative."""
 
 
 class SimulatorModel(nn.Module):
@@ -20,7 +27,8 @@ class SimulatorModel(nn.Module):
     `parameters()` reach them. Gradient planners need functions that autograd can follow. What goes in is
     float32; what comes out is read as float32. Functions change nothing in place and return new tensors.
     Every function but `encode` is tried here, on small random states and on actions in [-1, 1]: on several
-    rows, on rows that share their memory (as the rows of one state do) and on one row.
+    rows, on rows that share their memory (as the rows of one state do) and on one row, whose result should be
+    the one it had among others: a warning tells of chance, and of rows that influence each other.
 
     Args:
         state_dim: D.
@@ -38,8 +46,8 @@ class SimulatorModel(nn.Module):
 
     Raises:
         UsageError: here or in a plan, in one line: a function that fails, writes into what it was given,
-            returns the same memory again or a wrong shape; a number out of range; both or neither of
-            `reward` and `cost`.
+            returns the same memory again, a wrong shape or a tensor elsewhere; a number out of range; both or
+            neither of `reward` and `cost`; a device that is not there.
 
     Example::
 
@@ -63,11 +71,16 @@ class SimulatorModel(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        for name, number in (("state_dim", state_dim), ("action_dim", action_dim)):
-            if not number >= 1:
-                raise UsageError(f"{name} must be at least 1, got {number}")
-        if not policy_std >= 0:
-            raise UsageError(f"policy_std must be at least 0, got {policy_std}")
+        for name, size in (("state_dim", state_dim), ("action_dim", action_dim)):
+            if not isinstance(size, Integral):
+                raise UsageError(f"{name} must be an integer, got {size!r}")
+            if not size >= 1:
+                raise UsageError(f"{name} must be at least 1, got {size}")
+        for name, number in (("policy_std", policy_std), ("discount", discount)):
+            if not isinstance(number, Real):
+                raise UsageError(f"{name} must be a number, got {_seen(number)}")
+        if not 0 <= policy_std < torch.inf:
+            raise UsageError(f"policy_std must be at least 0 and finite, got {policy_std}")
         if not 0 <= discount <= 1:
             raise UsageError(f"discount must be in [0, 1], got {discount}")
         if (reward is None) == (cost is None):
@@ -90,7 +103,7 @@ class SimulatorModel(nn.Module):
             UsageError: no floating tensor of that shape.
         """
         fits = isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == self.state_dim
-        if not fits or not x.is_floating_point():
+        if not fits or not x.is_floating_point() or x.layout != torch.strided:
             raise UsageError(
                 f"latent: expected float32 states of shape [M, {self.state_dim}], got {_seen(x)}"
             )
@@ -104,9 +117,12 @@ class SimulatorModel(nn.Module):
         """The latent [B] of `obs["observation"]` [B, O], read as float32; the rest is not needed.
 
         Raises:
-            UsageError: no batch; a state, or what `encode` returns, of another shape than [B, D].
+            UsageError: no batch, no observation; a state, or what `encode` returns, that is not [B, D].
         """
-        x, shape = obs["observation"], (*obs.batch_size, self.state_dim)
+        x, shape = obs.get("observation", None), (*obs.batch_size, self.state_dim)
+        if x is None:
+            there = ", ".join(map(str, obs.keys()))
+            raise UsageError(f"observation: expected an entry of that name, got {there}")
         if self.encode_fn is not None:  # of a copy: it is the environment's own tensor
             given = {"observation": x.to(torch.float32, copy=True)}
             return self.latent(_call("encode", self.encode_fn, given, shape))
@@ -149,23 +165,28 @@ class SimulatorModel(nn.Module):
     def _try_functions(self, device: torch.device | str | None) -> None:
         size = max(self.state_dim, self.action_dim) + 2  # a batch that no other dimension is mistaken for
         random = torch.Generator().manual_seed(0)
-        x = 0.1 * torch.randn(size, self.state_dim, generator=random).to(device)
-        a = (1.8 * torch.rand(size, self.action_dim, generator=random) - 0.9).to(device)
-        batches = [(x, a), (x[1:2].expand_as(x), a[1:2].expand_as(a)), (x[:1].clone(), a[:1].clone())]
+        x = 0.1 * torch.randn(size, self.state_dim, generator=random)
+        a = 1.8 * torch.rand(size, self.action_dim, generator=random) - 0.9
+        try:
+            x, a = x.to(device), a.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"device {str(device)!r}: {_first_line(error)}") from error
         before: dict[str, tuple[Tensor, Tensor]] = {}
-        for x, a in batches:
-            rows = x.shape[:1]
-            tried: dict[str, tuple[Callable | None, dict[str, Tensor], list]] = {
-                "dynamics": (self.dynamics, {"x": x, "a": a}, [x.shape])
-            }
-            y = _try(before, "dynamics", *tried["dynamics"])
-            for name, function in (("reward", self.reward_fn), ("cost", self.cost_fn)):
-                tried[name] = function, {"x": x, "a": a, "x'": y}, [rows]
-            tried["policy"] = self.policy_fn, {"x": x}, [a.shape]
-            tried["termination"] = self.termination_fn, {"x'": y}, [rows]
-            tried["value"] = self.value_fn, {"x": x}, [rows, (*rows, None)]
-            for name in list(tried)[1:]:
-                _try(before, name, *tried[name])
+        for rows in (Tensor.clone, _repeated, _alone):
+            given = {"x": rows(x), "a": rows(a)}
+            _try(before, "dynamics", self.dynamics, given, [given["x"].shape])
+            given["x'"] = rows(before["dynamics"][1].clone())
+            state, following = {"x": given["x"]}, {"x'": given["x'"]}
+            flat = given["x"].shape[:1]
+            for name, function, inputs, shapes in (
+                ("reward", self.reward_fn, given, [flat]),
+                ("cost", self.cost_fn, given, [flat]),
+                ("policy", self.policy_fn, state, [given["a"].shape]),
+                ("termination", self.termination_fn, following, [flat]),
+                ("value", self.value_fn, state, [flat, (*flat, None)]),
+            ):
+                if function is not None:
+                    _try(before, name, function, inputs, shapes)
         if "termination" in before and not x.is_meta:
             ends = before["termination"][1]
             if ((ends < 0) | (ends > 1)).any():
@@ -185,14 +206,17 @@ def _call(
     try:
         result = function(*inputs.values())
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         given = ", ".join(f"{key} {_seen(x)}" for key, x in inputs.items())
-        raise UsageError(f"{name}: failed on {given}: {reason}") from error
+        raise UsageError(f"{name}: failed on {given}: {_first_line(error)}") from error
     if watched:
         for key, version in _versions(inputs).items():
             if version != watched[key]:
                 raise UsageError(_wrote(name, key))
-    return _checked(name, result, shapes)
+    result = _checked(name, result, shapes)
+    for x in inputs.values():
+        if result.device != x.device:
+            raise UsageError(f"{name}: expected a tensor on {x.device}, as its inputs, got {result.device}")
+    return result
 
 
 def _versions(inputs: dict[str, Tensor]) -> dict[str, int]:
@@ -205,8 +229,8 @@ def _wrote(name: str, key: str) -> str:
 
 
 def _checked(name: str, result: Any, shapes: tuple[tuple[int | None, ...], ...]) -> Tensor:
-    """`result` as float32. Raises UsageError if it is no real tensor of one of the shapes."""
-    if isinstance(result, Tensor) and not result.is_complex():
+    """`result` as float32. Raises UsageError if it is no real, dense tensor of one of the shapes."""
+    if isinstance(result, Tensor) and not result.is_complex() and result.layout == torch.strided:
         for shape in shapes:
             if len(shape) == result.ndim and all(
                 want == got or (want is None and got > 0)
@@ -219,26 +243,53 @@ def _checked(name: str, result: Any, shapes: tuple[tuple[int | None, ...], ...])
 def _try(
     before: dict[str, tuple[Tensor, Tensor]],
     name: str,
-    function: Callable | None,
+    function: Callable,
     inputs: dict[str, Tensor],
-    shapes: list[tuple[int | None, ...]],
-) -> Tensor:
-    """`_call`, with a closer look; `before` holds what each function returned at first, and a copy of it."""
-    if function is None:
-        return torch.empty(0)
+    shapes: Sequence[tuple[int | None, ...]],
+) -> None:
+    """`_call`, with a closer look at inputs whose first row is always the same.
+
+    `before` holds what each function returned at first, and a copy of it.
+    """
     copies = {key: x.clone() for key, x in inputs.items()}
     result = _call(name, function, inputs, *shapes)
-    for key, x in inputs.items():
-        if not x.is_meta and not torch.equal(x, copies[key]):  # through numpy, which no version counts
-            raise UsageError(_wrote(name, key))
     first, copy = before.setdefault(name, (result, result.clone()))
-    if not result.is_meta and not torch.equal(first.nan_to_num(), copy.nan_to_num()):
+    if result.is_meta:
+        return
+    for key, x in inputs.items():
+        if not _equal(x, copies[key]):  # through numpy, which no version counts
+            raise UsageError(_wrote(name, key))
+    if not _equal(first, copy):
         raise UsageError(f"{name}: wrote into what it returned before; return a new tensor each time")
-    return result
+    alone = len(result) == 1
+    if alone and not torch.isclose(result, copy[:1], SAME, SAME, equal_nan=True).all():
+        log.warning(
+            "%s: a row alone has another result than among others; plans need functions without chance, whose"
+            " rows do not influence each other (dropout in training mode? call .eval())",
+            name,
+        )
+
+
+def _repeated(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+def _alone(x: Tensor) -> Tensor:
+    return x[:1].clone()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, NaN at the same places included."""
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _seen(value: Any) -> str:
     """Type and shape, as an error tells them."""
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        form = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        return f"{form}{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return type(value).__name__

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dreammpc.interfaces import UsageError
 from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.search import Problem, Search, rows
@@ -172,6 +173,7 @@ def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: J does not depend differentiably on the actions.
+        UsageError: the model's functions fail only where they are differentiated.
     """
 
     def score(actions: Tensor) -> Tensor:
@@ -184,6 +186,18 @@ def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
             )
         return scores
 
-    scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+    if torch.compiler.is_compiling():
+        scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+    else:
+        try:
+            scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+        except (RuntimeError, UsageError) as error:
+            with torch.no_grad():
+                problem.score(actions)  # what fails by itself says so
+            raise UsageError(
+                "gradient planning differentiates the model by torch.func.vjp, and there it fails (numpy, or"
+                f" PyTorch's older autograd in it?): {str(error).partition(chr(10))[0]}; planners that only"
+                " sample, such as mppi, need no gradient"
+            ) from error
     gradient = pullback(scores.isfinite().to(scores.dtype))[0]
     return torch.where(gradient.isfinite(), gradient, 0.0), scores

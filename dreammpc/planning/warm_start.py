@@ -27,7 +27,8 @@ def check(latent: Any, state: Any, shapes: dict[str, tuple[int, ...]] | None = N
     Args:
         shapes: of what `fresh` was asked for, without the batch dimension.
     """
-    if not isinstance(latent, TensorDictBase) or latent.batch_dims != 1 or latent.is_empty():
+    fits = isinstance(latent, TensorDictBase) and latent.batch_dims == 1 and not latent.is_empty()
+    if not fits or not latent.shape[0]:
         raise UsageError(
             f"latent: expected a TensorDict of batch size [B], as a model makes it, got {seen(latent)}"
         )
