@@ -34,7 +34,15 @@ from dreammpc.training import (
     release_folders,
     runs_of,
 )
-from dreammpc.words import COMPARE, concealed, quoted, rewrite, unquoted, unreadable
+from dreammpc.words import (
+    COMPARE,
+    concealed,
+    quoted,
+    rewrite,
+    unquoted,
+    unreadable,
+    with_first_experiment,
+)
 
 PACKAGE = Path(__file__).resolve().parent
 EXIT_USAGE, EXIT_FAULT = 2, 1
@@ -78,7 +86,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of printing and exiting with 1
             try:
                 typed = [concealed(word) for word in sys.argv[1:]]
-                sys.argv[1:] = with_resumed(rewrite(typed, name), name)
+                words = with_resumed(rewrite(typed, name), name)
+                sys.argv[1:] = with_first_experiment(words) if name == "train" else words
                 call()
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))

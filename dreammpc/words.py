@@ -25,6 +25,9 @@ LITERAL = (
     "tracking.parent",
 )
 """Keys whose values, paths and names, are taken as they are typed."""
+FIRST = "cartpole-swingup"
+"""The experiment that `train` runs by itself, a first look within minutes."""
+CHOICES = {"task", "experiment", "model", "algorithm", "learning", "env.obs", "resume"}
 
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -167,3 +170,9 @@ def unquoted(text: str) -> str:
 def typed(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
     return shlex.quote(f"{key}={quoted(str(value))}")
+
+
+def with_first_experiment(arguments: list[str]) -> list[str]:
+    """The words of `train`, with `FIRST` where they choose neither a task nor what learns in it."""
+    keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments}
+    return arguments if keys & CHOICES else [*arguments, f"experiment={FIRST}"]

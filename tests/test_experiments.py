@@ -7,15 +7,20 @@ import pytest
 from dreammpc.config import AlgorithmConfig, BMPCConfig
 from dreammpc.models import SIZES
 from dreammpc.recipe import compose, conf_folder
+from dreammpc.words import with_first_experiment
 
 NAMES = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
 PUBLISHED = {"tdmpc2": AlgorithmConfig(), "tdmpc2-pixels": AlgorithmConfig()}
 PUBLISHED |= {"bmpc": BMPCConfig(), "bmpc-pixels": BMPCConfig()}
 
 
+def composed(*words: str) -> dict:
+    return dataclasses.asdict(compose("train", [*words, "folder=x"]))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_composes_and_changes_something(name):
-    assert compose("train", [f"experiment={name}", "folder=x"]) != compose("train", ["folder=x"])
+    assert composed(f"experiment={name}") != composed()
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -46,3 +51,24 @@ def test_settings_of_the_size_give_way_to_an_experiment_and_to_the_command_line(
     assert compose("train", ["experiment=cartpole-pixels"]).algorithm.batch_size == 32
     assert compose("train", ["algorithm.lr=1e-4"]).algorithm.lr == 1e-4
     assert compose("train", ["model=5M", "learning=nano"]).algorithm.target_rate == 0.03
+
+
+def test_train_by_itself_is_the_first_experiment():
+    words = with_first_experiment(["seed=2"])
+    assert composed(*words) == composed("experiment=cartpole-swingup", "seed=2") != composed("seed=2")
+    assert composed(*words)["env"]["action_repeat"] == 4
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "task=cartpole-swingup",
+        "experiment=tdmpc2",
+        "model=5M",
+        "algorithm=bmpc",
+        "resume=x",
+        "+experiment=bmpc",
+    ],
+)
+def test_who_chooses_what_is_learned_gets_no_experiment_beside_it(word):
+    assert with_first_experiment([word, "seed=2"]) == [word, "seed=2"]
