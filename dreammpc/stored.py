@@ -25,6 +25,8 @@ from dreammpc.registry import named_by
 from dreammpc.settings import converted
 
 GROUPS = ("planner", "algorithm", "model")
+SETS = ("experiment", "learning")
+"""Groups that are sets of other settings, and that a run does not store by their names."""
 PLACES = ("folder", "resume", "replay.folder", "tracking.uri")
 """Settings that no file decides: folders and addresses."""
 
@@ -42,7 +44,7 @@ def stored_words(
         where: what messages call it.
         words: today's `key=value`; what they say is left out. The choice of a planner, algorithm or model
             replaces the stored one with all its settings, unless it only confirms a dotted path. What an
-            `experiment` sets that the run did not have is given now as well.
+            `experiment` sets that the run did not have is given now as well, and so is what `learning` sets.
         compose: see `Compose`.
 
     Returns:
@@ -52,11 +54,14 @@ def stored_words(
         UsageError: a value of a wrong type, something to import or an address that today's words do not name.
     """
     reader = _Reader(facts, where, words)
-    chosen = [word for word in words if _key(word) in (*GROUPS, "experiment", "hydra.searchpath")]
+    chosen = [word for word in words if _key(word) in (*GROUPS, *SETS, "hydra.searchpath")]
     now = compose(chosen)
-    reader.take_experiment(chosen, now, compose)
+    reader.take_set("experiment", chosen, now, compose)
     groups = reader.groups(now)
-    settings = list(reader.settings(compose([*chosen, *groups]) if groups else now))
+    chosen += groups
+    now = compose(chosen) if groups else now
+    reader.take_set("learning", chosen, now, compose)
+    settings = list(reader.settings(now))
     reader.check_address(now)
     return [*groups, *settings], reader.said()
 
@@ -72,12 +77,12 @@ class _Reader:
             if name and self.given.get(group) == name and name not in registry:
                 del self.given[group]  # it confirms what is stored
 
-    def take_experiment(self, chosen: list[str], now: dict[str, Any], compose: Compose) -> None:
-        """What a new `experiment` sets is given now."""
-        name = self.given.get("experiment")
-        if name is None or f"experiment={name}" in [str(text).lstrip("+") for text in self.before]:
+    def take_set(self, kind: str, chosen: list[str], now: dict[str, Any], compose: Compose) -> None:
+        """What a new choice of `kind`, one of `SETS`, sets is given now."""
+        name = self.given.get(kind)
+        if name is None or f"{kind}={name}" in [str(text).lstrip("+") for text in self.before]:
             return
-        without = compose([word for word in chosen if _key(word) != "experiment"])
+        without = compose([word for word in chosen if _key(word) != kind])
         for group in GROUPS:
             if _name_of(now[group]) != _name_of(without[group]):
                 self.given.setdefault(group, "")

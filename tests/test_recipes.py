@@ -15,7 +15,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreammpc.evaluation.rows import read_rows
-from dreammpc.recipe import with_resumed
+from dreammpc.recipe import compose, with_resumed
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
 from dreammpc.words import typed
@@ -269,6 +269,28 @@ def test_a_new_choice_of_planners_goes_without_the_settings_of_the_old_one(tmp_p
     ]
     now = [f"resume={path}", "planner=cem", "eval_planner=[policy]"]
     assert with_resumed(now, "train") == ["seed=3", folder, *now]
+
+
+OLD = {"batch_size": 128, "lr": 2e-3, "target_rate": 0.03}
+"""What a run of 5M learned with: the laptop's settings, as it was once, and a rate of its own."""
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ([], OLD),
+        (["steps=2000", "algorithm.lr=1e-4"], {**OLD, "lr": 1e-4}),
+        (["learning=nano"], {**OLD, "lr": 1e-3}),
+    ],
+)
+def test_a_run_goes_on_with_its_own_settings_and_not_with_those_of_its_size(now, expected, tmp_path):
+    """Before settings followed the size, `model=5M` learned as nano does."""
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    config = {"model": {"name": "5M"}, "algorithm": {"name": "tdmpc2", **OLD}}
+    save_atomically({DESCRIPTION: {"format": FORMAT, "config": config}}, path)
+    config = compose("train", with_resumed([f"resume={path}", *now], "train"))
+    assert config.model.name == "5M"
+    assert {name: getattr(config.algorithm, name) for name in OLD} == expected
 
 
 @pytest.mark.parametrize(
