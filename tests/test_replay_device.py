@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from foreign import foreign
 from tensordict import TensorDict
 
 from dreammpc.data import Replay, claim, replay_place
@@ -34,14 +35,23 @@ def same(one: TensorDict, other: TensorDict) -> bool:
     return keys == set(other.keys(True, True)) and all((one[key] == other[key]).all() for key in keys)
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_on_a_foreign_device_nothing_is_mixed(ragged):
+    with foreign() as device:
+        check_against_memory(device, ragged)
+
+
 @DEVICES
 @pytest.mark.parametrize("ragged", [False, True])
 def test_it_gives_what_a_replay_in_memory_gives(device, ragged):
-    place = torch.device(device)
+    check_against_memory(torch.device(device), ragged)
+
+
+def check_against_memory(place: torch.device, ragged: bool) -> None:
     memory, there = make(None, ragged), make(place, ragged)
     for i in range(3):
         ours, theirs = there.sample(), memory.sample()
-        assert ours["observation"].device.type == device
+        assert ours["observation"].device.type == place.type
         assert same(ours, theirs)
         index, generation = theirs["index"].flatten(), theirs["index_generation"].flatten()
         patch = torch.full((len(index), 1), float(-i - 1))

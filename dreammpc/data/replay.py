@@ -122,8 +122,10 @@ class Replay:
         self.written += rows.numel()
 
     def _append(self, rows: TensorDictBase) -> None:
-        index = self.buffer.extend(rows if self.device is None else rows.to(self.device))
-        self._stamps[index] = rows["frame"]
+        first = self.buffer.writer._cursor
+        self.buffer.extend(rows if self.device is None else rows.to(self.device))
+        # What `extend` returns is on the device, and would have to be waited for.
+        self._stamps[(first + torch.arange(len(rows))) % self.capacity] = rows["frame"]
 
     def _stamp(self, is_init: Tensor) -> Tensor:
         """Stamps [B, T] that count up within an episode and jump where `is_init` [B, T] starts a new one."""

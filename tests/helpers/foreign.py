@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 FOREIGN = torch.device("meta")
 MOVES = {torch.ops.aten.copy_.default}
 """May read a tensor of one device and write one of another."""
+INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
+"""Of a tensor on a GPU the numbers of rows may be on the CPU; of one on the CPU not on a GPU."""
 
 
 class ForeignTensor(torch.Tensor):
@@ -75,7 +77,12 @@ class Numbers(TorchFunctionMode):
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     strange = [x for x in tensors if isinstance(x, ForeignTensor)]
-    at_home = [x for x in tensors if not isinstance(x, ForeignTensor) and x.ndim > 0]
+    numbers = args[1] if func in INDEXED and isinstance(args[0], ForeignTensor) else ()
+    at_home = [
+        x
+        for x in tensors
+        if not isinstance(x, ForeignTensor) and x.ndim > 0 and not any(x is number for number in numbers)
+    ]
     if strange and at_home and func not in MOVES:
         raise RuntimeError(f"{func}: expected all tensors on the same device, got {FOREIGN} and cpu")
     asked = kwargs.get("device")
