@@ -90,6 +90,10 @@ class Agent(TensorDictModuleBase):
         super().__setstate__(state)
         self._act = compiled(act_tensors, self._compiled)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> "Agent":
+        self._graphs.clear()  # weights go elsewhere
+        return super()._apply(*args, **kwargs)
+
     @property
     def device(self) -> torch.device | None:
         """Where it plans: where the weights of its model are; None where observations are, if it has none."""
@@ -222,8 +226,7 @@ def act(
         check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
     noise = carry["noise"]
     if noise_scale > 0:
-        fresh = (1 - noise_correlation**2) ** 0.5 * torch.randn_like(noise)
-        noise = noise_correlation * noise + fresh
+        noise = noise_correlation * noise + (1 - noise_correlation**2) ** 0.5 * torch.randn_like(noise)
         moved = plan.action + noise_scale * noise * plan.std[:, 0].nan_to_num(0.0)
         plan = plan._replace(action=moved.clamp(-1, 1))
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": noise}
@@ -243,11 +246,8 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
             f" the agent's initial_carry({size}) makes one"
         )
     if not isinstance(is_init, Tensor) or is_init.dtype != torch.bool or is_init.shape != (size, 1):
-        got = (
-            f"{is_init.dtype} {list(is_init.shape)}"
-            if isinstance(is_init, Tensor)
-            else type(is_init).__name__
-        )
+        known = isinstance(is_init, Tensor)
+        got = f"{is_init.dtype} {list(is_init.shape)}" if known else type(is_init).__name__
         raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
 
 

@@ -5,6 +5,7 @@ that stay where they are, what the function changes it changes in place, and ran
 that the graph knows. Nothing of this is seen from outside: a call gives what the function would have given.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -60,11 +61,12 @@ class Graphed:
             buffer = Buffer(given, self.device)
             self._inputs = buffer, like(arguments, buffer.here)
         buffer, static = self._inputs
-        buffer.fill(given)
         if self.device.type != "cuda":
+            buffer.fill(given)
             self._output = self._run(static)
         else:
-            with torch.cuda.device(self.device):
+            with torch.cuda.device(self.device):  # whose stream events and replays are put on
+                buffer.fill(given)
                 if self._graph is None:
                     self._capture(static)
                 self._graph.replay()
@@ -84,7 +86,7 @@ class Graphed:
         return output
 
     def _capture(self, static: Any) -> None:
-        before = [(tensor, tensor.clone()) for tensor in self.state()]
+        before = copies(self.state())
         streams = [torch.cuda.get_rng_state(self.device), *(g.get_state() for g in self.generators)]
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
@@ -93,15 +95,26 @@ class Graphed:
                 self._run(static)
         torch.cuda.current_stream(self.device).wait_stream(side)
         put_back(before, self.state())
+        del before
         torch.cuda.set_rng_state(streams[0], self.device)
         for generator, stream in zip(self.generators, streams[1:], strict=True):
             generator.set_state(stream)
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        gc.collect()  # nodes in cycles, too
+        with torch.cuda.graph(graph, stream=side):  # on which cuBLAS has its workspace by now
             self._output = self._run(static)
         self._graph = graph
+
+
+def copies(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor with a copy that autograd knows nothing of.
+
+    Others would keep the nodes that add up gradients, which belong to the stream on which they were made, and
+    the backward pass of a capture may touch no stream but its own.
+    """
+    return [(tensor, tensor.detach().clone()) for tensor in tensors]
 
 
 def put_back(before: list[tuple[Tensor, Tensor]], now: Iterable[Tensor]) -> None:

@@ -14,7 +14,7 @@ from toy_models import random_tdmpc2
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
 from dreammpc.algorithms import bmpc, latent
-from dreammpc.graphs import Graphed, put_back
+from dreammpc.graphs import Graphed, copies, put_back
 from dreammpc.interfaces import UsageError
 from dreammpc.planners import check_graphable
 from dreammpc.planning import make_planner
@@ -80,6 +80,31 @@ def test_calls_before_the_capture_leave_no_trace(device):
     torch.manual_seed(3)
     expected = sum(torch.rand(2, device=device) for _ in range(3))
     assert made["sum"] == 3 and torch.allclose(place, expected)
+
+
+def test_copies_keep_no_node_of_autograd():
+    """A node that adds up gradients would be of another stream than the capture's, which CUDA refuses."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    ((same, copy),) = copies([weight])
+    assert same is weight and copy.grad_fn is None and not copy.requires_grad
+    assert copy.data_ptr() != weight.data_ptr()
+
+
+@DEVICES
+def test_weights_that_move_are_captured_anew(device, monkeypatch):
+    for module in (agents, latent):
+        monkeypatch.setattr(module, "compiled", lambda f, mode: f)
+    algorithm = make_tdmpc2(compile="graphs").to(device)
+    optimizers = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: optimizers
+    algorithm.training_step([make_batch()], 0)
+    agent = Agent(random_tdmpc2(A).to(device), make_planner("policy", A), compile="graphs")
+    obs, start = TensorDict({"observation": torch.zeros(1, O)}, [1]), torch.ones(1, 1, dtype=torch.bool)
+    for _ in range(2):
+        agent.step(obs, agent.initial_carry(1), start)
+    assert algorithm._graphs and agent._graphs
+    algorithm.to("cpu"), agent.to("cpu")
+    assert algorithm._graphs == {} and agent._graphs == {}
 
 
 def test_what_is_new_begins_as_zeros():

@@ -71,7 +71,7 @@ class Updates(lightning.LightningModule):
             def update(batch: TensorDictBase) -> Tensor:
                 metrics = self.update(batch, *how)
                 names[:] = metrics
-                return torch.stack([value.float() for value in metrics.values()])
+                return torch.stack([value.detach().float() for value in metrics.values()])
 
             self._graphs[how] = Graphed(update, self.device, self._changed), names
         graphed, names = self._graphs[how]
@@ -99,9 +99,13 @@ class Updates(lightning.LightningModule):
             self._graphs = None
 
     def recapture(self) -> None:
-        """Let graphs be captured anew: the optimisers' state is no longer where it was."""
+        """Let graphs be captured anew: what an update changes is no longer where it was."""
         if self._graphs is not None:
             self._graphs.clear()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Updates":
+        self.recapture()  # weights go elsewhere
+        return super()._apply(*args, **kwargs)
 
     def next_update(self) -> tuple[bool, ...]:
         """What the next update is to do, further arguments of `update`; called once before each."""
