@@ -19,7 +19,7 @@ from test_pixels_update import make_algorithm, make_replay
 from test_recipes import ROOT, recipe
 from toy_models import random_tdmpc2
 
-from dreammpc import assembly, commands, compare
+from dreammpc import assembly, commands, compare, loading
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector, workers
 from dreammpc.devices import CPU, module_device
@@ -223,7 +223,7 @@ def chosen(device, monkeypatch):
         asked.append(str(name))
         return device
 
-    for module in (assembly, compare, commands):
+    for module in (loading, compare, commands):
         monkeypatch.setattr(module, "choose_device", choose)
     return asked
 
