@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from test_gymnasium_recipe import PENDULUM
-from test_recipes import ENVIRONMENT, ROOT
+from commands import ENVIRONMENT, PENDULUM, ROOT
 
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking import make_loggers

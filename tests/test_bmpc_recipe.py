@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_recipes import TINY, launch, refused
+from commands import TINY, launch, refused
 
 from dreammpc.assembly import load_agent
 from dreammpc.models import BMPCModel

@@ -1,72 +1,17 @@
 """BMPC as a LightningModule: what an update changes, the seed phase, reanalyze and what it writes back."""
 
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 from tensordict import TensorDict
-from test_bmpc_update import slices
-from test_tdmpc2_update import A, B, H
 from toy_models import random_bmpc, random_tdmpc2
+from updates import CALLS, A, B, H, Oracle, make_bmpc, make_bmpc_batch
 
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import ALGORITHMS, BMPC
 from dreammpc.algorithms.bmpc import EXPLORING, Exploring, replan
 from dreammpc.data import Replay
-from dreammpc.interfaces import Plan, UsageError
-from dreammpc.planning import make_planner, warm_start
-
-CALLS: list[dict] = []
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """Says mean 0.5, std 0.25 and the latent's first number as value; notes in CALLS what it was asked."""
-
-    action_dim: int = A
-    horizon: int = 5
-    std: float = 0.25
-    evaluations: float = 1.0
-    settings: dict = field(default_factory=dict, compare=False)
-
-    def initial_state(self, batch_size, device=None):
-        return warm_start.fresh(batch_size, device, mean=(self.horizon, self.action_dim))
-
-    def plan(self, imagination, latent, state):
-        size = latent.shape[0]
-        spread = imagination.model.policy(latent, torch.ones(size, A)) - imagination.mode(latent)
-        CALLS.append({"size": size, "horizon": self.horizon, "state": state.clone(), "spread": spread})
-        sequence = torch.full((size, self.horizon, A), 0.5)
-        report = TensorDict({"evaluations": torch.full((size,), self.evaluations)}, [size])
-        std = torch.full_like(sequence, self.std)
-        return Plan(
-            sequence[:, 0] + 0.1, sequence, std, latent["z"][:, 0], warm_start.carry_on(state), report
-        )
-
-
-def make_algorithm(planner=None, **settings) -> BMPC:
-    """With stand-ins for what Lightning's Trainer gives."""
-    agent = Agent(random_bmpc(episodic=True), planner or Oracle(), 1.0, record=True)
-    algorithm = BMPC(agent, **settings)
-    optimizers = algorithm.configure_optimizers()
-    algorithm.optimizers = lambda: optimizers
-    algorithm.manual_backward = lambda loss: loss.backward()
-    CALLS.clear()
-    return algorithm
-
-
-def make_batch() -> TensorDict:
-    batch = slices(terminated=[(1, 2)])
-    torch.manual_seed(5)
-    expert = {
-        "mean": torch.rand(B, H, A) - 0.5,
-        "std": torch.rand(B, H, A) + 0.5,
-        "value": torch.zeros(B, H, 1),
-    }
-    batch["expert"] = TensorDict(expert, [B, H])
-    batch["index"] = torch.arange(B * H).view(B, H)
-    batch["index_generation"] = torch.arange(B * H).view(B, H) % 3
-    return batch
+from dreammpc.interfaces import UsageError
+from dreammpc.planning import make_planner
 
 
 def moved(before: dict, model) -> set[str]:
@@ -79,11 +24,11 @@ PARTS = {"encoder", "dynamics", "reward", "value_heads", "target_heads", "termin
 
 @pytest.mark.parametrize("seed_phase", [False, True])
 def test_one_training_step_moves_what_it_should(seed_phase):
-    algorithm = make_algorithm(scale_rate=0.5)
+    algorithm = make_bmpc(scale_rate=0.5)
     algorithm.agent.random = seed_phase
     algorithm.divergence_scale.fill_(3.0)
     before = {name: p.detach().clone() for name, p in algorithm.model.named_parameters()}
-    metrics = algorithm.training_step(make_batch(), 0)
+    metrics = algorithm.training_step(make_bmpc_batch(), 0)
     assert moved(before, algorithm.model) == (PARTS if seed_phase else PARTS | {"actor"})
     assert algorithm.policy_updates == (0 if seed_phase else 1)
     assert (algorithm.divergence_scale.item() == 3.0) == seed_phase
@@ -93,23 +38,23 @@ def test_one_training_step_moves_what_it_should(seed_phase):
 
 
 def test_reanalyze_comes_every_so_many_updates_outside_the_seed_phase():
-    algorithm = make_algorithm(reanalyze_interval=3, reanalyze_slices=2)
+    algorithm = make_bmpc(reanalyze_interval=3, reanalyze_slices=2)
     when = []
     for i in range(12):
         algorithm.agent.random = i < 4
-        when.append("reanalyze/moved" in algorithm.training_step(make_batch(), i))
+        when.append("reanalyze/moved" in algorithm.training_step(make_bmpc_batch(), i))
     assert [i for i, did in enumerate(when) if did] == [6, 9]
     assert len(CALLS) == 2
-    never = make_algorithm(reanalyze_interval=0)
+    never = make_bmpc(reanalyze_interval=0)
     for i in range(3):
-        never.training_step(make_batch(), i)
+        never.training_step(make_bmpc_batch(), i)
     assert not CALLS
 
 
 def test_reanalyze_is_one_batched_call_without_warm_start():
-    algorithm, written = make_algorithm(reanalyze_slices=3, reanalyze_horizon=2), []
+    algorithm, written = make_bmpc(reanalyze_slices=3, reanalyze_horizon=2), []
     algorithm.write_back = lambda *arguments: written.append(arguments)
-    batch = make_batch()
+    batch = make_bmpc_batch()
     fresh = algorithm.reanalyze(batch[:3])
     (call,) = CALLS
     assert (call["size"], call["horizon"]) == (3 * H, 2)
@@ -127,7 +72,7 @@ def test_fresh_plans_serve_the_update_that_asked_for_them():
     """In the first two slices the fresh plan is imitated, beyond them the stored one."""
     losses = []
     for interval, change in ((1, False), (0, True)):
-        algorithm, batch = make_algorithm(reanalyze_interval=interval, reanalyze_slices=2), make_batch()
+        algorithm, batch = make_bmpc(reanalyze_interval=interval, reanalyze_slices=2), make_bmpc_batch()
         if change:
             batch["expert", "mean"][:2], batch["expert", "std"][:2] = 0.5, 0.25
         stored = batch.clone()
@@ -135,18 +80,18 @@ def test_fresh_plans_serve_the_update_that_asked_for_them():
         losses.append(algorithm.training_step(batch, 0)["loss/policy"])
         assert (batch == stored).all()
     torch.testing.assert_close(*losses)
-    plain = make_algorithm(reanalyze_interval=0)
+    plain = make_bmpc(reanalyze_interval=0)
     torch.manual_seed(0)
-    assert (plain.training_step(make_batch(), 0)["loss/policy"] - losses[0]).abs() > 1e-3
+    assert (plain.training_step(make_bmpc_batch(), 0)["loss/policy"] - losses[0]).abs() > 1e-3
 
 
 def test_proposals_of_reanalyze_spread_wider_than_the_policy():
-    algorithm = make_algorithm()
+    algorithm = make_bmpc()
     last = algorithm.model.actor.linears[-1]
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 0.0, -9.0, -9.0]))  # as narrow as it gets
-    algorithm.reanalyze(make_batch())
+    algorithm.reanalyze(make_bmpc_batch())
     lowest = torch.tensor(EXPLORING[0]).exp()
     torch.testing.assert_close(CALLS[0]["spread"], lowest.expand(B * H, A))
     narrow = algorithm.model.policy(algorithm.model.initial_belief(1), torch.ones(1, A))
@@ -190,7 +135,7 @@ def episode_of(steps: int, first: int) -> TensorDict:
 
 def test_reanalyzed_rows_are_found_again_and_stale_ones_are_skipped():
     replay = filled_replay()
-    algorithm = make_algorithm(write_back=replay.update)
+    algorithm = make_bmpc(write_back=replay.update)
     batch = replay.sample()
     replay.extend(episode_of(30, 60))  # takes the place of the first episode
     algorithm.reanalyze(batch)
@@ -208,9 +153,9 @@ def test_who_may_be_the_expert():
     for name in ("mppi", "dream_mpc", "cem"):
         BMPC(Agent(random_bmpc(), make_planner(name, A), record=True))
     with pytest.raises(UsageError, match="Policy cannot be BMPC's expert: it takes no step in the model"):
-        make_algorithm(make_planner("policy", A))
+        make_bmpc(make_planner("policy", A))
     with pytest.raises(UsageError, match=r"Oracle cannot be BMPC's expert: .* standard deviation of 0"):
-        make_algorithm(Oracle(std=0.0))
+        make_bmpc(Oracle(std=0.0))
 
 
 def test_algorithm_and_model_must_fit():
@@ -224,11 +169,11 @@ def test_algorithm_and_model_must_fit():
 
 
 def test_the_count_of_updates_survives_a_checkpoint():
-    algorithm, checkpoint = make_algorithm(reanalyze_interval=3), {}
+    algorithm, checkpoint = make_bmpc(reanalyze_interval=3), {}
     for i in range(2):
-        algorithm.training_step(make_batch(), i)
+        algorithm.training_step(make_bmpc_batch(), i)
     algorithm.on_save_checkpoint(checkpoint)
-    other = make_algorithm(reanalyze_interval=3)
+    other = make_bmpc(reanalyze_interval=3)
     other.on_load_checkpoint(checkpoint)
-    assert "reanalyze/moved" in other.training_step(make_batch(), 0)
+    assert "reanalyze/moved" in other.training_step(make_bmpc_batch(), 0)
     assert "divergence_scale" in other.state_dict()

@@ -4,33 +4,20 @@ import math
 
 import pytest
 import torch
-from test_tdmpc2_update import A, B, H, K, cross_entropy, has_gradient, heads_say, make_batch
 from toy_models import random_bmpc
+from updates import A, B, H, K, bmpc_draws, cross_entropy, has_gradient, heads_say, slices
 
-from dreammpc.algorithms.bmpc import LEAST_STD, Draws, gaussian_kl, model_loss, policy_loss, td_target
+from dreammpc.algorithms.bmpc import LEAST_STD, gaussian_kl, model_loss, policy_loss, td_target
 from dreammpc.algorithms.latent import Coefficients
 
 COEF = Coefficients()
-
-
-def slices(terminated=()):
-    """`make_batch` with observations that follow one another, as the replay's windows do."""
-    batch = make_batch(terminated)
-    batch["observation"][:, 1:] = batch["next", "observation"][:, :-1]
-    return batch
-
-
-def make_draws(dropout: bool = True, target_heads=(0, 2)) -> Draws:
-    torch.manual_seed(4)
-    mask = torch.randint(0, 2, (K, H * B, 32)) / 0.5
-    return Draws(torch.randn(H * B, A), torch.tensor(target_heads), mask if dropout else None)
 
 
 @pytest.mark.parametrize("episodic", [False, True])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_model_loss_equals_explicit_loops(episodic, dropout):
     model = random_bmpc(episodic=episodic, discount=0.9)
-    batch, draws = slices(terminated=[(0, 2), (2, 2)]), make_draws(dropout)
+    batch, draws = slices(terminated=[(0, 2), (2, 2)]), bmpc_draws(dropout)
     loss, zs, metrics = model_loss(model, batch, draws, COEF)
 
     sums = dict.fromkeys(("consistency", "reward", "value", "termination"), 0.0)
@@ -93,7 +80,7 @@ def test_td_target_by_hand(heads, bootstrap):
         last.weight.zero_()
         last.bias.zero_()
         last.bias[55] = 100.0  # a reward of e - 1
-    draws = make_draws(target_heads=heads)._replace(target_noise=torch.zeros(3, A))
+    draws = bmpc_draws(target_heads=heads)._replace(target_noise=torch.zeros(3, A))
     target = td_target(model, torch.rand(3, 16), draws)
     assert target.tolist() == pytest.approx([math.e - 1 + 0.9 * bootstrap] * 3, rel=1e-4, abs=1e-4)
 
@@ -155,7 +142,7 @@ def test_a_certain_expert_is_still_a_gaussian():
 
 def test_model_loss_moves_everything_but_the_actor_and_the_targets():
     model = random_bmpc(episodic=True)
-    model_loss(model, slices(), make_draws(), COEF)[0].backward()
+    model_loss(model, slices(), bmpc_draws(), COEF)[0].backward()
     for part in (model.encoder, model.dynamics, model.reward, model.value_heads, model.termination):
         assert all(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
     assert not has_gradient(model.actor)
@@ -186,7 +173,7 @@ def test_compiled_losses_equal_eager():
     results = []
     expert = torch.full((H, B, A), 0.3), torch.full((H, B, A), 0.4)
     for wrap in (lambda f: f, lambda f: torch.compile(f, backend="aot_eager", fullgraph=True)):
-        model, batch, draws = random_bmpc(episodic=True), slices(), make_draws()
+        model, batch, draws = random_bmpc(episodic=True), slices(), bmpc_draws()
         loss, zs, _ = wrap(model_loss)(model, batch, draws, COEF)
         loss.backward()
         more, scale, _ = wrap(policy_loss)(model, zs[:-1], *expert, torch.ones(()), COEF, 0.01)

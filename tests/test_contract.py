@@ -1,28 +1,18 @@
 """The contract: everything built in keeps it, and each way of breaking it is caught by name."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import pytest
 import torch
+from plans import A, Good, Linear, small
 from tensordict import TensorDict
 from torch import nn
 from toy_models import random_tdmpc2
 
-from dreammpc.interfaces import Outcome, Plan
+from dreammpc.interfaces import Outcome
 from dreammpc.models import SimulatorModel
-from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.planning import PLANNERS
 from dreammpc.planning.contract import ContractError, check_model, check_planner
-
-A = 2
-SMALL = {
-    "num_samples": 16,
-    "num_candidates": 4,
-    "num_elites": 4,
-    "num_policy": 2,
-    "iterations": 1,
-    "horizon": 2,
-}
 
 
 def simulator() -> SimulatorModel:
@@ -42,12 +32,6 @@ MODELS = {
     "tdmpc2-episodic": lambda: random_tdmpc2(A, seed=4, episodic=True),
     "simulator": simulator,
 }
-
-
-def small(name: str, **settings):
-    """The planner of that name with little to compute."""
-    known = {field.name for field in dataclasses.fields(PLANNERS[name])}
-    return make_planner(name, A, **{key: value for key, value in SMALL.items() if key in known}, **settings)
 
 
 @pytest.mark.parametrize("model", ["toy", *MODELS])
@@ -80,29 +64,6 @@ def test_the_global_random_state_is_left_alone():
 
 
 # --- planners that break it -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Good:
-    """Acts with the mean of this and the last step's policy action."""
-
-    action_dim: int
-    horizon: int = 1
-
-    def __post_init__(self):
-        for name in ("action_dim", "horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-
-    def initial_state(self, batch_size, device=None):
-        return TensorDict({"last": torch.zeros(batch_size, self.action_dim, device=device)}, [batch_size])
-
-    def plan(self, imagination, latent, state):
-        mode = imagination.mode(latent).float().nan_to_num(0.0)
-        mode = 0.5 * (mode + state["last"])
-        value = imagination.model.value(latent, mode).mean(-1).nan_to_num(0.0)
-        kept, diagnostics = TensorDict({"last": mode}, [len(mode)]), TensorDict({"v": value}, [len(mode)])
-        return Plan(mode, mode[:, None], torch.ones_like(mode)[:, None], value, kept, diagnostics)
 
 
 def broken(change):
@@ -265,31 +226,6 @@ def test_other_action_dimensions_are_told():
 
 
 # --- models that break it -------------------------------------------------------------------------------
-
-
-class Linear(nn.Module):
-    """x' = 0.9x + 0.5a, with a counter that broken variants may touch."""
-
-    def __init__(self):
-        super().__init__()
-        self.action_dim = A
-        self.register_buffer("calls", torch.zeros(()))
-
-    def initial_belief(self, batch_size, device=None):
-        return TensorDict({"x": torch.zeros(batch_size, A, device=device)}, [batch_size], device=device)
-
-    def step(self, latent, action):
-        return TensorDict({"x": 0.9 * latent["x"] + 0.5 * action}, [len(action)], device=action.device)
-
-    def outcome(self, latent, action, next_latent):
-        reward = -next_latent["x"].square().sum(-1)
-        return Outcome(reward, torch.full_like(reward, 0.9))
-
-    def value(self, latent, action):
-        return -latent["x"].square().sum(-1, keepdim=True)
-
-    def policy(self, latent, noise):
-        return torch.tanh(noise - latent["x"])
 
 
 def bad(method: str, change) -> Linear:

@@ -5,51 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from feeds import Writer
 from tensordict import TensorDict
 
 from dreammpc.data import Replay
 from dreammpc.interfaces import RunError
-
-
-class Writer:
-    """B environments with ragged episodes. Rows tell who they are: observation = (env, episode, step).
-
-    `windows(length, capacity)` lists, by brute force, every window that lies within one episode.
-    """
-
-    def __init__(self, num_envs: int, seed: int = 0, shortest: int = 2, longest: int = 9):
-        self.num_envs, self.range = num_envs, (shortest, longest + 1)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.episode, self.step = [0] * num_envs, [0] * num_envs
-        self.left = [self._length() for _ in range(num_envs)]
-        self.history: list[tuple[int, int, int]] = []
-        """(env, episode, step) of every row, in order of writing."""
-
-    def _length(self) -> int:
-        return int(torch.randint(*self.range, (), generator=self.generator))
-
-    def batch(self, steps: int) -> TensorDict:
-        """What a collector yields: [B, steps]."""
-        who = torch.zeros(self.num_envs, steps, 3)
-        is_init, done = (torch.zeros(self.num_envs, steps, 1, dtype=torch.bool) for _ in range(2))
-        for t in range(steps):
-            for b in range(self.num_envs):
-                row = (b, self.episode[b], self.step[b])
-                who[b, t] = torch.tensor(row, dtype=torch.float32)
-                is_init[b, t] = self.step[b] == 0
-                self.history.append(row)
-                self.step[b] += 1
-                self.left[b] -= 1
-                if self.left[b] == 0:
-                    done[b, t] = True
-                    self.episode[b], self.step[b], self.left[b] = self.episode[b] + 1, 0, self._length()
-        after = {"observation": who + torch.tensor([0.0, 0, 1]), "reward": who[..., 2:], "terminated": done}
-        content = {"observation": who, "action": who[..., :1], "is_init": is_init, "next": after}
-        return TensorDict(content, [self.num_envs, steps])
-
-    def windows(self, length: int, capacity: int) -> set[tuple[int, int, int]]:
-        held = set(self.history[-capacity:])
-        return {(b, e, s) for b, e, s in held if all((b, e, s + i) in held for i in range(length))}
 
 
 def filled(num_envs, capacity, window, steps, chunk=1, batch_size=64, seed=0, **writer):

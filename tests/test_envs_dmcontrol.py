@@ -1,12 +1,9 @@
 """The control suite and the eleven further tasks: shapes, seeds, repeats, limits, rewards, rendering."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from commands import run_python
 from tensordict import TensorDict
 
 from dreammpc.envs import make_env
@@ -26,22 +23,6 @@ EXTRA = [
     "cheetah-run-back", "cheetah-jump", "hopper-hop-backwards", "reacher-three-easy", "reacher-three-hard",
     "cup-spin", "pendulum-spin",
 ]  # fmt: skip
-
-
-def run_python(code):
-    """Runs a script in a process of its own, where nothing is imported and no graphics are chosen yet."""
-    variables = {
-        key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
-    }
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
-
-
-@pytest.fixture(scope="module")
-def can_render() -> bool:
-    # Apart from our code, and in another process: a graphics library that is half there can abort it.
-    backend = "" if os.environ.get("DISPLAY") else "import os; os.environ['MUJOCO_GL'] = 'egl'; "
-    code = "from dm_control import suite; suite.load('pendulum', 'swingup').physics.render(16, 16)"
-    return run_python(backend + code).returncode == 0
 
 
 def step(env, action=None, **entries):

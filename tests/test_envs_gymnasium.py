@@ -9,7 +9,6 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Text
 from tensordict import TensorDict
-from test_envs_dmcontrol import can_render  # noqa: F401
 from torchrl.envs.utils import check_env_specs
 
 from dreammpc.assembly import build_env
@@ -134,7 +133,7 @@ def test_pictures_have_the_size_that_is_asked_for(register):
     assert env.render(height=2, width=2)[..., 0].tolist() == [[200, 200], [0, 0]]
 
 
-def test_mujoco_renders(can_render):  # noqa: F811
+def test_mujoco_renders(can_render):
     if not can_render:
         pytest.skip("no OpenGL")
     env = make_env("gym-InvertedDoublePendulum-v5", render=True)

@@ -4,12 +4,10 @@ import math
 
 import pytest
 import torch
+from feeds import Writer
 from tensordict import TensorDict
-from test_bmpc_update import make_draws as bmpc_draws
-from test_bmpc_update import slices
-from test_data import Writer
-from test_tdmpc2_update import A, B, H, has_gradient, make_draws
 from toy_models import random_bmpc, random_latent, random_tdmpc2
+from updates import A, B, H, bmpc_draws, has_gradient, make_draws, slices
 
 from dreammpc.algorithms import bmpc, tdmpc2
 from dreammpc.algorithms.latent import Coefficients

@@ -2,63 +2,16 @@
 
 import pytest
 import torch
-from tensordict import TensorDict
+from feeds import FakeAgent, FakeCollector, make_feed, schedule
 from toy_models import random_tdmpc2
 
 from dreammpc import assembly
 from dreammpc.agent import EXPERT_KEYS, Agent
-from dreammpc.data import Feed, Replay, make_collector
+from dreammpc.data import Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.envs.dmcontrol import DMControl
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
-
-
-class FakeAgent:
-    random = False
-    checked = False
-
-
-class FakeCollector:
-    """Yields [B, T] transitions of episodes of `length`; the reward of environment b at step t is b + t."""
-
-    def __init__(self, agent, num_envs=1, steps=1, length=5):
-        self.agent, self.num_envs, self.steps, self.length = agent, num_envs, steps, length
-        self.was_random: list[bool] = []
-        self.down = False
-
-    def __iter__(self):
-        clock = 0
-        while True:
-            self.was_random.append(self.agent.random)
-            t = (clock + torch.arange(self.steps)) % self.length
-            t = t.expand(self.num_envs, -1).unsqueeze(-1)
-            done = t == self.length - 1
-            reward = (torch.arange(self.num_envs)[:, None, None] + t).float()
-            after = {
-                "observation": t + 1.0,
-                "reward": reward,
-                "terminated": torch.zeros_like(done),
-                "done": done,
-            }
-            content = {"observation": t.float(), "action": reward, "is_init": t == 0, "next": after}
-            clock += self.steps
-            yield TensorDict(content, [self.num_envs, self.steps])
-
-    def shutdown(self):
-        self.down = True
-
-
-def make_feed(seed_steps, total_steps, utd, num_envs=1, steps=1, action_repeat=2, length=5):
-    agent = FakeAgent()
-    collector = FakeCollector(agent, num_envs, steps, length)
-    replay = Replay(1000, num_envs, 2, 4)
-    return Feed(collector, agent, replay, seed_steps, total_steps, utd, action_repeat)
-
-
-def schedule(feed) -> list[int]:
-    """The agent step at which each update was handed out."""
-    return [feed.agent_steps for _ in feed]
 
 
 def test_seed_phase_burst_then_one_update_per_step():

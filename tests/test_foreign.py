@@ -9,14 +9,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from commands import PENDULUM, ROOT, recipe, train
 from faults.tiny import MODEL, PLANNER, Training
 from foreign import foreign, trained_on_foreign
+from frames import CLASSES, make_algorithm, make_replay
 from replica_recipe import make_drift
 from tensordict import TensorDict
-from test_gymnasium_recipe import PENDULUM, train
-from test_pixels_model import CLASSES
-from test_pixels_update import make_algorithm, make_replay
-from test_recipes import ROOT, recipe
 from toy_models import random_tdmpc2
 
 from dreammpc import assembly, commands, compare, loading

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_gymnasium_recipe import train
-from test_recipes import TINY, recipe
+from commands import TINY, recipe, train
 
 from dreammpc import cli, faults
 from dreammpc.interfaces import RunError, UsageError

@@ -5,11 +5,8 @@ import copy
 import pytest
 import torch
 from tensordict import TensorDict
-from test_bmpc_training_step import make_algorithm as make_bmpc
-from test_bmpc_training_step import make_batch as make_bmpc_batch
-from test_tdmpc2_training_step import make_algorithm as make_tdmpc2
-from test_tdmpc2_update import make_batch
 from toy_models import random_tdmpc2
+from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
 from dreammpc import agent as agents
 from dreammpc.agent import Agent

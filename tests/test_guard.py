@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from faults.tiny import Training
-from test_tdmpc2_training_step import make_algorithm
-from test_tdmpc2_update import make_batch
+from updates import make_batch, make_tdmpc2
 
 from dreammpc.interfaces import RunError
 from dreammpc.training import DESCRIPTION, load_checkpoint
@@ -28,7 +27,7 @@ def changed(before: dict, after: dict) -> set[str]:
 def with_updates(count: int = 2, **settings):
     """An algorithm whose optimisers have a state."""
     torch.manual_seed(0)
-    algorithm = make_algorithm(**settings)
+    algorithm = make_tdmpc2(**settings)
     for _ in range(count):
         algorithm.training_step(make_batch(), 0)
     return algorithm
@@ -41,7 +40,7 @@ def test_sound_updates_are_computed_as_without_a_guard(monkeypatch):
     monkeypatch.setattr("dreammpc.algorithms.guard.Guard.move", lambda self, scale, to: scale.copy_(to))
     monkeypatch.setattr("dreammpc.algorithms.guard.Guard.end", lambda self: torch.zeros(()))
     torch.manual_seed(0)
-    bare = make_algorithm()
+    bare = make_tdmpc2()
     for _ in range(4):
         bare.training_step(make_batch(), 0)
     assert not changed(state(bare), state(guarded))

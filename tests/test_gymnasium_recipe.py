@@ -1,26 +1,15 @@
 """A task whose episodes end, as a user trains it: several planners, resume, the plot, mistakes."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from test_recipes import ROOT, TINY, recipe, refused
+from commands import PENDULUM, ROOT, refused, train
 
 from dreammpc.assembly import load_model
 from dreammpc.training.checkpoint import load_checkpoint
 
 LAST = "run/checkpoints/last.ckpt"
-PENDULUM = [*TINY, "task=gym-InvertedPendulum-v5", "steps=400", "evaluation.every=200", "tracking=none"]
-
-
-def train(folder: Path, *arguments: str) -> int:
-    """Train in this process; returns the exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["train.py", "evaluation.video=false", *arguments])
-        recipe("train")()
-    return stop.value.code
 
 
 def logged(folder: Path) -> list[dict]:

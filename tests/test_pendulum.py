@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_recipes import ROOT, refused
+from commands import ROOT, refused
 
 from dreammpc.planning import PLANNERS, make_planner
 

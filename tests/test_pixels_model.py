@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from frames import CLASSES, A, O, frames, make_model, observation
 from tensordict import TensorDict
 
 from dreammpc.agent import Agent
@@ -11,28 +12,6 @@ from dreammpc.models.encoders import FusedEncoder
 from dreammpc.nn import ConvFeatures, random_shift
 from dreammpc.planning import make_planner
 from dreammpc.planning.contract import check_model
-
-A, O = 2, 5
-SMALL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16, "num_heads": 2}
-CLASSES = [TDMPC2Model, BMPCModel]
-
-
-def frames(*shape, seed=0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (*shape, 64, 64), generator=generator, dtype=torch.uint8)
-
-
-def observation(size: int, obs: str, seed: int = 0) -> TensorDict:
-    content = {"pixels": frames(size, 3, seed=seed)}
-    if obs == "both":
-        generator = torch.Generator().manual_seed(seed)
-        content["observation"] = torch.randn(size, O, generator=generator)
-    return TensorDict(content, [size])
-
-
-def make_model(cls=TDMPC2Model, obs="pixels", **more):
-    torch.manual_seed(0)
-    return cls(O if obs == "both" else 0, A, obs=obs, **{**SMALL, **more})
 
 
 def test_random_shift_is_the_published_grid_without_its_rounding():

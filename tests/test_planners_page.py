@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_planning import plan
+from plans import plan
 from toy_models import LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.planners import build_planner

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from plans import plan
 from tensordict import TensorDict
 from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
@@ -22,13 +23,6 @@ DIAGNOSTICS = {
 EVERY_PAIR = pytest.mark.parametrize(
     ("name", "model"), [(name, model) for name in sorted(PLANNERS) for model in MODELS]
 )
-
-
-def plan(planner, model, latent, state=None, seed=0):
-    state = planner.initial_state(latent.shape[0]) if state is None else state
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        return planner.plan(Imagination(model), latent, state)
 
 
 def assert_same(one: TensorDict, other: TensorDict) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_planning import plan
+from plans import plan
 from toy_models import Ensemble, LinearQuadratic, random_latent
 
 from dreammpc.planners import build_planner

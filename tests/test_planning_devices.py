@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from plans import Good, Linear, small
 from tensordict import TensorDict
-from test_contract import Good, Linear, small
 from toy_models import random_bmpc, random_tdmpc2
 
 from dreammpc.interfaces import Outcome

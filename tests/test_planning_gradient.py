@@ -4,52 +4,19 @@ import math
 
 import pytest
 import torch
-from test_planning import plan
+from plans import A, B, H, N, Steep, gradient, make, plan, proposals_of, score
 from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome
-from dreammpc.planning import Best, Imagination, Objective, make_planner
+from dreammpc.planning import Best, make_planner
 from dreammpc.planning.ascend import STEP_RULES
 from dreammpc.planning.search import Search
 
-A, B, N, H = 2, 3, 5, 3
 MODELS = {
     "tdmpc2": lambda: random_tdmpc2(A),
     "ensemble": lambda: Ensemble(A),
     "lq": lambda: LinearQuadratic(A),
 }
-
-
-PLAIN = {"step_rule": "fixed", "step_size": 0.1, "uncertainty": "std", "value_reduction": "mean"}
-
-
-def make(preset="dream_mpc", **settings):
-    """One plain gradient step unless the settings say otherwise, whatever the preset's own."""
-    return make_planner(preset, A, **((PLAIN if preset == "dream_mpc" else {}) | settings))
-
-
-def proposals_of(model, latent, include_mode: bool, seed: int = 0):
-    """The policy rollouts [B, N, H, A] that `plan(..., seed=seed)` starts from, rolled out here."""
-    torch.manual_seed(seed)
-    noise = torch.randn(latent.shape[0], N, H, A)
-    if include_mode:
-        noise[:, 0] = 0
-    rows = latent.repeat_interleave(N, 0)
-    actions = []
-    with torch.no_grad():
-        for t in range(H):
-            actions.append(model.policy(rows, noise[:, :, t].flatten(0, 1)))
-            rows = model.step(rows, actions[-1])
-    return torch.stack(actions, 1).unflatten(0, (-1, N))
-
-
-def score(model, latent, actions, coef=0.01, uncertainty="std"):
-    return Imagination(model).score(latent, actions, Objective(coef, uncertainty)).objective
-
-
-def gradient(model, latent, actions, **objective):
-    actions = actions.clone().requires_grad_()
-    return torch.autograd.grad(score(model, latent, actions, **objective).sum(), actions)[0]
 
 
 # --- the choice -----------------------------------------------------------------------------------------
@@ -183,22 +150,6 @@ def test_diagnostics_of_the_objective():
 
 
 # --- clipping and step rules ----------------------------------------------------------------------------
-
-
-class Steep(LinearQuadratic):
-    """dJ/da is `slopes[n]` in every coordinate for candidate n; nothing else matters. Actions start at 0."""
-
-    slopes = torch.tensor([1.0, 2.0, 3.0, 4.0, 4000.0])
-
-    def outcome(self, latent, action, next_latent):
-        slope = self.slopes.repeat(action.shape[0] // N)
-        return Outcome(slope * action.sum(-1), torch.ones_like(slope))
-
-    def value(self, latent, action):
-        return 0 * latent["x"][:, :1]
-
-    def policy(self, latent, noise):
-        return 0 * noise
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_planning import plan
+from plans import plan
 from toy_models import Broken, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from plans import plan
 from tensordict import TensorDict
-from test_planning import plan
 from toy_models import LinearQuadratic
 
 from dreammpc.interfaces import Outcome

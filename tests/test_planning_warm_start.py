@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_planning import plan
-from test_planning_gradient import A, B, H, N, Steep, gradient, make, proposals_of, score
+from plans import A, B, H, N, Steep, gradient, make, plan, proposals_of, score
 from toy_models import random_latent, random_tdmpc2
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from feeds import make_agent
 from replica_recipe import make_drift
-from test_workers import make_agent
 
 from dreammpc.collectors import build_collector
 from dreammpc.data import WorkersDied

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_planning import plan
+from plans import plan
 from toy_models import LinearQuadratic, random_latent
 
 import dreammpc

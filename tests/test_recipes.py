@@ -1,8 +1,6 @@
 """The recipes as a user runs them: files left behind, exit codes, resume, and one line for each mistake."""
 
-import importlib.util
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ENVIRONMENT, TINY, launch, refused
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dreammpc.evaluation.rows import read_rows
@@ -19,27 +18,6 @@ from dreammpc.recipe import compose, with_resumed
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
 from dreammpc.words import typed
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = [
-    "steps=600",
-    "algorithm.seed_steps=300",
-    "algorithm.batch_size=16",
-    "algorithm.utd=0.2",
-    "evaluation.every=300",
-    "evaluation.episodes=1",
-    "evaluation.planners=[policy,dream_mpc]",
-    "save_every=200",
-    "trainer.compile=false",
-    "tracking.log_every=100",
-    "folder=run",
-]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
-
-
-def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "dreammpc.cli", "run", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -163,25 +141,6 @@ def test_signal_saves_and_says_where(tmp_path, number, code):
     assert "stopped at" in out and "resume=" in out and "Traceback" not in err
     facts = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["dreammpc"]
     assert facts["resume"]["ranks"][0]["feed"]["agent_steps"] * 2 == facts["env_steps"] > 0
-
-
-def recipe(name: str):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / f"recipes/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
-def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
-    """Run a recipe in this process; it must exit with 2 and one line on stderr, which is returned."""
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        recipe(name)()
-    captured = capsys.readouterr()
-    assert stop.value.code == 2, captured.err
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
-    return lines[0]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import replica_recipe
 import torch
-from test_feed import make_feed, schedule
+from feeds import make_feed, schedule
 
 from dreammpc import assembly
 from dreammpc.interfaces import UsageError

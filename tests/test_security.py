@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import refused, train
 from score_rows import score_rows
-from test_gymnasium_recipe import train
-from test_recipes import refused
 
 from dreammpc import assembly, cli
 from dreammpc.algorithms import TDMPC2

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import recipe, refused
 from score_rows import score_rows
 
 from dreammpc.envs import list_tasks
@@ -185,8 +186,6 @@ print(*sys.argv[1:])
 
 def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     """With stand-ins for `train` and `evaluate`, of which one run fails at first."""
-    from test_recipes import recipe
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stub.py").write_text(STUB)
     monkeypatch.setattr("dreammpc.launch.find_recipe", lambda name: tmp_path / "stub.py")
@@ -291,8 +290,6 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
-    from test_recipes import refused
-
     monkeypatch.chdir(tmp_path)
     assert message in refused("sweep", words, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())

@@ -2,34 +2,11 @@
 
 import pytest
 import torch
-from test_tdmpc2_update import A, B, H, K, make_batch
-from toy_models import random_tdmpc2
-
-from dreammpc.agent import Agent
-from dreammpc.algorithms import TDMPC2
-from dreammpc.planning import make_planner
-
-
-def make_algorithm(**settings) -> TDMPC2:
-    """With stand-ins for what Lightning's Trainer gives; `steps` notes the gradient norm of every step."""
-    model = random_tdmpc2(episodic=True)
-    algorithm = TDMPC2(Agent(model, make_planner("policy", A)), **settings)
-    optimizers = algorithm.configure_optimizers()
-    algorithm.optimizers = lambda: optimizers
-    algorithm.manual_backward = lambda loss: loss.backward()
-    algorithm.steps = []
-    for optimizer in optimizers:
-
-        def note(optimizer, args, kwargs):
-            grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
-            algorithm.steps.append(torch.cat([g.flatten() for g in grads]).norm().item())
-
-        optimizer.register_step_pre_hook(note)
-    return algorithm
+from updates import A, B, H, K, make_batch, make_tdmpc2
 
 
 def test_optimisers():
-    algorithm = make_algorithm(lr=1e-3, encoder_lr_scale=0.25)
+    algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25)
     model = algorithm.model
     ours, policys = algorithm.configure_optimizers()
     encoder, rest = ours.param_groups
@@ -49,14 +26,14 @@ def test_optimisers():
 
 
 def test_default_learning_rates_are_the_papers():
-    ours, policys = make_algorithm().configure_optimizers()
+    ours, policys = make_tdmpc2().configure_optimizers()
     assert [group["lr"] for group in ours.param_groups] == pytest.approx([0.9e-4, 3e-4])
     assert policys.param_groups[0]["lr"] == pytest.approx(3e-4)
 
 
 def test_draws():
     torch.manual_seed(0)
-    algorithm = make_algorithm(dropout=0.5)
+    algorithm = make_tdmpc2(dropout=0.5)
     batch, seen = make_batch(), set()
     for _ in range(60):
         draws = algorithm.draw(batch)
@@ -65,11 +42,11 @@ def test_draws():
     assert draws.target_noise.shape == (H * B, A)
     assert draws.policy_noise.shape == ((H + 1) * B, A)
     assert draws.dropout.shape == (K, H * B, 32)
-    assert make_algorithm(dropout=0.0).draw(make_batch()).dropout is None
+    assert make_tdmpc2(dropout=0.0).draw(make_batch()).dropout is None
 
 
 def test_one_training_step_moves_everything_it_should():
-    algorithm = make_algorithm(target_rate=0.25, scale_rate=0.5)
+    algorithm = make_tdmpc2(target_rate=0.25, scale_rate=0.5)
     model = algorithm.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     algorithm.value_scale.fill_(3.0)
@@ -106,7 +83,7 @@ def test_one_training_step_moves_everything_it_should():
 
 def test_gradients_are_clipped_apart_for_model_and_policy():
     torch.manual_seed(0)
-    free, tight = make_algorithm(clip=1e9), make_algorithm(clip=1e-3)
+    free, tight = make_tdmpc2(clip=1e9), make_tdmpc2(clip=1e-3)
     torch.manual_seed(1)
     unclipped = free.training_step(make_batch(), 0)
     torch.manual_seed(1)
@@ -119,7 +96,7 @@ def test_gradients_are_clipped_apart_for_model_and_policy():
 
 def test_updates_learn_a_constant_reward():
     torch.manual_seed(0)
-    algorithm = make_algorithm(lr=3e-3)
+    algorithm = make_tdmpc2(lr=3e-3)
     batch = make_batch()
     batch["next", "reward"] = torch.full_like(batch["next", "reward"], 2.0)
     losses = [algorithm.training_step(batch, i)["loss/reward"].item() for i in range(60)]
@@ -127,7 +104,7 @@ def test_updates_learn_a_constant_reward():
 
 
 def test_the_checkpoint_holds_model_targets_and_scale():
-    keys = set(make_algorithm().state_dict())
+    keys = set(make_tdmpc2().state_dict())
     assert "value_scale" in keys
     for part in ("encoder", "dynamics", "reward", "value_heads", "target_heads", "actor", "termination"):
         assert any(key.startswith(f"agent.model.{part}.") for key in keys), part
@@ -139,7 +116,7 @@ def test_updates_of_one_training_step_are_those_of_several():
     batches, results = [make_batch(), make_batch()], []
     for together in (False, True):
         torch.manual_seed(0)
-        algorithm = make_algorithm()
+        algorithm = make_tdmpc2()
         metrics = []
         for turn in [batches] if together else [[batch] for batch in batches]:
             with torch.autocast("cpu", torch.bfloat16):

@@ -4,41 +4,13 @@ import math
 
 import pytest
 import torch
-from tensordict import TensorDict
 from toy_models import random_tdmpc2
+from updates import A, B, H, K, cross_entropy, has_gradient, heads_say, make_batch, make_draws
 
 from dreammpc.algorithms.latent import Coefficients, heuristic_discount, percentile_range
-from dreammpc.algorithms.tdmpc2 import Draws, model_loss, policy_loss, td_target
+from dreammpc.algorithms.tdmpc2 import model_loss, policy_loss, td_target
 
-B, H, A, K = 4, 3, 2, 3
 COEF = Coefficients()
-
-
-def make_batch(terminated=()) -> TensorDict:
-    """[B, H] transitions; `terminated` lists the (b, t) that end."""
-    torch.manual_seed(3)
-    ends = torch.zeros(B, H, 1, dtype=torch.bool)
-    for b, t in terminated:
-        ends[b, t] = True
-    after = {"observation": torch.randn(B, H, 5), "reward": torch.randn(B, H, 1), "terminated": ends}
-    action = torch.rand(B, H, A) * 2 - 1
-    return TensorDict({"observation": torch.randn(B, H, 5), "action": action, "next": after}, [B, H])
-
-
-def make_draws(dropout: bool = True, target_heads=(0, 2), policy_heads=(1, 2)) -> Draws:
-    torch.manual_seed(4)
-    mask = torch.randint(0, 2, (K, H * B, 32)) / 0.5
-    return Draws(
-        target_noise=torch.randn(H * B, A),
-        target_heads=torch.tensor(target_heads),
-        dropout=mask if dropout else None,
-        policy_noise=torch.randn((H + 1) * B, A),
-        policy_heads=torch.tensor(policy_heads),
-    )
-
-
-def cross_entropy(model, logits, target) -> torch.Tensor:
-    return -(model.two_hot.encode(target) * logits.log_softmax(-1)).sum()
 
 
 @pytest.mark.parametrize("episodic", [False, True])
@@ -88,15 +60,6 @@ def test_model_loss_equals_explicit_loops(episodic, dropout):
     torch.testing.assert_close(zs, rollouts, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(metrics["value/target"], torch.stack(targets).mean(), rtol=1e-4, atol=1e-5)
     assert not zs.requires_grad
-
-
-def heads_say(heads, bins) -> None:
-    """Make head k decode to symexp of bin number bins[k], whatever its input: bin 50 is 0, 55 is symlog 1."""
-    with torch.no_grad():
-        heads.weights[-1].zero_()
-        heads.biases[-1].zero_()
-        for k, index in enumerate(bins):
-            heads.biases[-1][k, 0, index] = 100.0
 
 
 def test_untrained_losses_by_hand():
@@ -209,10 +172,6 @@ def test_percentile_range_is_that_of_quantile(size):
 
 def test_percentile_range_by_hand():
     assert percentile_range(torch.arange(21.0).flip(0)).item() == pytest.approx(19 - 1)
-
-
-def has_gradient(module) -> bool:
-    return any(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
 
 
 def test_model_loss_moves_everything_but_the_actor_and_the_targets():

@@ -12,24 +12,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from feeds import make_agent
 from replica_recipe import make_drift
-from toy_models import random_tdmpc2
 
-from dreammpc.agent import Agent
 from dreammpc.collectors import build_collector, count_rows
 from dreammpc.config import CollectorConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
 from dreammpc.data.mailbox import Mailbox
 from dreammpc.interfaces import UsageError
-from dreammpc.planning import make_planner
 
 TESTS = Path(__file__).parent
-
-
-def make_agent() -> Agent:
-    """Acts as its policy's mode: every action follows from the observation and the weights."""
-    return Agent(random_tdmpc2(), make_planner("policy", 2), 0.0)
 
 
 def alive(pid: int) -> bool:
@@ -100,7 +93,7 @@ def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplo
 ENDLESS = """
 import sys, threading
 from replica_recipe import make_drift
-from test_workers import make_agent
+from feeds import make_agent
 from dreammpc.data import WorkerCollector
 
 if __name__ == "__main__":
@@ -133,9 +126,7 @@ slow = pytest.mark.slow
 )
 def test_no_worker_is_left_behind(tmp_path, end, number, code):
     (tmp_path / "endless.py").write_text(ENDLESS)
-    path = os.pathsep.join(
-        [str(TESTS.parent), str(TESTS), str(TESTS / "helpers"), os.environ.get("PYTHONPATH", "")]
-    )
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS / "helpers"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "endless.py"), end],
         stdout=subprocess.PIPE,

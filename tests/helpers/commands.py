@@ -1,0 +1,69 @@
+"""The commands as tests start them: in a process of their own, or a recipe in this one."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "steps=600",
+    "algorithm.seed_steps=300",
+    "algorithm.batch_size=16",
+    "algorithm.utd=0.2",
+    "evaluation.every=300",
+    "evaluation.episodes=1",
+    "evaluation.planners=[policy,dream_mpc]",
+    "save_every=200",
+    "trainer.compile=false",
+    "tracking.log_every=100",
+    "folder=run",
+]
+PENDULUM = [*TINY, "task=gym-InvertedPendulum-v5", "steps=400", "evaluation.every=200", "tracking=none"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
+
+
+def run_python(code):
+    """Runs a script in a process of its own, where nothing is imported and no graphics are chosen yet."""
+    variables = {
+        key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    }
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """`dreammpc run` with these arguments, in a process of its own."""
+    command = [sys.executable, "-m", "dreammpc.cli", "run", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
+
+
+def recipe(name: str):
+    """The function of that name in recipes/NAME.py."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / f"recipes/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
+    """Run a recipe in this process; it must exit with 2 and one line on stderr, which is returned."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        recipe(name)()
+    captured = capsys.readouterr()
+    assert stop.value.code == 2, captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+def train(folder: Path, *arguments: str) -> int:
+    """Train in this process; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", "evaluation.video=false", *arguments])
+        recipe("train")()
+    return stop.value.code
