@@ -99,6 +99,7 @@ for name, space in {
     "Matrix": Box(-1, 1, (2, 2)),
     "ScalarAct": Box(-1, 1, ()),
     "NoAct": Box(-1, 1, (0,)),
+    "DictAct": Dict({"arm": Box(-1, 1, (2,))}),
 }.items():
     point(name, action_space=space)
 goal = Dict(
@@ -131,6 +132,7 @@ point("NanLater", look=lambda s: np.array([s.x, np.nan if s.t == 13 else 0.0]))
 point("InfReset", look=lambda s: np.array([s.x, np.inf]))
 point("ListObs", look=lambda s: [s.x, 0.5])
 point("TorchObs", look=lambda s: torch.tensor([s.x, 0.5]))
+point("TorchHalf", look=lambda s: torch.tensor([s.x, 0.5], dtype=torch.bfloat16))
 point("RowObs", look=lambda s: np.full((1, 2), s.x))
 point("ScalarForVector", look=lambda s: s.x)
 point("ShortObs", look=lambda s: np.full(1, s.x), obs=4)
@@ -189,6 +191,9 @@ for name, info in {
 answered("OldStep", lambda s, o, r: (o, r, False, {}))
 point("OldReset2", start=lambda s: s.look())
 point("OldReset3", start=lambda s: s.look(), obs=3)
+register(
+    "OldResetStats", lambda **more: W.RecordEpisodeStatistics(Point(3, start=lambda s: s.look(), **more))
+)
 point("ResetNone", start=lambda s: None)
 point("ResetInfoNone", start=lambda s: (s.look(), None))
 
@@ -221,6 +226,7 @@ for name, error, at in (
     ("RaiseStop", StopIteration("the log has ended"), 300),
     ("RaiseAssert", AssertionError(), 300),
     ("RaiseEarly", ValueError("no"), 3),
+    ("RaiseExit", SystemExit(0), 3),
 ):
     point(name, move=lambda s, a, error=error, at=at: fail(error) if s.calls == at else a)
 
@@ -367,6 +373,7 @@ point("Noisy", move=noisy)
 point("Chatty", move=chatty)
 point("Asking", move=asking)
 point("SlowReset", start=slow)
+point("SlowStep", look=lambda s: time.sleep(SLOW_S / 4) or np.full(2, s.x))
 
 KIND[0] = "wrappers"
 

@@ -35,9 +35,10 @@ def test_nothing_wrong(name):
 @pytest.mark.parametrize("name", ENDED)
 def test_errors_are_those_that_a_training_ends_with(name):
     found = examine(task(name), 30)
-    expected = re.sub(r"^(reset after )?step (\d+): |^reset after step 0: ", "", ENDED[name])
+    expected = re.sub(r"^(reset after )?step (\d+): |^reset before step 1: ", "", ENDED[name])
     assert any(re.search(expected, error) for error in found.errors), found.errors
     assert all("\n" not in text for text in found.errors + found.warnings)
+    assert len(found.errors) == 1 or name.startswith("Flags")
 
 
 WARNED = {
@@ -93,6 +94,9 @@ def test_what_is_slow(monkeypatch):
     monkeypatch.setattr(odd_envs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     found = examine(task("SlowReset"), 60)
     assert found.warnings == ["reset() takes 1.2 s"] and not found.errors
+    found = examine(task("SlowStep"), 60)
+    assert found.warnings == ["step() takes 300 ms: a training makes many thousands"] and not found.errors
+    assert found.facts[-1] == "13 steps played of 60, as they are slow"
 
 
 def test_several_faults_are_all_told(monkeypatch):
@@ -133,7 +137,7 @@ def test_the_command(words, code, said, capsys):
         ended = stop.code
     lines = capsys.readouterr().out.splitlines()
     assert ended == code and any(line.startswith(said) for line in lines[1:])
-    assert lines[0].startswith(f"{words[0]}: 2 observations, 1 actions, 20 steps at most")
+    assert lines[0].startswith(f"{words[0]}: 2 observations, 1 action, episodes of at most 20 steps, ")
 
 
 @pytest.mark.parametrize(

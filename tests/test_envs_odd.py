@@ -105,27 +105,30 @@ ENDED = {
     "Discrete": r"discrete actions, Discrete\(4\), are not supported; expected a Box",
     "MultiDiscrete": "discrete actions, MultiDiscrete",
     "MultiBinary": "discrete actions, MultiBinary",
+    "DictAct": r"action space must be a flat Box \(continuous, 1-D\), got Dict",
     "NoAct": "action space has no entries",
     "NoObs": "observation space has no entries",
-    "Goal": "reset after step 0: entry 'achieved_goal' of the observation is missing, got an array",
-    "Nested": r"reset after step 0: entry '0' of the observation must be \[3\], got",
-    "Stack": r"reset after step 0: the observation must be \[4, 3\], got an array float32 \[2\]",
-    "ScalarObs": r"reset after step 0: the observation must be \[\], got an array float32 \[2\]",
+    "Goal": "reset before step 1: entry 'achieved_goal' of the observation is missing, got an array",
+    "Nested": r"reset before step 1: entry '0' of the observation must be \[3\], got",
+    "Stack": r"reset before step 1: the observation must be \[4, 3\], got an array float32 \[2\]",
+    "ScalarObs": r"reset before step 1: the observation must be \[\], got an array float32 \[2\]",
     "Image": "the observation space has a picture alone: it needs env.obs=pixels",
     "RaiseMake": r"cannot be made: RuntimeError: no license \(odd_envs.py:\d+, in fail\)",
-    "Huge": r"reset after step 0: observation\[2\] is 1e\+30, .* gymnasium.wrappers.TransformObservation",
-    "Overflow": r"reset after step 0: observation\[1\] is 1e\+300",
+    "Huge": r"reset before step 1: observation\[2\] is 1e\+30, .* gymnasium.wrappers.TransformObservation",
+    "Overflow": r"reset before step 1: observation\[1\] is 1e\+300",
     "NanLater": r"step 13: observation\[1\] is not finite: nan",
-    "InfReset": r"reset after step 0: observation\[1\] is not finite: inf",
+    "InfReset": r"reset before step 1: observation\[1\] is not finite: inf",
     "ScalarForVector": r"the observation must be 2 numbers, as its space declares, got [\d.-]+$",
     "ShortObs": r"the observation must be 4 numbers, as its space declares, got an array float64 \[1\]",
     "NoneObs": "the observation must be 2 numbers, got None",
+    "TorchHalf": r"the observation must be 2 numbers, got a tensor bfloat16 \[2\]",
     "TextObs": "the observation must be 2 numbers, got a list of 2",
     "OldReset2": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[2\]",
     "OldReset3": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[3\]",
     "ResetNone": r"reset\(\) must return .*, got None",
     "ResetInfoNone": r"reset\(\) must return .*, got an observation and None",
-    "OldStep": r"step 1: .*step\(\) must return observation, reward, terminated, truncated and info",
+    "OldResetStats": r"reset before step 1: reset\(\) must return .*: too many values to unpack",
+    "OldStep": r"step 1: step\(\) must return observation, reward, terminated, truncated and info",
     "RewardNone": "step 1: the reward must be a number, got None",
     "RewardText": "step 1: the reward must be a number, got the text '1.0'",
     "RewardPair": r"step 1: the reward must be a number, got an array float64 \[2\]",
@@ -135,6 +138,7 @@ ENDED = {
     "FlagsNone": "step 1: terminated must be True or False, got None",
     "FlagsText": "step 1: terminated must be True or False, got the text ''",
     "InfoNone": "step 1: info must be a dictionary, got None",
+    "RaiseExit": r"step 3: SystemExit: 0 \(odd_envs.py:\d+, in fail\)",
     "RaiseEarly": r"step 3: ValueError: no \(odd_envs.py:\d+, in fail\)",
 }
 
@@ -148,7 +152,7 @@ def test_one_line_says_what_is_wrong(name):
     assert len(line) < 400
     if not isinstance(error.value, UsageError) and name != "RaiseMake":
         assert "environment 0, " in line
-    assert isinstance(error.value, ForeignError) == (name.startswith("Raise") or name == "OldStep")
+    assert isinstance(error.value, ForeignError) == name.startswith("Raise")
 
 
 @pytest.mark.parametrize(

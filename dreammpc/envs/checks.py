@@ -34,10 +34,7 @@ def reset_parts(returned: Any) -> tuple[Any, Mapping]:
         returned = f"an observation and {described(returned[1])}"
     else:
         returned = described(returned)
-    raise Mismatch(
-        f"reset() must return an observation and a dictionary (Gymnasium's API, not Gym's before 0.26),"
-        f" got {returned}"
-    )
+    raise Mismatch(f"{RESET}, got {returned}")
 
 
 def step_parts(returned: Any) -> tuple[Any, Any, Any, Any, Mapping]:
@@ -49,10 +46,9 @@ def step_parts(returned: Any) -> tuple[Any, Any, Any, Any, Mapping]:
     raise Mismatch(f"{STEP}, got {described(returned)}")
 
 
-STEP = (
-    "step() must return observation, reward, terminated, truncated and info"
-    " (Gymnasium's API, not Gym's before 0.26)"
-)
+_API = "(Gymnasium's API, not Gym's before 0.26)"
+RESET = f"reset() must return an observation and a dictionary {_API}"
+STEP = f"step() must return observation, reward, terminated, truncated and info {_API}"
 
 
 def observe(value: Any, row: np.ndarray) -> None:
@@ -159,21 +155,20 @@ def number(value: Any) -> float | None:
 
 def as_array(value: Any) -> np.ndarray | None:
     """An array of what may be a tensor, an array or nested lists; None where it is none of them."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy(force=True)
     try:
-        return np.asarray(value)
-    except Exception:  # ragged lists, and whatever objects raise that are asked to be arrays
+        return value.numpy(force=True) if isinstance(value, torch.Tensor) else np.asarray(value)
+    except Exception:  # bfloat16, ragged lists, and whatever objects raise that are asked to be arrays
         return None
 
 
-def hint(error: BaseException) -> str:
-    """What an exception means that a wrapper of Gymnasium raises where `step` or `reset` answers in an old
-    way."""
+def old_answer(error: BaseException) -> Mismatch | None:
+    """What is meant where a wrapper of Gymnasium cannot unpack what `step` or `reset` gave; else None."""
     if "values to unpack" not in str(error) or error.__traceback__ is None:
-        return ""
-    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return f": {STEP}" if f"{os.sep}gymnasium{os.sep}" in files[-1] else ""
+        return None
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if f"{os.sep}gymnasium{os.sep}" not in last.filename:
+        return None
+    return Mismatch(f"{RESET if last.name == 'reset' else STEP}: {error}")
 
 
 def described(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
 from dreammpc.envs import checks
 from dreammpc.envs.drawing import advice, picture
@@ -47,6 +48,8 @@ def _examine(found: Examination, task: str, steps: int) -> None:
     size, act = _spaces(found, first, task)
     _wrappers(found, first)
     played = play(found, first, act, size, steps)
+    cut = f" of {steps}, as they are slow" if not played.ended and played.steps < steps else ""
+    found.facts.append(f"{_many(played.steps, 'step')} played{cut}")
     if not played.ended:
         same = _repeat(found, first, second, act, size, played, steps)
         _state(found, first, second, act, size)
@@ -55,7 +58,7 @@ def _examine(found: Examination, task: str, steps: int) -> None:
     for env in (first, second):
         try:
             env.close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found.warn("close", f"close() raised {told(error)}")
 
 
@@ -66,20 +69,20 @@ def _spaces(
     prefix, size, act = f"task {task!r}: ", None, None
     try:
         size = flat_box([env], "observation", task).shape[0]
-        found.facts.append(f"{size} observations")
+        found.facts.append(_many(size, "observation"))
     except UsageError as error:
         found.error("observation space", str(error).removeprefix(prefix))
     try:
         space = flat_box([env], "action", task)
         actions, width = Actions(space, task), space.shape[0]
-        found.facts.append(f"{width} actions")
+        found.facts.append(_many(width, "action"))
         act = lambda stream: actions(stream.uniform(-1, 1, (1, width)))[0]  # noqa: E731
     except UsageError as error:
         found.error("action space", str(error).removeprefix(prefix))
-        if isinstance(own := getattr(env, "action_space", None), gymnasium.Space):
+        if isinstance(own := getattr(env, "action_space", None), Box) and own.shape[0]:
             act = lambda stream: _sampled(own, stream)  # noqa: E731
     limit = env.get_wrapper_attr("max_episode_steps") if env.has_wrapper_attr("max_episode_steps") else None
-    found.facts.append(f"{limit or 'no'} steps at most")
+    found.facts.append(f"episodes of at most {_many(limit, 'step')}" if limit else "no time limit")
     unwrapped = env.unwrapped
     if getattr(env, "limited", True) is False:
         found.warn("limit", f"it has no time limit: episodes are cut off after {limit} steps")
@@ -185,6 +188,10 @@ def _drawn(found: Examination, task: str, act: Any, size: int | None, played: Pl
         found.warn("render", "render() changes the environment: what follows is other than without it")
     with contextlib.suppress(Exception):
         env.close()
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _equal(one: np.ndarray | None, two: np.ndarray | None) -> bool:

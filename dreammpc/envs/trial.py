@@ -50,6 +50,7 @@ class Played:
     """What an environment answered from a reset with seed 0 on."""
 
     observations: list[np.ndarray]
+    steps: int = 0
     ended: bool = False
     """Whether something was raised, so that there is no more to see."""
 
@@ -59,13 +60,13 @@ def play(
 ) -> Played:
     """Reset and step; everything that comes back is checked."""
     stream, played, began = np.random.default_rng(0), Played([]), time.perf_counter()
-    reset_s, resets, over = 0.0, 0, True
+    resets_s, over = [0.0], True
     try:
         for step in range(1, steps + 1):
             if over:
                 last, start = played.observations[-1:], time.perf_counter()
                 seen = reset(found, env, size, seed if step == 1 else None)
-                reset_s, resets = max(reset_s, time.perf_counter() - start), resets + 1
+                resets_s.append(time.perf_counter() - start)
                 if last and seen is not None and seen.any() and np.array_equal(last[0], seen):
                     found.warn("reset", "reset() gave the last observation again: it may not reset at all")
                 played.observations += [seen] if seen is not None else []
@@ -73,13 +74,14 @@ def play(
                 raise Stopped
             if step > 1 and time.perf_counter() - began > ENOUGH_S:
                 break
+            played.steps = step
             over, seen = step_once(found, env, act(stream), size, step)
             played.observations += [seen] if seen is not None else []
     except Stopped:
         played.ended = True
-    each = (time.perf_counter() - began - resets * reset_s) / steps
-    if reset_s > SLOW_RESET_S:
-        found.warn("slow reset", f"reset() takes {reset_s:.1f} s")
+    each = (time.perf_counter() - began - sum(resets_s)) / max(played.steps, 1)
+    if max(resets_s) > SLOW_RESET_S:
+        found.warn("slow reset", f"reset() takes {max(resets_s):.1f} s")
     if each > SLOW_STEP_S:
         found.warn("slow step", f"step() takes {1000 * each:.0f} ms: a training makes many thousands")
     return played
@@ -95,8 +97,8 @@ def reset(found: Examination, env: gymnasium.Env, size: int | None, seed: int | 
     except checks.Mismatch as error:
         found.error("reset", str(error))
         raise Stopped from None
-    except Exception as error:
-        found.error("reset", f"reset() raised {told(error)}{checks.hint(error)}")
+    except (Exception, SystemExit) as error:
+        found.error("reset", str(checks.old_answer(error) or f"reset() raised {told(error)}"))
         raise Stopped from None
     return _observed(found, env, observation, size, "reset")
 
@@ -113,8 +115,8 @@ def step_once(
         if isinstance(answer, tuple) and len(answer) == 5:
             return _rest(found, env, (*answer[:4], {}), size, step)
         raise Stopped from None
-    except Exception as error:
-        found.error("step", f"step {step}: step() raised {told(error)}{checks.hint(error)}")
+    except (Exception, SystemExit) as error:
+        found.error("step", f"step {step}: {checks.old_answer(error) or f'step() raised {told(error)}'}")
         raise Stopped from None
     return _rest(found, env, (observation, reward, terminated, truncated, info), size, step)
 

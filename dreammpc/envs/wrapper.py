@@ -155,7 +155,7 @@ class BatchedEnv(EnvBase):
                 now = self.success[i] if also is None else also
                 self.any_success[i] = np.fmax(self.any_success[i], now)
                 self._draw(i)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._fault(i, error) from error
         self._whole = True
         return self._state(reward=torch.from_numpy(self._reward.copy()))
@@ -172,20 +172,25 @@ class BatchedEnv(EnvBase):
                 self._terminated[i] = self._truncated[i] = False
                 self._seeds[i] = None  # from here on the environment's own stream goes on
                 self._draw(i)
-            except Exception as error:
-                raise self._fault(i, error, "reset after ") from error
+            except (Exception, SystemExit) as error:
+                raise self._fault(i, error, "reset") from error
         self._whole = True
         return self._state()
 
-    def _place(self, row: int, when: str = "") -> str:
-        return f"task {self.task!r}, environment {row}, {when}step {self.steps}"
+    def _place(self, row: int, what: str = "") -> str:
+        """Where something went wrong: in the present step, or in `what` came between two."""
+        between = f"{what} after " if self.steps else f"{what} before "
+        when = f"{between if what else ''}step {self.steps or 1}"
+        return f"task {self.task!r}, environment {row}, {when}"
 
-    def _fault(self, row: int, error: Exception, when: str = "") -> RunError:
+    def _fault(self, row: int, error: BaseException, what: str = "") -> RunError:
         """What an environment raised, or what is wrong with its answer, as the error that ends the run."""
-        place = self._place(row, when)
+        place = self._place(row, what)
         if isinstance(error, UsageError | RunError):
             return RunError(f"{place}: {error}")
-        return ForeignError(f"{place}: {told(error)}{checks.hint(error)}")
+        if (mismatch := checks.old_answer(error)) is not None:
+            return RunError(f"{place}: {mismatch}")
+        return ForeignError(f"{place}: {told(error)}")
 
     def _success(self, info: Any) -> float:
         try:
@@ -274,8 +279,8 @@ class BatchedEnv(EnvBase):
             for i, env in enumerate(self.envs):
                 try:
                     env.close()
-                except Exception as error:
-                    log.warning("%s: close() failed: %s", self._place(i, "after "), told(error))
+                except (Exception, SystemExit) as error:
+                    log.warning("%s: close() failed: %s", self._place(i, "close"), told(error))
 
 
 def frames_per_second(env: gymnasium.Env) -> float:
