@@ -1,6 +1,9 @@
 """CPU time of collecting with a random policy, of two checkouts in turn: what checks and wrappers cost.
 
 python benchmarks/collection.py BEFORE AFTER [TASK ...]     # folders of checkouts
+
+Each has a process of its own, which collects a block of steps when it is told to, in turn with the other.
+Printed are medians of the blocks, and the median ratio of two blocks that follow each other.
 """
 
 import os
@@ -8,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-ROUNDS, STEPS = 2, 400
+BLOCKS, STEPS = 40, 50
 CHILD = """
 import sys, time, warnings
 warnings.filterwarnings("ignore")
@@ -20,38 +23,57 @@ from dreammpc.assembly import build_env
 from dreammpc.data import make_collector
 
 torch.set_num_threads(1)
-task, steps = sys.argv[1], int(sys.argv[2])
-env = build_env(task, 0)
+env = build_env(sys.argv[1], 0)
 shape = env.action_spec.shape
 policy = TensorDictModule(lambda seen: torch.rand(shape) * 2 - 1, ["observation"], ["action"])
 policy.make_tensordict_primer = lambda: TensorDictPrimer(Composite(shape=(1,)))
 frames = iter(make_collector(env, policy))
-for _ in range(100):
-    next(frames)
-for _ in range(5):
+for line in sys.stdin:
     began = time.process_time()
-    for _ in range(steps):
+    for _ in range(int(line)):
         next(frames)
-    print(1e6 * (time.process_time() - began) / steps)
+    print(time.process_time() - began, flush=True)
 """
 
 
+class Side:
+    """A process that collects with one checkout."""
+
+    def __init__(self, tree: str, task: str):
+        environment = {**os.environ, "PYTHONPATH": tree, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", CHILD, task]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.block()  # what is made once
+
+    def block(self) -> float:
+        """Microseconds of CPU time per step."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{STEPS}\n")
+        self.process.stdin.flush()
+        if not (line := self.process.stdout.readline()):
+            sys.exit("a process ended: its last lines are above")
+        return 1e6 * float(line) / STEPS
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
 def main(before: str, after: str, *tasks: str) -> None:
-    """Print the median and the least of each, in microseconds of CPU time per step."""
+    """Print a row of the docs' table for each task."""
+    print("| task | before, us (steps/s) | after, us (steps/s) | after / before |\n|---|---:|---:|---:|")
     for task in tasks or ("cartpole-swingup", "gym-InvertedPendulum-v5"):
-        times: dict[str, list[float]] = {before: [], after: []}
-        for _ in range(ROUNDS):
-            for tree, found in times.items():
-                environment = {**os.environ, "PYTHONPATH": tree, "OMP_NUM_THREADS": "1"}
-                command = [sys.executable, "-c", CHILD, task, str(STEPS)]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-                found += map(float, done.stdout.split())
-        for name, found in zip(("before", "after"), times.values(), strict=True):
-            middle = statistics.median(found)
-            print(
-                f"{task} {name}: {middle:.0f} us, least {min(found):.0f}; {1e6 / middle:.0f} steps/s",
-                flush=True,
-            )
+        sides = Side(before, task), Side(after, task)
+        pairs = [[side.block() for side in sides] for _ in range(BLOCKS)]
+        for side in sides:
+            side.close()
+        cells = [
+            f"{(t := statistics.median(times)):.0f} ({1e6 / t:.0f})" for times in zip(*pairs, strict=True)
+        ]
+        ratios = [second / first for first, second in pairs]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f"| {task} | {cells[0]} | {cells[1]} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
 
 
 if __name__ == "__main__":
