@@ -42,6 +42,7 @@ def failed(folder: Path, capsys, *words: str) -> str:
         ("RaiseStop", "step 300: StopIteration: the log has ended", 299),
         ("RaiseAssert", "step 300: AssertionError", 299),
         ("RaiseEarly", "step 3: ValueError: no", 2),
+        ("RaiseExit", "step 3: SystemExit: 0", 2),
     ],
 )
 def test_an_environment_that_raises(name, error, steps, tmp_path, capsys):
