@@ -66,6 +66,55 @@ def test_a_second_training_is_refused_until_the_first_is_killed(tmp_path, holder
     assert not list(tmp_path.iterdir())
 
 
+def test_one_that_is_killed_and_not_yet_buried_by_its_parent_owns_nothing(tmp_path, holder):
+    os.kill(holder, signal.SIGKILL)
+    os.waitid(os.P_PID, holder, os.WEXITED | os.WNOWAIT)  # a zombie, as in a container without an init
+    check_free(tmp_path)
+    Owner(tmp_path).release()
+    os.waitpid(holder, 0)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "{",
+        "[]",
+        '"x"',
+        b"\xff\xfe",
+        {"pid": -5},
+        {"pid": 10**30},
+        {"pid": 1e999},
+        {"pid": float("nan")},
+        {"process_began": 10**400},
+        {"process_began": "then"},
+    ],
+)
+def test_a_note_that_makes_no_sense_holds_nobody_up(tmp_path, harm):
+    elsewhere(tmp_path)
+    if isinstance(harm, dict):
+        note = {**read_owner(tmp_path), "machine": owner.machine(), "pid": os.getpid(), **harm}
+        (tmp_path / OWNER).write_text(json.dumps(note))
+    else:
+        (tmp_path / OWNER).write_bytes(harm if isinstance(harm, bytes) else harm.encode())
+    check_free(tmp_path)
+    Owner(tmp_path).release()
+    assert not (tmp_path / OWNER).exists()
+
+
+def test_what_a_note_says_stays_one_line(tmp_path):
+    elsewhere(tmp_path)
+    note = {**read_owner(tmp_path), "host": "there\nerror: \x1b[2J" + 500 * "x"}
+    (tmp_path / OWNER).write_text(json.dumps(note))
+    text = str(owner.refusal(tmp_path, read_owner(tmp_path)))
+    assert text.isprintable() and len(text) < 400 and "process 7 on there?error: ?[2J" in text
+
+
+def test_a_note_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / OWNER).mkdir()
+    with pytest.raises(UsageError, match=rf"^.*{OWNER} cannot be written: Is a directory$"):
+        Owner(tmp_path)
+
+
 def test_a_folder_without_a_note_is_refused_by_its_lock(tmp_path, holder):
     (tmp_path / OWNER).unlink()
     with pytest.raises(UsageError, match="belongs to another training, which runs"):

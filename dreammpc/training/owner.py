@@ -50,7 +50,7 @@ class Owner:
         made: it and folders above, innermost first, that were made for the run.
 
     Raises:
-        UsageError: a training that runs owns it.
+        UsageError: a training that runs owns it, or its note cannot be written.
     """
 
     def __init__(self, folder: Path, made: Sequence[Path] = ()):
@@ -70,7 +70,10 @@ class Owner:
         locks = self._take_lock()
         try:
             check_free(folder)
-            write_text(self.note, json.dumps(self._me) + "\n")
+            try:
+                write_text(self.note, json.dumps(self._me) + "\n")
+            except OSError as error:
+                raise UsageError(f"{self.note} cannot be written: {error.strerror}") from error
             if not locks:
                 time.sleep(SETTLE_S)
                 if not self._mine():
@@ -191,17 +194,25 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
     """What `owner.json` says, or None where there is none that can be read."""
     try:
         owner = from_json((folder / OWNER).read_text(encoding="utf-8"))
-        return {**owner, "pid": int(owner["pid"]), "host": str(owner["host"]), "began": str(owner["began"])}
-    except (OSError, ValueError, LookupError, TypeError):
+        told = {key: _inert(owner[key]) for key in ("host", "began")}
+        return {**owner, **told, "pid": int(owner["pid"])}
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
+
+
+def _inert(text: object) -> str:
+    """What a line may say of a file: no line breaks, no commands to a terminal, no more than a name."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:80])
 
 
 def alive(folder: Path, owner: dict[str, Any]) -> bool:
     """Whether an owner runs. On another machine it is watched, for `DEAD_S` at most."""
     if owner.get("machine") == machine():
         try:
-            return abs(psutil.Process(owner["pid"]).create_time() - owner["process_began"]) < 1
-        except (psutil.Error, LookupError, TypeError):
+            process = psutil.Process(owner["pid"])
+            gone = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)  # its parent has not looked
+            return not gone and abs(process.create_time() - owner["process_began"]) < 1
+        except (psutil.Error, LookupError, TypeError, ValueError, OverflowError):
             return False
     first = beat(folder)
     for look in itertools.count():
