@@ -40,7 +40,7 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     `checkpoint=a,b` and `seeds=1,2`.
 
     Raises:
-        UsageError: the planner is chosen twice.
+        UsageError: the planner is chosen twice; a path or a name is empty.
     """
     if recipe == "sweep":
         return _sweep_words(arguments)
@@ -68,6 +68,10 @@ def concealed(word: str) -> str:
 
 def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     key, equals, value = argument.partition("=")
+    if key.lstrip("+") in LITERAL and equals and value in ("", "''", '""'):
+        raise UsageError(
+            f"{key}= is empty (a variable of the shell that is not set?); leave it out, or give a value"
+        )
     if key in ("tracking", "collector") and equals:
         return f"{key}.kind={value}"
     if key == "obs" and equals:

@@ -75,6 +75,13 @@ def test_other_values_say_how_to_quote_them(word):
         assert getattr(config, key) == value
 
 
+@pytest.mark.parametrize("value", ["", "''", '""'])
+@pytest.mark.parametrize("key", ["folder", "resume", "tracking.uri"])
+def test_a_path_or_a_name_is_not_empty(key, value):
+    with pytest.raises(UsageError, match=rf"^{key}= is empty "):
+        compose("train", [f"{key}={value}"])
+
+
 def test_a_key_that_cannot_be_one():
     with pytest.raises(UsageError, match="'ta#sk=3' cannot be read; expected key=value"):
         compose("train", ["ta#sk=3"])
