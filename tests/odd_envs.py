@@ -250,6 +250,7 @@ class RaiseClose(Point):
 
 point("RaiseMake", cls=RaiseMake)
 point("RaiseClose", cls=RaiseClose)
+point("ExitClose", cls=type("ExitClose", (Point,), {"close": lambda s: fail(SystemExit(3))}))
 
 KIND[0] = "states"
 

@@ -51,6 +51,7 @@ WARNED = {
     "SuccessPercent": 'info\\["success"\\] must be a number from 0 to 1, got 100.0',
     "NoLimit": "no time limit: episodes are cut off after 1000 steps",
     "RaiseClose": r"close\(\) raised RuntimeError: closed twice",
+    "ExitClose": r"close\(\) raised SystemExit: 3",
     "HasStateArg": r"a resumed training begins a fresh episode: HasStateArg has get_state\(name\)",
     "HasStateObj": "a resumed training begins a fresh episode: .* holds Snapshot",
     "HasStateForgets": "the same actions give other observations",

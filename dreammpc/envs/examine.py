@@ -186,7 +186,7 @@ def _drawn(found: Examination, task: str, act: Any, size: int | None, played: Pl
                 break
     if not found.errors and not all(map(_equal, seen, played.observations)):
         found.warn("render", "render() changes the environment: what follows is other than without it")
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, SystemExit):  # said already
         env.close()
 
 

@@ -128,7 +128,7 @@ def make(
         raise UsageError(f"unknown task {task!r}: {reason}{hint}") from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
     if not is_flat(env.observation_space):
         env = Joined(env, task)

@@ -268,7 +268,7 @@ class BatchedEnv(EnvBase):
             return picture(self.envs[index].render(height=height, width=width))  # type: ignore[call-arg]
         except checks.Mismatch as error:
             raise Undrawable(f"task {self.task!r}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Undrawable(f"task {self.task!r}: render() raised {told(error)}") from error
 
     def close(self, *, raise_if_closed: bool = True) -> None:
