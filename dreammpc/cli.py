@@ -63,9 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         from dreammpc import faults  # which imports torch
+        from dreammpc.names import printable
 
         usage = isinstance(error, ValueError) and not faults.of_others(error)
-        print(f"error: {error if usage else faults.report(error)}", file=sys.stderr)
+        line = str(error) if usage else faults.report(error)
+        print(printable(f"error: {' '.join(line.splitlines())}"), file=sys.stderr)
         sys.exit(2 if usage else 1)
 
 

@@ -19,7 +19,7 @@ from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.names import file_name, printable
 from dreammpc.planners import build_planner, build_planners, planner_name
 from dreammpc.registry import named_by
 from dreammpc.settings import MAX_EPISODES, between, check_seeds
@@ -48,7 +48,7 @@ def print_agents(name: str | None = None) -> None:
             except UsageError as error:  # a card that cannot be read must not hide the others
                 text = f"unusable: {error}"
             own = " (yours, before the package's)" if hides_packaged(path) else ""
-            print(f"{each:<{width}}  {text}{own}")
+            print(printable(f"{each:<{width}}  {text}{own}"))
         for folder in folders():
             if not folder.is_dir():
                 print(f"DREAMMPC_AGENTS: there is no folder {folder}", file=sys.stderr)
@@ -58,11 +58,12 @@ def print_agents(name: str | None = None) -> None:
     card = trained.read_card(path)
     for key, value in card.items():
         if key not in ("curve", "evaluations", "versions"):
-            print(f"{key}: {'not recorded' if value is None else value}")
+            print(printable(f"{key}: {'not recorded' if value is None else value}"))
     for row in card["evaluations"]:
-        print(f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}")
+        told = f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}"
+        print(printable(told))
     print("curve: " + ", ".join(f"{steps:,}: {value:.0f}" for steps, value in card["curve"]))
-    print(f"file: {path}")
+    print(printable(f"file: {path}"))
 
 
 def in_short(card: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dreammpc import faults
 from dreammpc.groups import offer_files, register_schemas
 from dreammpc.interfaces import UsageError
+from dreammpc.names import printable
 from dreammpc.processes import end_with_parent
 from dreammpc.registry import unknown
 from dreammpc.stored import stored_words
@@ -91,6 +92,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 call()
             except (UsageError, HydraException, OmegaConfBaseException) as error:
                 fail(describe(error, name))
+            except Exception as error:
+                fail(faults.report(error), EXIT_FAULT)
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 code = 130
@@ -207,15 +210,15 @@ def overrides() -> list[str]:
 def tell(text: str) -> None:
     """Print to stderr; of several processes only rank 0 speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(starred(text), file=sys.stderr)
+        print(printable(starred(text)), file=sys.stderr)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Say what went wrong in one line and exit. Of a fault every process tells: it may have it alone."""
     rank = os.environ.get("RANK", "0")
     if code == EXIT_FAULT and rank != "0":
-        print(f"error: rank {rank}: {message}", file=sys.stderr)
-    tell(f"error: {message}")
+        print(printable(starred(f"error: rank {rank}: {message}")), file=sys.stderr)
+    tell(f"error: {' '.join(message.splitlines())}")
     sys.exit(code)
 
 

@@ -86,7 +86,8 @@ def train(config: TrainConfig) -> int:
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
     tell(f"{speed}; {config.learning()}\n{need}")
-    trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
+    with checkpoints.restored(config.resume):
+        trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
     feed.close()
 
     if stop.requested():

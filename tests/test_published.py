@@ -269,7 +269,18 @@ def wrong(kind, state):
         return state | {"_decoder.0.weight": torch.zeros(3, 3)}
     if kind == "missing":
         return {key: value for key, value in state.items() if not key.startswith("_reward.2")}
+    if kind in ODD:
+        return state | ODD[kind]
     return {"agent": torch.zeros(3)}
+
+
+ODD = {
+    "number": {"_dynamics.0.weight": torch.tensor(1.0)},
+    "vector": {"_Qs.params.0.weight": torch.zeros(3)},
+    "sparse": {"_pi.0.bias": torch.zeros(3).to_sparse()},
+    "no memory": {"_pi.0.bias": torch.zeros(1).expand(10**9, 10**9)},
+    "span": {"log_std_min": torch.zeros(3), "log_std_dif": torch.zeros(3)},
+}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +295,8 @@ def wrong(kind, state):
         ("strange", "nothing is known of its entry _decoder.0.weight"),
         ("missing", "'_reward.2.weight' of TD-MPC2's layout is missing"),
         ("other", "it has no _dynamics.0.weight"),
+        *((kind, "not of TD-MPC2's shapes") for kind in ("number", "vector", "span")),
+        *((kind, "_pi.0.bias has no values") for kind in ("sparse", "no memory")),
     ],
 )
 def test_files_that_are_refused(kind, words, tmp_path):

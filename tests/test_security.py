@@ -21,7 +21,7 @@ from dreammpc.envs import dmcontrol
 from dreammpc.envs.registry import check_task
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.names import file_name, printable
 from dreammpc.planning import PLANNERS, Policy
 from dreammpc.recipe import with_resumed
 from dreammpc.report import write_report
@@ -544,7 +544,16 @@ def test_a_card_tells_of_no_words_that_are_not_settings(evil):
 
 
 def test_lines_of_a_log_are_numbers_by_name(tmp_path):
-    lines = ["3", "[]", '{"env_steps": "x"}', '{"env_steps": 2, "final/x": "y"}', DEEP, '{"env_steps": null}']
+    lines = [
+        "3",
+        "[]",
+        '{"env_steps": 1, "x": NaN}',
+        '{"env_steps": 1, "x": 1' + "0" * 400 + "}",
+        '{"env_steps": "x"}',
+        '{"env_steps": 2, "final/x": "y"}',
+        DEEP,
+        '{"env_steps": null}',
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"env_steps": 4, "wall_s": 1, "a": null}']))
     assert read_log(tmp_path / "metrics.jsonl") == [{"env_steps": 4, "wall_s": 1, "a": None}]
     JSONLLogger(tmp_path, resume_step=10)
@@ -605,10 +614,104 @@ STATES = {
 def test_a_state_that_is_not_ours_is_one_line_and_nothing_is_saved_over_it(variant, evil, capsys):
     evil(lambda d: STATES[variant](share(d)))
     before = LAST.read_bytes()
-    assert f"{LAST} is damaged: its state cannot be restored" in ends_with(
+    assert f"{LAST} is damaged or of another run: its state cannot be restored" in ends_with(
         capsys, f"resume={LAST}", "steps=410"
     )
     assert LAST.read_bytes() == before
+
+
+def weight(content: dict) -> str:
+    return next(key for key in content["state_dict"] if key.endswith("linears.0.weight"))
+
+
+def moments(content: dict) -> dict:
+    return next(iter(content["optimizer_states"][0]["state"].values()))
+
+
+RESTORED = {
+    "shape": lambda c: c["state_dict"].update({weight(c): torch.zeros(3, 3)}),
+    "no weight": lambda c: c["state_dict"].pop(weight(c)),
+    "loops": lambda c: c.update(loops={"fit_loop": 3}),
+    "callbacks": lambda c: c["callbacks"].update(Checkpoints={}),
+    "no optimizers": lambda c: c.pop("optimizer_states"),
+    "rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="x"),
+    # What follows ended the process: a fused step reads as much as the weight has, wherever that lies.
+    "moments": lambda c: moments(c).update(exp_avg=torch.zeros(1, 7)),
+    "one moment": lambda c: moments(c).update(exp_avg=torch.tensor(0.0)),
+    "no memory": lambda c: moments(c).update(exp_avg=torch.zeros(1).expand(moments(c)["exp_avg"].shape)),
+}
+
+
+@pytest.mark.parametrize("variant", RESTORED)
+def test_what_lightning_restores_is_checked_too(variant, evil, capsys):
+    evil(lambda d: None)
+    content = torch.load(LAST, weights_only=True)
+    RESTORED[variant](content)
+    save_atomically(content, LAST)
+    before = LAST.read_bytes()
+    line = ends_with(capsys, f"resume={LAST}", "steps=410")
+    assert f"{LAST} is damaged or of another run: its state cannot be restored" in line
+    assert LAST.read_bytes() == before
+
+
+def nested(depth: int) -> list:
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def laughs() -> list:
+    found = [1]
+    for _ in range(40):
+        found = [found, found]
+    return found
+
+
+def loop() -> list:
+    found: list = []
+    found.append(found)
+    return found
+
+
+DAMAGED = {
+    "deep": (lambda d: d["config"].update(eval_settings={"a": nested(500)}), "nested too deeply"),
+    "loop": (lambda d: d["config"].update(eval_settings={"a": loop()}), "nested too deeply"),
+    "bomb": (lambda d: settings(d, "evaluation", planners=laughs()), "too many entries"),
+    "state": (lambda d: share(d)["feed"].update(x=laughs()), "too many entries"),
+    "tensor": (lambda d: d.update(format=torch.zeros(2)), "holds a Tensor, not plain data"),
+    "versions": (lambda d: d.update(versions=3), "its versions is a int"),
+    "steps": (lambda d: d["config"].pop("steps"), "lacks config.steps"),
+    "clock": (lambda d: d.update(env_steps=None), "lacks env_steps"),
+}
+
+
+@pytest.mark.parametrize("variant", DAMAGED)
+@pytest.mark.parametrize("which", [[f"resume={LAST}"], ["resume=auto", "folder=run"]])
+def test_a_description_is_plain_and_whole(variant, which, evil, capsys):
+    """And it is small: lists in a pickle may stand in one another many times over, or in themselves."""
+    change, said = DAMAGED[variant]
+    evil(change)
+    (LAST.parent / "previous.ckpt").unlink()
+    assert said in ends_with(capsys, *which)
+
+
+def test_nothing_of_a_file_steers_a_terminal(evil, monkeypatch, capsys):
+    assert printable("a\x1b[2J\u202e\ud800é\nb") == "a\\x1b[2J\\u202e\\ud800é\nb"
+    evil(lambda d: settings(d, "algorithm", name="evilmod.\x1b]0;X\n"))
+    for command in FILES:
+        line = said(FILES[command](), monkeypatch, capsys)
+        assert "evilmod.\\x1b]0;X" in line and "\x1b" not in line
+    evil(lambda d: settings(d, "algorithm", name="tdmpc2"))
+    agent = export_agent(LAST, "run/a")
+    card = json.loads(agent.with_suffix(".json").read_text())
+    row = {"planner": "\x1b[2J", "return": 1.0, "episodes": 1, "dtype": "\x1b"}
+    card |= {"model": "\x1b[2J", "command": "\x1b[2J\ud800", "evaluations": [row]}
+    agent.with_suffix(".json").write_text(json.dumps(card))
+    monkeypatch.setenv("DREAMMPC_AGENTS", "run/a")
+    for words in (["agents"], ["agents", card["name"]]):
+        cli.main(words)
+        assert "\x1b" not in capsys.readouterr().out
 
 
 def test_a_state_writes_no_other_array_of_the_simulator():

@@ -134,6 +134,8 @@ def test_a_bad_card_hides_no_other(run, tmp_path, capsys):
         "words": ({**card, "env_steps": "many"}, "env_steps must be int or null, got 'many'"),
         "row": ({**card, "evaluations": [{**row, "return": None}]}, "return must be int or float, got None"),
         "point": ({**card, "curve": [[1000, None]]}, "a point of its curve, got [1000, None]"),
+        "large": ({**card, "curve": [[1000, 10**400]]}, "a point of its curve"),
+        "nan": ({**card, "evaluations": [{**row, "return": float("nan")}]}, "return must be int or float"),
         "none": (None, "is missing or damaged"),
     }
     for name, (content, _) in bad.items():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import RunError
+
+LARGEST = sys.float_info.max
+"""JSON has larger numbers, but none that can be computed with."""
 
 
 class JSONLLogger(Logger):
@@ -117,7 +121,7 @@ def _record(line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("no object")
     for name, value in record.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
         if not (number or value is None or name == "nonfinite"):
             raise ValueError(f"{name} is no number")
     if None in (record.setdefault("env_steps", 0), record.setdefault("wall_s", 0.0)):

@@ -86,9 +86,9 @@ def export_agent(
         "dtype": dtype,
         "bytes": path.stat().st_size,
         "seed": settings.get("seed"),
-        "env_steps": facts["env_steps"],
+        "env_steps": facts.get("env_steps"),
         "planner": trained_with(settings),
-        "command": command(facts["overrides"]),
+        "command": command(facts.get("overrides", [])),
         **history(run / "metrics.jsonl", facts),
         "evaluations": [],  # those of the run may be of other settings, and are of weights not rounded
         "hardware": hardware
@@ -122,7 +122,7 @@ def without_traces(facts: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's description without the state of a training, and without folders and addresses."""
     kept = {key: value for key, value in facts.items() if key not in ("resume", "tracking_run", "score")}
     kept["config"] = {key: value for key, value in facts["config"].items() if key not in PRIVATE}
-    kept["overrides"] = public(facts["overrides"])
+    kept["overrides"] = public(facts.get("overrides", []))
     return kept
 
 
@@ -150,8 +150,8 @@ def trained_with(settings: dict[str, Any]) -> str | None:
 
 def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """`seconds` and `curve` of a run up to its checkpoint, from its `metrics.jsonl`."""
-    steps, settings = facts["env_steps"], facts["config"]
-    lines = [line for line in read_log(log) if line["env_steps"] <= steps]
+    steps, settings = facts.get("env_steps"), facts["config"]
+    lines = [line for line in read_log(log) if steps is not None and line["env_steps"] <= steps]
     # After the last update come the planners' comparisons, which are no part of the training time.
     times = [line["wall_s"] for line in lines if not any(key.startswith("final/") for key in line)]
     curve = [

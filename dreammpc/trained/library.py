@@ -7,6 +7,7 @@ an agent; the card tells where they come from and what they reach (see `dreammpc
 """
 
 import os
+import sys
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -20,6 +21,7 @@ PREFIX = "agent:"
 PACKAGED = Path(__file__).resolve().parent / "agents"
 
 NUMBER = (int, float)
+LARGEST = sys.float_info.max
 FIELDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "model": (str, NoneType),
@@ -131,7 +133,7 @@ def read_card(weights: Path) -> dict[str, Any]:
     for row in card["evaluations"]:
         check(row, OF_EVALUATION, f"card {path}, evaluations")
     for point in card["curve"]:
-        if not (isinstance(point, list) and [isinstance(x, NUMBER) for x in point] == [True, True]):
+        if not (isinstance(point, list) and [fits(x, NUMBER) for x in point] == [True, True]):
             raise UsageError(f"card {path}: expected steps and return as a point of its curve, got {point}")
     return card
 
@@ -143,9 +145,14 @@ def check(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
     for name, types in fields.items():
         if name not in found:
             raise UsageError(f"{where}: {name!r} is missing; expected: {', '.join(fields)}")
-        if not isinstance(found[name], types):
+        if not fits(found[name], types):
             expected = " or ".join("null" if each is NoneType else each.__name__ for each in types)
             raise UsageError(f"{where}: {name} must be {expected}, got {found[name]!r}")
+
+
+def fits(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether it is of one of `types`, and a number one that can be computed with."""
+    return isinstance(value, types) and (not isinstance(value, NUMBER) or abs(value) <= LARGEST)
 
 
 def score(weights: Path) -> float:

@@ -85,15 +85,19 @@ def read_published(path: str | Path) -> Published:
     """
     where = f"checkpoint {path}"
     found = entries(path)
-    weights = renamed(found, where)
     try:
+        weights = renamed(found, where)
         algorithm, widths = recognise(weights)
         action_dim = weights["actor.linears.2.weight"].shape[0] // 2
         pixels = "encoder.linears.0.weight" not in weights
         obs_dim = 0 if pixels else weights["encoder.linears.0.weight"].shape[1]
-    except (KeyError, IndexError) as error:
+        check_limits(found, algorithm, where)
+    except KeyError as error:
         raise UsageError(f"{where}: {theirs(str(error))} of TD-MPC2's layout is missing") from error
-    check_limits(found, algorithm, where)
+    except UsageError:
+        raise
+    except (IndexError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{where}: its weights are not of TD-MPC2's shapes ({error})") from error
     for key in [key for key in weights if key.startswith("value_heads.")]:
         weights.setdefault(key.replace("value_", "target_", 1), weights[key])
     if pixels:
@@ -128,6 +132,7 @@ def entries(path: str | Path) -> dict[str, Tensor]:
             f" ({type(error).__name__})"
         ) from error
     content = content.get("model", content) if isinstance(content, dict) else {}
+    content = content if isinstance(content, dict) else {}
     named = {re.sub(r"^(_target|_detach)?_Vs", r"\1_Qs", str(key)): value for key, value in content.items()}
     found = {key: value for key, value in named.items() if not PLACEHOLDER.match(key)}
     if "_dynamics.0.weight" not in found:
@@ -135,11 +140,18 @@ def entries(path: str | Path) -> dict[str, Tensor]:
     if "_task_emb.weight" in found:
         raise UsageError(f"checkpoint {path} is of several tasks at once (it has _task_emb); one is expected")
     for key, value in found.items():
-        if not isinstance(value, Tensor) or value.is_meta:
+        if not is_weight(value):
             raise UsageError(f"checkpoint {path}: {key} has no values")
         if not torch.isfinite(value).all():
             raise UsageError(f"checkpoint {path}: {key} is not finite")
     return found
+
+
+def is_weight(value: Any) -> bool:
+    """Whether it is a plain tensor with memory for each of its numbers."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.dtype.is_floating_point and value.nbytes <= value.untyped_storage().nbytes()
 
 
 def renamed(found: dict[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -12,12 +12,13 @@ two names; the new `last`, by one rename; files that neither needs are deleted.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch.optim import Optimizer
 
 from dreammpc import faults
 from dreammpc.data import Feed
@@ -90,8 +91,7 @@ class Checkpoints(Callback):
         """Restore what a Trainer does not: clock and replay."""
         if self._resume_from is None:
             return
-        with self._told():
-            self._restore(trainer, self._resume_from)
+        self._restore(trainer, self._resume_from)
 
     def _restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
         mine = self._my_share(trainer)
@@ -126,9 +126,8 @@ class Checkpoints(Callback):
         """The random streams last, so that nothing has drawn from them since."""
         self._next = (self.feed.env_steps // self.every + 1) * self.every
         if self._resume_from is not None:
-            with self._told():
-                same = set_random_state(self._my_share(trainer)["random"], pl_module.device)
-            if not same:
+            check_optimizers(trainer.optimizers)
+            if not set_random_state(self._my_share(trainer)["random"], pl_module.device):
                 log.warning(
                     "the checkpoint was written on another kind of device than %s, where other random"
                     " numbers follow: the run goes on, not exact to the bit",
@@ -138,17 +137,22 @@ class Checkpoints(Callback):
         self._started = True
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What a checkpoint's state that is not ours raises, in one line."""
-        assert self._resume_from is not None
-        file = self._resume_from["file"]
+    def restored(self, resume: str | Path | None) -> Iterator[None]:
+        """Around a Trainer's `fit`: what restoring the checkpoint `resume` raises is told in one line.
+
+        Raises:
+            UsageError: its weights, optimizers, counters, replay or random streams are not those of this run.
+        """
         try:
             yield
-        except (UsageError, RunError):
+        except (UsageError, RunError, OSError):
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        except Exception as error:
+            if resume is None or self._started:
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UsageError(
-                f"checkpoint {file} is damaged: its state cannot be restored ({error!r})"
+                f"checkpoint {resume} is damaged or of another run: its state cannot be restored ({why})"
             ) from error
 
     def _my_share(self, trainer: Trainer) -> dict[str, Any]:
@@ -279,3 +283,21 @@ class Checkpoints(Callback):
 
     def _describe(self) -> dict[str, Any]:
         return {**self.description, "env_steps": self.feed.env_steps, "score": self.best_score}
+
+
+def check_optimizers(optimizers: Sequence[Optimizer]) -> None:
+    """Raise ValueError if what was restored does not fit.
+
+    A fused step looks at no shape: what it keeps of a weight must lie in memory as the weight does, all but
+    the number `step`. Settings are of the types that the optimizer was made with.
+    """
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items() if optimizer.defaults.get("fused") else ():
+            for name, value in state.items():
+                found = value.shape, value.stride()
+                if found != (weight.shape, weight.stride()) and not (name == "step" and value.numel() == 1):
+                    raise ValueError(f"{name} of a weight of {list(weight.shape)} is {list(value.shape)}")
+        for group in optimizer.param_groups:
+            for name, default in optimizer.defaults.items():
+                if isinstance(default, float) and not isinstance(group.get(name), float | int):
+                    raise ValueError(f"an optimizer's {name} is {group.get(name)!r}")

@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.training.files import intact
@@ -15,10 +16,21 @@ FORMAT = 3
 TYPES: dict[str, type | tuple[type, ...]] = {
     "task": str,
     "model": dict,
+    "model.name": (str, NoneType),
+    "model.mlp_dim": int,
     "obs_dim": int,
     "action_dim": int,
     "discount": (int, float),
+    "episodic": bool,
+    "obs": str,
+    "versions": dict,
+    "tracking_run": (str, NoneType),
     "config": dict,
+    "config.steps": int,
+    "config.seed": (int, NoneType),
+    "config.planner": (dict, NoneType),
+    "config.eval_planner": list,
+    "config.collector": dict,
     "config.algorithm": dict,
     "config.algorithm.name": str,
     "config.env": dict,
@@ -29,10 +41,15 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "env_steps": (int, NoneType),
     "resume": dict,
     "resume.ranks": list,
+    "resume.best_score": (int, float),
 }
 """Of what a description holds, the parts that are read before anything else is checked."""
+DEPTH, ENTRIES, STATE = 50, 10_000, 10_000_000
+"""Of a description at most: how deeply it is nested, entries in all, and those of the state to go on from."""
 DESCRIPTION = "dreammpc"
 """The key of a checkpoint under which it describes itself."""
+
+PLAIN = (NoneType, bool, int, float, str)
 
 FILES = re.compile(r"(rows-\d+-\d+|mutable-\d+)(-[0-9a-f]+)?\.pt", re.ASCII)
 """Names of a replay's files."""
@@ -106,9 +123,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get(DESCRIPTION), dict):
         raise UsageError(f"checkpoint {path} was not written by dreammpc")
+    check_plain(content[DESCRIPTION], path)
     content = migrated(content, path)
     check_types(content[DESCRIPTION], path)
     return content
+
+
+def check_plain(facts: dict[str, Any], path: Path) -> None:
+    """Raise UsageError if a description is no plain data, or more of it than a run can have."""
+    told = {key: value for key, value in facts.items() if key != "resume"}
+    try:
+        if entries(told, (), {}) > ENTRIES or entries(facts.get("resume"), (Tensor,), {}) > STATE:
+            raise ValueError("it has too many entries")
+    except ValueError as error:
+        raise UsageError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def check_types(facts: dict[str, Any], path: Path) -> None:
@@ -123,6 +151,33 @@ def check_types(facts: dict[str, Any], path: Path) -> None:
     for share in facts.get("resume", {}).get("ranks", []):
         if not is_share(share):
             raise UsageError(f"checkpoint {path} is damaged: its list of replay files is none")
+
+
+def entries(value: Any, others: tuple[type, ...], known: dict[int, int]) -> int:
+    """How many there are in nested dictionaries by name, and lists; each is counted wherever it stands.
+
+    Args:
+        value: of plain data; a list may stand in it in several places, as in a pickle.
+        others: types that may be in it, beside plain ones.
+        known: how many there are in what has been counted, by its `id`.
+
+    Raises:
+        ValueError: it is nested too deeply, or holds something else.
+    """
+
+    def count(part: Any, depth: int) -> int:
+        if isinstance(part, (*PLAIN, *others)):
+            return 1
+        if depth > DEPTH:
+            raise ValueError("it is nested too deeply")
+        if not isinstance(part, dict | list | tuple):
+            raise ValueError(f"it holds a {type(part).__name__}, not plain data")
+        if id(part) not in known:
+            inside = part.values() if isinstance(part, dict) else part
+            known[id(part)] = 1 + sum(count(each, depth + 1) for each in inside)
+        return known[id(part)]
+
+    return count(value, 0)
 
 
 def is_share(found: Any) -> bool:

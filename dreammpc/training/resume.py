@@ -10,7 +10,7 @@ from typing import Any
 
 from dreammpc import faults
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.names import file_name, printable
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
@@ -78,8 +78,10 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
         own(open_folder(path))
         return path
     if folder is None:
+        place = (RUNS / file_name(task)).absolute()
+        made = [each for each in (place, *place.parents) if not each.exists()]
         path = new_folder(RUNS / file_name(task) / f"seed{seed}-{datetime.now():%Y%m%d-%H%M%S}")
-        own(path, [path.resolve()])
+        own(path, [path.absolute(), *made])
         return path
     path = Path(folder).resolve()
     made = [each for each in (path, *path.parents) if not each.exists()]
@@ -124,9 +126,7 @@ def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: An
             `steps`, differs from `expected`, or belongs to another number of processes (each has a replay of
             its own).
     """
-    facts = load_checkpoint(checkpoint)[DESCRIPTION]
-    if "resume" not in facts:
-        raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from last.ckpt beside it")
+    facts = load_resumable(checkpoint)
     replay = Path(checkpoint).parent / "replay"
     for rank, share in enumerate(facts["resume"]["ranks"]):
         if lost := [name for name in names(share) if not (replay / f"rank{rank}" / name).exists()]:
@@ -146,13 +146,33 @@ def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: An
     here, there = versions(), facts.get("versions", {})
     other = [f"{name} {was} (here {here.get(name)})" for name, was in there.items() if here.get(name) != was]
     if other:
-        log.warning("checkpoint %s was written with %s: not exact to the bit", checkpoint, ", ".join(other))
+        log.warning(
+            "checkpoint %s was written with %s: not exact to the bit", checkpoint, printable(", ".join(other))
+        )
     saved_by, now = len(facts["resume"]["ranks"]), world_size()
     if saved_by != now:
         raise UsageError(
             f"checkpoint {checkpoint} was saved by {saved_by} process{'es' * (saved_by > 1)}, and {now} would"
             f" go on; as many must, each with its own replay: `--devices {saved_by}` on one machine"
         )
+    return facts
+
+
+def load_resumable(checkpoint: str | Path) -> dict[str, Any]:
+    """The description of a checkpoint that has all that a run is to go on from.
+
+    Raises:
+        UsageError: the file is missing or damaged, or holds weights only.
+    """
+    facts = load_checkpoint(checkpoint)[DESCRIPTION]
+    if "resume" not in facts:
+        raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from last.ckpt beside it")
+    for name in ("task", "model", "env_steps", "config.steps", "config.algorithm.name", "resume.ranks"):
+        part: Any = facts
+        for key in name.split("."):
+            part = part.get(key) if isinstance(part, dict) else None
+        if part is None:
+            raise UsageError(f"checkpoint {checkpoint} is damaged: it lacks {name}")
     return facts
 
 
@@ -174,7 +194,7 @@ def find_resumable(folders: list[Path], **expected: Any) -> tuple[Path | None, l
     said: list[str] = []
     for path in _newest_first(folders):
         try:
-            facts = load_checkpoint(path)[DESCRIPTION]
+            facts = load_resumable(path)
         except UsageError as error:
             said.append(str(error))
             continue
