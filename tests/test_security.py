@@ -167,8 +167,11 @@ STORED = {
     "planner_file": (lambda d: settings(d, "planner", name="../x"), "planner is '../x'"),
     "environment": (lambda d: settings(d, "tracking", run_name="${oc.env:HOME}"), "holds no ${…}"),
     "type": (lambda d: d["config"].update(steps="many"), "steps must be of type int, got 'many'"),
-    "list": (lambda d: d["config"].update(seed=[1, 2]), "seed must be of type int, got [1, 2]"),
-    "grammar": (lambda d: d["config"].update(seed="1,2 hydra.run.dir=x"), "seed must be of type int"),
+    "list": (lambda d: d["config"].update(save_every=[1, 2]), "save_every must be of type int, got [1, 2]"),
+    "grammar": (
+        lambda d: d["config"].update(save_every="1,2 hydra.run.dir=x"),
+        "save_every must be of type int",
+    ),
     "section": (lambda d: d["config"].update(trainer=3), "its settings trainer are damaged"),
     "config": (lambda d: d.update(config=[]), "is damaged: its config is a list"),
     "entry": (lambda d: d["config"].update(eval_settings={"x y": 1}), "'x y', which is no name"),
@@ -632,7 +635,7 @@ RESTORED = {
     "shape": lambda c: c["state_dict"].update({weight(c): torch.zeros(3, 3)}),
     "no weight": lambda c: c["state_dict"].pop(weight(c)),
     "loops": lambda c: c.update(loops={"fit_loop": 3}),
-    "callbacks": lambda c: c["callbacks"].update(Checkpoints={}),
+    "callbacks": lambda c: c["callbacks"].update(Checkpoints={"x": 1}),
     "no optimizers": lambda c: c.pop("optimizer_states"),
     "rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="x"),
     # What follows ended the process: a fused step reads as much as the weight has, wherever that lies.
@@ -675,7 +678,7 @@ def loop() -> list:
 
 
 DAMAGED = {
-    "deep": (lambda d: d["config"].update(eval_settings={"a": nested(500)}), "nested too deeply"),
+    "deep": (lambda d: d["config"].update(eval_settings={"a": nested(100)}), "nested too deeply"),
     "loop": (lambda d: d["config"].update(eval_settings={"a": loop()}), "nested too deeply"),
     "bomb": (lambda d: settings(d, "evaluation", planners=laughs()), "too many entries"),
     "state": (lambda d: share(d)["feed"].update(x=laughs()), "too many entries"),
@@ -694,6 +697,20 @@ def test_a_description_is_plain_and_whole(variant, which, evil, capsys):
     evil(change)
     (LAST.parent / "previous.ckpt").unlink()
     assert said in ends_with(capsys, *which)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "checkpoints/replay", "errors.log"])
+def test_a_link_in_a_run_leads_nowhere_else(name, evil, capsys, tmp_path_factory):
+    evil(lambda d: None)
+    there, path = tmp_path_factory.mktemp("else") / "x", Path("run") / name
+    if path.is_dir():
+        shutil.move(path, there)
+    else:
+        path.unlink(missing_ok=True)
+        there.write_text("mine")
+    path.symlink_to(there)
+    assert f"{name} in it is a link to {there}" in ends_with(capsys, f"resume={LAST}", "steps=410")
+    assert there.is_dir() or there.read_text() == "mine"
 
 
 def test_nothing_of_a_file_steers_a_terminal(evil, monkeypatch, capsys):

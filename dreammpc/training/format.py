@@ -26,7 +26,6 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "tracking_run": (str, NoneType),
     "config": dict,
-    "config.steps": int,
     "config.seed": (int, NoneType),
     "config.planner": (dict, NoneType),
     "config.eval_planner": list,

@@ -75,6 +75,7 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
     """What the first of the processes of a run does."""
     if resume is not None:
         path = Path(resume).absolute().parent.parent
+        check_links(path)
         own(open_folder(path))
         return path
     if folder is None:
@@ -85,6 +86,7 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
         return path
     path = Path(folder).resolve()
     made = [each for each in (path, *path.parents) if not each.exists()]
+    check_links(path)
     own(open_folder(folder), made)
     taken = [path for name in NAMES if (path := Path(folder) / "checkpoints" / name).exists()]
     if taken:
@@ -93,6 +95,17 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
             " or choose another folder"
         )
     return Path(folder)
+
+
+def check_links(folder: Path) -> None:
+    """Raise UsageError if a link in a run's folder leads out of it: what the run writes would go there."""
+    inside = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise UsageError(
+                f"run folder {folder}: {path.relative_to(folder)} in it is a link to {path.resolve()}, and a"
+                " run writes within its folder only: put the file or folder itself there"
+            )
 
 
 def new_folder(path: Path) -> Path:
