@@ -94,8 +94,9 @@ def train(config: TrainConfig) -> int:
         if trainer.is_global_zero:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            again = words.typed("resume", checkpoints.last)
-            print(f"stopped at {feed.env_steps} env steps; go on with {again}")
+            print(
+                f"stopped at {feed.env_steps} env steps; go on with {words.typed('resume', checkpoints.last)}"
+            )
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:

@@ -12,13 +12,12 @@ two names; the new `last`, by one rename; files that neither needs are deleted.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
-from torch.optim import Optimizer
 
 from dreammpc import faults
 from dreammpc.data import Feed
@@ -28,6 +27,7 @@ from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
 from dreammpc.training.files import intact, save_atomically, sweep_drafts
 from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
+from dreammpc.training.optimizers import check_optimizers
 from dreammpc.training.owner import check_owned
 from dreammpc.training.replicas import gathered
 from dreammpc.training.streams import random_state, set_random_state
@@ -283,21 +283,3 @@ class Checkpoints(Callback):
 
     def _describe(self) -> dict[str, Any]:
         return {**self.description, "env_steps": self.feed.env_steps, "score": self.best_score}
-
-
-def check_optimizers(optimizers: Sequence[Optimizer]) -> None:
-    """Raise ValueError if what was restored does not fit.
-
-    A fused step looks at no shape: what it keeps of a weight must lie in memory as the weight does, all but
-    the number `step`. Settings are of the types that the optimizer was made with.
-    """
-    for optimizer in optimizers:
-        for weight, state in optimizer.state.items() if optimizer.defaults.get("fused") else ():
-            for name, value in state.items():
-                found = value.shape, value.stride()
-                if found != (weight.shape, weight.stride()) and not (name == "step" and value.numel() == 1):
-                    raise ValueError(f"{name} of a weight of {list(weight.shape)} is {list(value.shape)}")
-        for group in optimizer.param_groups:
-            for name, default in optimizer.defaults.items():
-                if isinstance(default, float) and not isinstance(group.get(name), float | int):
-                    raise ValueError(f"an optimizer's {name} is {group.get(name)!r}")
