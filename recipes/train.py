@@ -89,14 +89,12 @@ def train(config: TrainConfig) -> int:
     with checkpoints.restored(config.resume):
         trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
     feed.close()
-
     if stop.requested():
         if trainer.is_global_zero:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            print(
-                f"stopped at {feed.env_steps} env steps; go on with {words.typed('resume', checkpoints.last)}"
-            )
+            again = words.typed("resume", checkpoints.last)
+            print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
