@@ -7,7 +7,7 @@
 #
 # Every step has a limit of its own and counts against BUDGET seconds (560); what no time is left for is skipped.
 # TDMPC2=CHECKOUT times a clone of TD-MPC2's own program beside ours. On a machine without our dependencies, a
-# file .bundle.tgz in the checkout is unpacked and used. $OUT gets summary.md (written after every step),
+# file .bundle.tgz in the checkout (see gpu_bundle.sh) is unpacked and used. $OUT gets summary.md (written after every step),
 # times.jsonl, curves.jsonl and logs.tgz in pieces of 15 MiB.
 set -u
 cd "$(dirname "$0")/.."
@@ -22,9 +22,10 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 MUJOCO_GL=
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-/tmp/dreammpc-inductor}
 : > "$OUT/times.jsonl"; : > "$OUT/curves.jsonl"; : > "$WORK/steps.tsv"
 if [ -n "$TINY" ]; then
-    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=600 FIRST_STEPS=300 SLOWER=6
+    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=600 SLOWER=6
+    FIRST="steps=300 algorithm.seed_steps=50 save_every=300"
 else
-    SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 BATCHES="1 64" WALKER_S=130 FIRST_STEPS=50000 SLOWER=1
+    SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 BATCHES="1 64" WALKER_S=130 SLOWER=1 FIRST=
 fi
 
 summary() { "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.new" && mv "$OUT/summary.new" "$OUT/summary.md"; }
@@ -97,7 +98,7 @@ for stage in $STAGES; do
             evaluation.every=1000000 save_every=1000000
         ;;
     first) # README's first command
-        train first 300 "steps=$FIRST_STEPS" "save_every=$FIRST_STEPS"
+        train first 300 experiment=cartpole-swingup $FIRST
         ;;
     *) echo "unknown stage $stage; there are: tests trainings speed walker first" >&2; exit 2 ;;
     esac
