@@ -157,8 +157,7 @@ class Replay:
         there = index.to(self.device, non_blocking=True)
         batch = storage.get(slice(None))[there]  # type: ignore[index]
         if self.mutable:
-            generation = self.buffer.writer.generations_of(index.flatten()).view(index.shape)
-            batch["index_generation"] = generation.to(self.device)
+            batch["index_generation"] = self.buffer.writer.generations_of(there.flatten()).view(there.shape)
         return batch
 
     def _seen(self, storage: Any, rows: Tensor) -> Tensor:
