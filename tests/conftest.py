@@ -1,4 +1,4 @@
-"""What every test has: threads as a run sets them, in this process and in those that it starts."""
+"""What every test has: threads as a run sets them, and how tests are shared among processes."""
 
 import os
 
@@ -11,11 +11,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once, and mode
 
 pytest.register_assert_rewrite("commands")
 
+import torch  # noqa: E402
 from commands import run_python  # noqa: E402
 
 from dreammpc.threads import set_threads  # noqa: E402
 
 set_threads(0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `pytest -n auto`: a process takes about a gigabyte, and more than eight would wait for one file."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process and in order: they share the runs that its fixtures make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+def pytest_runtest_setup(item) -> None:
+    """Skipped here and not by a mark, so that the report has one line for all."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")

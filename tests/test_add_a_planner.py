@@ -61,7 +61,7 @@ def install(package: Path, target: Path) -> None:
 
 def run(command: list[str], folder: Path, environment) -> str:
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=300, check=False
+        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=600, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout

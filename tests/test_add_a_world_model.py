@@ -51,7 +51,7 @@ def test_the_pages_algorithm_trains_and_is_evaluated_from_a_file_and_from_a_pack
         command = [sys.executable, "-m", "dreammpc.cli", "run", *words]
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=600
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

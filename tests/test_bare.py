@@ -27,7 +27,7 @@ def test_training_needs_no_mlflow_and_nothing_that_writes_videos(tmp_path):
         "evaluation.planners=[policy]",
     ]
     command = [sys.executable, "-c", CODE, *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "no video: " in done.stderr and "imageio_ffmpeg" in done.stderr
     assert (tmp_path / "run/checkpoints/last.ckpt").is_file()

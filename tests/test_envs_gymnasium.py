@@ -206,6 +206,6 @@ def main():
 
 main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "True" in done.stdout
     assert "Traceback" not in done.stderr, done.stderr

@@ -23,14 +23,13 @@ from dreammpc.planning.search import Problem
 from dreammpc.training.format import load_checkpoint
 from dreammpc.training.streams import random_state, set_random_state
 
-CARD = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 SAMPLED = ("mppi", "icem")
 """Planners that draw from a distribution what they execute, or draw more than Gaussian noise."""
 SHORT = {"steps": 200, "save_every": 80, "log_every": 40, "seed_steps": 60, "batch_size": 8, "utd": 0.2}
 SMALLEST = {**PLANNER, "num_samples": 4, "num_elites": 2}
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=CARD)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request) -> torch.device:
     return choose_device(request.param)
 

@@ -31,7 +31,7 @@ what = sys.argv[1] if len(sys.argv) > 1 else ""
 if what.startswith("exit=") and rank == os.environ.get("FAILING_RANK", rank):
     sys.exit(int(what[5:]))
 if what == "wait=1" or what.startswith("exit=") and "FAILING_RANK" in os.environ:
-    time.sleep(60)
+    time.sleep(300)
 """
 
 
@@ -57,7 +57,7 @@ def start(*words: str, **environment: str) -> subprocess.Popen:
 
 def finish(*words: str, **environment: str) -> tuple[int, str, str]:
     process = start(*words, **environment)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -65,7 +65,7 @@ def seen(rank: int = 0) -> dict:
     return json.loads(Path(f"seen-{rank}.json").read_text())
 
 
-def wait_for(*files: str, seconds: float = 60) -> None:
+def wait_for(*files: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not all(Path(file).exists() for file in files):
         assert time.monotonic() < deadline, f"{files} did not appear in {seconds} s"
@@ -104,7 +104,7 @@ def test_overrides_stay_one_group():
 
 def test_the_recipe_replaces_the_launcher(recipe):
     process = start("run", "tiny.py", "--help", "-m")
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert seen() == {"argv": ["--help", "-m"], "pid": process.pid, "world": None}
 
 
@@ -117,7 +117,7 @@ def test_sigterm_reaches_the_recipe(recipe):
     process = start("run", "tiny.py", "wait=1")
     wait_for("seen-0.json")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=600)
     assert process.returncode == 143
     assert Path("stopped-0").exists()
 
@@ -243,7 +243,7 @@ def test_sigterm_reaches_both_processes(recipe):
     wait_for("seen-0.json", "seen-1.json")
     pids = [seen(rank)["pid"] for rank in range(2)]
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 143
     assert Path("stopped-0").exists() and Path("stopped-1").exists()
     for pid in pids:

@@ -39,7 +39,7 @@ def test_public_names_are_there_and_imported_when_asked_for():
     for name in dreammpc.__all__:
         assert getattr(dreammpc, name) is not None, name
     code = "import sys, dreammpc; dir(dreammpc); sys.exit(3 if 'torch' in sys.modules else 0)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=600).returncode == 0
 
 
 def test_an_unknown_name_is_no_attribute():

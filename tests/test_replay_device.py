@@ -8,8 +8,7 @@ from tensordict import TensorDict
 from dreammpc.data import Replay, claim, replay_place
 from dreammpc.interfaces import UsageError
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 def transitions(steps: int, start: int, length: int = 7) -> TensorDict:

@@ -48,9 +48,9 @@ class Training:
         return files
 
     def pids(self) -> list[int]:
-        return [int(file.read_text()) for file in self.wait_for(120, "pid-0", "pid-1")]
+        return [int(file.read_text()) for file in self.wait_for(300, "pid-0", "pid-1")]
 
-    def end(self, seconds: float = 100) -> tuple[int, str]:
+    def end(self, seconds: float = 300) -> tuple[int, str]:
         """Exit code and output, once the launcher has ended by itself; no process may be left."""
         pids = self.pids() if self.launcher.poll() is None else []
         try:
@@ -69,7 +69,7 @@ def stopped(tmp_path_factory):
     """Two processes that made given updates, then trained until one of them, not the first, got SIGTERM."""
     folder = tmp_path_factory.mktemp("replicas")
     training = Training(folder, "updates")
-    training.wait_for(200, "checkpoints/last.ckpt")
+    training.wait_for(300, "checkpoints/last.ckpt")
     os.kill(training.pids()[1], signal.SIGTERM)
     return folder, *training.end()
 
@@ -129,7 +129,7 @@ def test_when_a_rank_dies_all_end_and_the_checkpoint_is_good(stopped):
     before = load_checkpoint(last)["dreammpc"]["env_steps"]
     training = Training(folder)  # resumes
     pids = training.pids()
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while load_checkpoint(last)["dreammpc"]["env_steps"] == before and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(pids[1], signal.SIGKILL)

@@ -79,12 +79,12 @@ def test_who_waits_says_for_whom(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         waiting = threading.Thread(target=lambda: made.append(of_first(lambda: "it")), daemon=True)
         waiting.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not caplog.records and time.monotonic() < deadline:
             time.sleep(0.02)
     (line,) = (record.getMessage() for record in caplog.records)
     assert f"waiting for 2 processes at 127.0.0.1:{port}, of which this is 0: WORLD_SIZE=2" in line
     assert f"type `{UNSET}` first" in line and not made
-    other = TCPStore("127.0.0.1", port, 2, False, timedelta(seconds=30))
-    waiting.join(30)
+    other = TCPStore("127.0.0.1", port, 2, False, timedelta(seconds=300))
+    waiting.join(300)
     assert made == ["it"] and other.get("dreammpc/of_first") == b"it"

@@ -134,7 +134,7 @@ def save(*_):
     print("saved"); sys.exit(143)
 signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -236,7 +236,7 @@ TINY = [
 
 def launch(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "dreammpc.cli", "run", "sweep", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
 
 
 @pytest.mark.slow

@@ -260,7 +260,7 @@ def test_the_commands(run, tmp_path, capsys):
     cli.main(["agents"])
     assert "cartpole-swingup/tdmpc2-seed7 " in capsys.readouterr().out
     piped = f"{sys.executable} -m dreammpc.cli agents | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1 and done.stderr == ""
     cli.main(["agents", "cartpole-swingup/tdmpc2-seed7"])
     assert "command: lightning run train seed=7" in capsys.readouterr().out
