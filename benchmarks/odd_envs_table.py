@@ -1,4 +1,4 @@
-"""What `dreammpc check-env` says of each odd environment of tests/odd_envs.py, as a table of the docs.
+"""What `dreammpc check-env` says of each odd environment of tests/helpers/odd_envs.py, as the docs' table.
 
 python benchmarks/odd_envs_table.py            # rewrites the table of docs/add_an_environment.md
 python benchmarks/odd_envs_table.py --all      # prints what it says of every task that is installed
@@ -20,7 +20,7 @@ STEPS = 301
 
 def rows() -> list[str]:
     """One of each odd environment."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     import odd_envs
 
     lines = ["| environment | what `check-env` says |", "|---|---|"]

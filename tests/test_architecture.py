@@ -130,6 +130,15 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
     assert imports_of(sample) == {"dreammpc.nn", "dreammpc.models", "x.y"}
 
 
+def test_no_test_imports_from_another():
+    """What several need is in tests/helpers or, as a fixture, in conftest."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    names = {path.stem for path in tests if path.stem.startswith("test_") or path.stem == "conftest"}
+    assert len(names) > 1
+    taken = {path.stem: {name for name in imports_of(path) if names & set(name.split("."))} for path in tests}
+    assert not {test: found for test, found in taken.items() if found}
+
+
 @pytest.mark.parametrize(
     "module", ["dreammpc", "dreammpc.planning", "dreammpc.training", "dreammpc.tracking"]
 )

@@ -4,7 +4,7 @@ import re
 
 import odd_envs
 import pytest
-from test_envs_odd import ENDED, FINE, task
+from odd_envs import ENDED, FINE, task
 
 from dreammpc import cli
 from dreammpc.envs import trial

@@ -395,3 +395,64 @@ wrapped("WEpisodeStats", W.RecordEpisodeStatistics)
 wrapped("WAutoreset", W.Autoreset)
 wrapped("WPassive", W.PassiveEnvChecker)
 wrapped("WTransformRew", lambda e: W.TransformReward(e, lambda r: np.float32(r) * 3))
+
+
+def task(name: str) -> str:
+    return f"gym-odd_envs:{name}-v0"
+
+
+NAMES = """
+Asym Unit Fixed Wide Act64 Act64f InPlace InPlaceAsym Obs1 ObsInt ObsU8 ObsF64 SameArray ListObs TorchObs
+RowObs OutOfBounds RewardArray RewardArray0 RewardInt RewardNpInt RewardBool RewardTorch RewardConst
+RewardZero RewardBig FlagsNp FlagsInt FlagsArr FlagsTorch BothFlags SuccessNone SuccessBool SuccessArr
+SuccessTorch InfoKeys End1 End2 Limit1 Limit2 Limit3 OwnLimit OwnLimit20 HasStateGood MetaNone
+NoRenderFps Fps0 Chatty WNormObs WNormRew WTimeLimit WFlatStack WRescale WEpisodeStats WPassive
+WTransformRew NoLimit NoLimitEnd5 Matrix ScalarAct WFrameStack
+"""
+FINE = NAMES.split()
+"""What is taken as it is."""
+ENDED = {
+    "IntBoxHuge": "action bounds must be at most 2\\*\\*53",
+    "OneSided": "action bounds must be finite",
+    "Infinite": "action bounds must be finite",
+    "WClip": "action bounds must be finite",
+    "Discrete": r"discrete actions, Discrete\(4\), are not supported; expected a Box",
+    "MultiDiscrete": "discrete actions, MultiDiscrete",
+    "MultiBinary": "discrete actions, MultiBinary",
+    "DictAct": r"action space must be a flat Box \(continuous, 1-D\), got Dict",
+    "NoAct": "action space has no entries",
+    "NoObs": "observation space has no entries",
+    "Goal": "reset before step 1: entry 'achieved_goal' of the observation is missing, got an array",
+    "Nested": r"reset before step 1: entry '0' of the observation must be \[3\], got",
+    "Stack": r"reset before step 1: the observation must be \[4, 3\], got an array float32 \[2\]",
+    "ScalarObs": r"reset before step 1: the observation must be \[\], got an array float32 \[2\]",
+    "Image": "the observation space has a picture alone: it needs env.obs=pixels",
+    "RaiseMake": r"cannot be made: RuntimeError: no license \(odd_envs.py:\d+, in fail\)",
+    "Huge": r"reset before step 1: observation\[2\] is 1e\+30, .* gymnasium.wrappers.TransformObservation",
+    "Overflow": r"reset before step 1: observation\[1\] is 1e\+300",
+    "NanLater": r"step 13: observation\[1\] is not finite: nan",
+    "InfReset": r"reset before step 1: observation\[1\] is not finite: inf",
+    "ScalarForVector": r"the observation must be 2 numbers, as its space declares, got [\d.-]+$",
+    "ShortObs": r"the observation must be 4 numbers, as its space declares, got an array float64 \[1\]",
+    "NoneObs": "the observation must be 2 numbers, got None",
+    "TorchHalf": r"the observation must be 2 numbers, got a tensor bfloat16 \[2\]",
+    "TextObs": "the observation must be 2 numbers, got a list of 2",
+    "OldReset2": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[2\]",
+    "OldReset3": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[3\]",
+    "ResetNone": r"reset\(\) must return .*, got None",
+    "ResetInfoNone": r"reset\(\) must return .*, got an observation and None",
+    "OldResetStats": r"reset before step 1: reset\(\) must return .*: too many values to unpack",
+    "OldStep": r"step 1: step\(\) must return observation, reward, terminated, truncated and info",
+    "RewardNone": "step 1: the reward must be a number, got None",
+    "RewardText": "step 1: the reward must be a number, got the text '1.0'",
+    "RewardPair": r"step 1: the reward must be a number, got an array float64 \[2\]",
+    "RewardInf": "step 12: the reward is not finite: -inf",
+    "RewardMax": r"step 1: the reward is 3e\+38",
+    "RewardOver": r"step 1: the reward is 1e\+39, .* gymnasium.wrappers.TransformReward",
+    "FlagsNone": "step 1: terminated must be True or False, got None",
+    "FlagsText": "step 1: terminated must be True or False, got the text ''",
+    "InfoNone": "step 1: info must be a dictionary, got None",
+    "RaiseExit": r"step 3: SystemExit: 0 \(odd_envs.py:\d+, in fail\)",
+    "RaiseEarly": r"step 3: ValueError: no \(odd_envs.py:\d+, in fail\)",
+}
+"""What is refused or ends a training, and in which words."""
