@@ -102,7 +102,7 @@ def export(
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
     model, facts = assembly.load_model(checkpoint, named=named_by(choices))
-    check_task(facts["task"], f"checkpoint {checkpoint}", named_by(choices))
+    check_task(facts["task"], f"checkpoint {checkpoint}", named_by(choices), options_of(facts).get("kwargs"))
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
@@ -206,7 +206,7 @@ def demo(
     if video:
         video_path(video)
     model, facts = assembly.load_model(path, device, named_by(choices))
-    check_task(facts["task"], f"checkpoint {path}", named_by(choices))
+    check_task(facts["task"], f"checkpoint {path}", named_by(choices), options_of(facts).get("kwargs"))
     set_threads(width_of(facts))
     player = assembly.Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)

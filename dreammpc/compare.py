@@ -100,7 +100,7 @@ def compare(
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
         model, facts = assembly.load_model(path, named=named_now)
         if task is None:
-            check_task(facts["task"], f"checkpoint {path}")
+            check_task(facts["task"], f"checkpoint {path}", kwargs=options_of(facts).get("kwargs"))
         build(model, planners, settings or {})
         env = assembly.build_env(
             task or facts["task"], 0, 1, action_repeat_of(facts), obs=model.obs, **options_of(facts)

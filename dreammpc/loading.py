@@ -92,16 +92,21 @@ def without_name(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "name"}
 
 
-def typed(checkpoint: Path, task: str, algorithm: str) -> str:
+def typed(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:
     """The words that `evaluate` takes a checkpoint with, as one types them."""
-    return " ".join([word_for("checkpoint", checkpoint), *map(shlex.quote, confirmations(task, algorithm))])
+    return " ".join(
+        [word_for("checkpoint", checkpoint), *map(shlex.quote, confirmations(task, algorithm, kwargs))]
+    )
 
 
-def confirmations(task: str, algorithm: str) -> list[str]:
-    """The words that let a checkpoint of this task and algorithm be evaluated; often none."""
+def confirmations(task: str, algorithm: str, kwargs: object = None) -> list[str]:
+    """The words that let a checkpoint of this task and algorithm be evaluated; often none.
+
+    `kwargs` are the arguments that the environment was made with.
+    """
     words = []
     try:
-        check_task(task, "")
+        check_task(task, "", kwargs=kwargs)
     except UsageError:
         words.append(f"task={task}")
     try:

@@ -23,6 +23,7 @@ from dreammpc.planning import PLANNERS
 from dreammpc.planning.registry import planner_settings
 from dreammpc.registry import named_by
 from dreammpc.settings import converted
+from dreammpc.words import LITERAL
 
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")
@@ -70,7 +71,9 @@ class _Reader:
     def __init__(self, facts: dict[str, Any], where: str, words: list[str]):
         self.where, self.config = where, facts.get("config", {})
         self.given = {_key(word): word.partition("=")[2].strip("'\"") for word in words}
-        self.named, self.before = named_by(words), facts.get("overrides", [])
+        paths = (*LITERAL, "checkpoint")  # a file of that name is no choice of what to import
+        self.named = named_by(word for word in words if _key(word) not in paths)
+        self.before = facts.get("overrides", [])
         self.unknown: list[str] = []
         for group, registry in (("planner", PLANNERS), ("algorithm", ALGORITHMS)):
             name = self._name(group)
@@ -169,6 +172,8 @@ class _Reader:
         self._check_plain(key, value, shlex.quote(f"{_spelt(key)}={_text(value)}"))
         if key == "task":
             check_task(value, self.where, self.named)
+        if key == "env.kwargs":
+            check_task(self.config.get("task", ""), self.where, self.named, value)
         if key in ("eval_planner", "evaluation.planners"):
             for name in value if isinstance(value, list) else []:
                 self._check_name(key, name, PLANNERS)

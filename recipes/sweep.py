@@ -98,7 +98,7 @@ def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> l
     return [
         "evaluate",
         f"checkpoint={job.checkpoint}",
-        *loading.confirmations(job.task, settings.algorithm.name),
+        *loading.confirmations(job.task, settings.algorithm.name, settings.env.kwargs),
         f"planner={','.join(planners)}",
         f"episodes={settings.evaluation.episodes}",
         f"seed={settings.evaluation.seed}",

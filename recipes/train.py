@@ -107,7 +107,7 @@ def train(config: TrainConfig) -> int:
     results = evaluator.compare(model, compared)
     print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
-    last = loading.typed(checkpoints.last, config.task, config.algorithm.name)
+    last = loading.typed(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
     with progress.during("saving"):

@@ -14,7 +14,7 @@ import torch
 from commands import refused, train
 from score_rows import score_rows
 
-from dreammpc import assembly, cli
+from dreammpc import assembly, cli, loading
 from dreammpc.algorithms import TDMPC2
 from dreammpc.compare import compare
 from dreammpc.envs import dmcontrol
@@ -139,6 +139,10 @@ STORED = {
     "target": (
         lambda d: d["config"].update(planner={"_target_": "evilmod.Planner"}),
         "add planner=evilmod.Planner",
+    ),
+    "arguments": (
+        lambda d: settings(d, "env", kwargs={"xml_file": "/elsewhere/evil.xml"}),
+        "add task=gym-InvertedPendulum-v5",
     ),
     "algorithm": (
         lambda d: settings(d, "algorithm", name="evilmod.Algorithm"),
@@ -293,6 +297,17 @@ def test_what_installed_packages_offer_may_stand_in_a_file(monkeypatch):
     check_task("gym-Hopper-v5", "file")
     with pytest.raises(UsageError, match="add task=gym-plugs:X-v0"):
         check_task("gym-plugs:X-v0", "file")
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"xml_file": "/etc/x.xml"}, {"goal": [1.0, {"at": "http://127.0.0.1:9"}]}]
+)
+def test_texts_for_an_environment_come_from_a_file_only_if_its_task_is_named_today(kwargs):
+    check_task("gym-Ant-v5", "file", kwargs={"healthy_reward": 0.5, "range": [0.2, 1.0], "frames": None})
+    check_task("gym-Ant-v5", "file", {"gym-Ant-v5"}, kwargs)
+    with pytest.raises(UsageError, match="add task=gym-Ant-v5"):
+        check_task("gym-Ant-v5", "file", kwargs=kwargs)
+    assert loading.confirmations("gym-Ant-v5", "tdmpc2", kwargs) == ["task=gym-Ant-v5"]
 
 
 # --- passwords and tokens -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import difflib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import gymnasium
@@ -198,19 +198,36 @@ def make_env(
     return env
 
 
-def check_task(task: str, where: str, named: Collection[str] = ()) -> None:
-    """Raise UsageError if `task`, which stands in a file, would have a package imported that nobody chose.
+def first_text(values: object) -> str | None:
+    """The first text in nested containers, names of entries aside; None if there is none."""
+    if isinstance(values, str):
+        return values
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    inside = values if isinstance(values, list | tuple) else ()
+    return next((text for value in inside if (text := first_text(value)) is not None), None)
+
+
+def check_task(task: str, where: str, named: Collection[str] = (), kwargs: object = None) -> None:
+    """Raise UsageError if `task`, which stands in a file, would do what nobody chose.
 
     ``gym-package:Name-v0`` imports ``package``: one that is installed with environments for Gymnasium or for
-    us may be in a file, any other if today's command line names the task.
+    us may be in a file, any other if today's command line names the task. The same holds for texts among the
+    arguments of an environment, which may take them for paths or addresses.
 
     Args:
         task: as the file has it.
         where: what the message calls the file.
         named: see :func:`dreammpc.registry.named_by`.
+        kwargs: the environment's arguments, as the file has them.
     """
     if not isinstance(task, str):
         raise UsageError(f"{where}: its task is {task!r}; expected a name")
+    if task not in named and (text := first_text(kwargs)) is not None:
+        raise UsageError(
+            f"{where} makes its environment with the text {text!r}, which that may take for a path or an"
+            f" address; if you trust it, add task={task}"
+        )
     head, colon, _ = task.partition(":")
     if not colon or task in named:
         return
