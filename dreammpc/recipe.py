@@ -66,6 +66,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         def call(config: DictConfig) -> None:
             nonlocal code
             try:
+                check_learning()
                 offer_files()
                 if address := OmegaConf.select(config, "tracking.uri"):  # of a YAML file
                     config.tracking.uri = keep(address)
@@ -104,6 +105,15 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
         return run
 
     return decorate
+
+
+def check_learning() -> None:
+    """Raise UsageError for a set `learning=` that is none: Hydra lets it pass, as sizes may have none."""
+    chosen = [word.partition("=")[2] for word in overrides() if word.startswith("learning=")]
+    there = GlobalHydra.instance().config_loader().get_group_options("learning") if chosen else []
+    for name in chosen:
+        if name not in there:
+            raise UsageError(unknown(f"learning {name!r}", name, there))
 
 
 def conf_folder() -> Path:
