@@ -113,7 +113,6 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(function.__globals__, "recipe", None)
     module = sys.modules[recipe.__module__]
     monkeypatch.setattr(module, "recipe", lambda name: function)
-    monkeypatch.setattr("test_gymnasium_recipe.recipe", lambda name: function)
     made = function.__closure__ and [c.cell_contents for c in function.__closure__]
     body = next(cell.__wrapped__ for cell in made if hasattr(cell, "__wrapped__"))
     inner = body.__wrapped__ if hasattr(body, "__wrapped__") else body

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "task=cartpole-swingup",
     "steps=600",
     "algorithm.seed_steps=300",
     "algorithm.batch_size=16",
