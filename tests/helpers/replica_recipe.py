@@ -34,6 +34,8 @@ ALGORITHMS = {
     "bmpc": (BMPC, random_bmpc, "mppi", {"scale_rate": 0.0, "reanalyze_interval": 0}),
 }
 """Running scales are percentiles of a batch, and those of a half are not those of the whole: off in two."""
+CONFIG = {"steps": 10**6, "algorithm": {"name": "tdmpc2"}}
+FACTS = {"task": "drift", "model": {"name": "toy"}, "config": CONFIG}
 
 
 def build(name: str):
@@ -126,7 +128,7 @@ def train(folder: Path) -> int:
     replay = Replay(10_000, 1, H, 8, seed)
     feed = Feed(make_collector(env, agent), agent, replay, 100, 10**6, 0.5, 1, world_size())
     stop = GracefulStop(feed)
-    checkpoints = Checkpoints(folder / "checkpoints", feed, {"task": "drift", "model": "toy"}, 100)
+    checkpoints = Checkpoints(folder / "checkpoints", feed, FACTS, 100)
     trainer = make_trainer(
         folder, [stop, Monitor(feed, 100), checkpoints], [], "cpu", world_size(), timeout_s=60
     )
