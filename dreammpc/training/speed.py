@@ -117,7 +117,7 @@ def calls_of(config: Any) -> tuple[float, float]:
     Plans of planners that take long count as any number.
     """
     decisions = config.steps / (config.env.action_repeat or 2)
-    plans = decisions / config.env.num_envs if config.planner["name"] in QUICK else math.inf
+    plans = decisions / config.env.num_envs if config.planner.get("name") in QUICK else math.inf
     return plans, decisions * config.algorithm.utd
 
 
