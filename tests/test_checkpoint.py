@@ -258,7 +258,9 @@ def run_folder(folder, steps_done, seed=1, previous=None):
         ranks = [archive.save(filled(10))]
         facts = {
             "format": FORMAT,
-            "config": {"seed": seed},
+            "task": "walker-walk",
+            "model": {"name": "nano"},
+            "config": {"seed": seed, "steps": 1000, "algorithm": {"name": "tdmpc2"}},
             "env_steps": number,
             "resume": {"ranks": ranks},
         }

@@ -71,7 +71,8 @@ class Training:
         self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), settings)
         self.feed = assembly.build_feed(env, self.agent, steps, seed, settings)
         self.algorithm = assembly.build_algorithm(self.agent, self.feed, settings)
-        facts = assembly.describe("pendulum-swingup", model, {"model": MODEL, "algorithm": settings}, [])
+        config = {"model": MODEL, "algorithm": settings, "steps": steps}
+        facts = assembly.describe("pendulum-swingup", model, config, [])
         resumed = load_checkpoint(resume)[DESCRIPTION] if resume else None
         self.logger = JSONLLogger(folder, resumed["env_steps"] if resumed else None)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.feed, facts, save_every)
