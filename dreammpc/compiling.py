@@ -72,4 +72,8 @@ def keep_compiled() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # torch writes its own default into the variable when anything asks for the folder.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from tensordict import TensorDict
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from toy_models import random_tdmpc2
 
 from dreammpc import agent as agents
@@ -79,6 +80,10 @@ def test_what_is_compiled_is_kept_where_a_reboot_leaves_it(monkeypatch, tmp_path
     assert key not in os.environ
     compiled(double)
     assert os.environ[key] == str(tmp_path / "dreammpc" / "compiled")
+    monkeypatch.delenv(key)
+    assert cache_dir() == os.environ[key] != str(tmp_path / "dreammpc" / "compiled")  # torch's own default
+    keep_compiled()
+    assert cache_dir() == str(tmp_path / "dreammpc" / "compiled")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.delenv(key)
