@@ -75,13 +75,18 @@ def test_files_from_before_a_column_are_read(rows, tmp_path, ending):
     ("task", "success", "score"),
     [
         ("walker-walk", None, 0.8),
+        ("cheetah-jump", None, 0.8),  # an addition to the control suite
         ("gym-Hopper-v5", None, None),
         ("gym-Reach-v0", 1.0, 1.0),
         ("lqr-lqr-2-1", None, None),
         ("h1-run", None, None),
+        ("push-home", None, None),  # of a package that is not installed here
     ],
 )
-def test_files_from_before_scores_are_read(rows, tmp_path, task, success, score):
+def test_files_from_before_scores_are_scored_by_the_suites_full_return_alone(
+    rows, tmp_path, task, success, score
+):
+    """Wherever the return lies: a return of a plug-in's task may be between 0 and 1000, too."""
     row = {**rows[0], "task": task, "success": success, "return": 800.0}
     for name in ("variant", "any_success", "score"):
         del row[name]

@@ -6,6 +6,7 @@ text says what was expected and what came. The usual forms take one comparison; 
 tensors, lists and arrays of one number, are looked at in full each time.
 """
 
+import math
 import os
 import traceback
 from collections.abc import Mapping
@@ -151,6 +152,18 @@ def number(value: Any) -> float | None:
     if array is None or array.dtype.kind not in "fiub" or array.size != 1:
         return None
     return float(array.reshape(()))
+
+
+def full_return(value: Any) -> float | None:
+    """The return that an environment declares as a score of 1; None where it declares none.
+
+    Raises:
+        Mismatch: no positive, finite number.
+    """
+    declared = None if value is None else number(value)
+    if value is not None and (declared is None or not 0 < declared < math.inf):
+        raise Mismatch(f"full_return must be a positive number or None, got {described(value)}")
+    return declared
 
 
 def as_array(value: Any) -> np.ndarray | None:

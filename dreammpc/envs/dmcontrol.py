@@ -91,7 +91,7 @@ class DMControl(gymnasium.Env):
         self.action_repeat = action_repeat
         self.max_episode_steps = -(-CONTROL_STEPS // action_repeat)
         self.episodic = domain in _TERMINATE
-        self.full_return = None if domain in _UNBOUNDED else float(CONTROL_STEPS)
+        self.full_return = _full_return(domain)
         self.render_mode = render_mode
         self._random = np.random.RandomState()
         self._env = self._load()
@@ -183,6 +183,15 @@ def make(task: str, *, action_repeat: int | None, render: bool) -> DMControl:
 def list_tasks() -> list[str]:
     """Names as TD-MPC2's users write them: ``walker-walk``, ``cup-catch``, ``finger-turn-hard``."""
     return list(_table())
+
+
+def full_return(task: str) -> float | None:
+    """`DMControl.full_return` of a task's name, without making it; None for a name that is none of these."""
+    return _full_return(_table()[task][0]) if task in _table() else None
+
+
+def _full_return(domain: str) -> float | None:
+    return None if domain in _UNBOUNDED else float(CONTROL_STEPS)
 
 
 @functools.cache

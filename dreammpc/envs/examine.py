@@ -83,6 +83,11 @@ def _spaces(
             act = lambda stream: _sampled(own, stream)  # noqa: E731
     limit = env.get_wrapper_attr("max_episode_steps") if env.has_wrapper_attr("max_episode_steps") else None
     found.facts.append(f"episodes of at most {_many(limit, 'step')}" if limit else "no time limit")
+    try:
+        if env.has_wrapper_attr("full_return"):
+            checks.full_return(env.get_wrapper_attr("full_return"))
+    except UsageError as error:
+        found.error("full_return", str(error))
     unwrapped = env.unwrapped
     if getattr(env, "limited", True) is False:
         found.warn("limit", f"it has no time limit: episodes are cut off after {limit} steps")

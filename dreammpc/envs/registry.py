@@ -133,11 +133,6 @@ def canonical(task: str) -> str:
     return task if task in names else next((name for name in names if _folded(name) == _folded(task)), task)
 
 
-def is_suite(task: str) -> bool:
-    """Whether a name may be one of the control suite's whose returns lie in 0 to 1000: all but `lqr`'s."""
-    return _family(task) == "" and not task.startswith("lqr")
-
-
 def _family(task: str) -> str:
     return max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
 

@@ -68,7 +68,7 @@ class BatchedEnv(EnvBase):
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
-            are not finite; no such ``obs``.
+            are not finite; a ``full_return`` that is no positive number; no such ``obs``.
         RunError: when stepping or resetting, an action that is not finite, or an answer that is not what was
             declared; a ForeignError where an environment raises something. Both name task, environment and
             step.
@@ -85,7 +85,10 @@ class BatchedEnv(EnvBase):
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
         self.episodic: bool = _attribute(envs[0], "episodic", True)
-        self.full_return: float | None = _attribute(envs[0], "full_return", None)
+        try:
+            self.full_return = checks.full_return(_attribute(envs[0], "full_return", None))
+        except checks.Mismatch as error:
+            raise UsageError(f"task {task!r}: {error}") from None
         self.variant: str = _attribute(envs[0], "variant", "")
         self.fps = frames_per_second(envs[0])
         self.layout: str = _attribute(envs[0], "layout", "")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.atomic import from_json, write_text
-from dreammpc.envs.registry import is_suite
+from dreammpc.envs import dmcontrol
 from dreammpc.interfaces import UsageError
 
 FORMAT = 1
@@ -51,8 +51,6 @@ LATER = ("device", "threads", "variant", "any_success", "score")
 """Columns that older files do not have; they are read as empty, but for the score."""
 OPTIONAL = ("train_seed", "env_steps", "success", "model", *LATER)
 """Columns that may be empty (None)."""
-SUITE_RETURN = 1000.0
-"""The full return of the control suite's tasks: their score in files without one."""
 RANGES = {
     "return": (-math.inf, math.inf),
     "success": (0, 1),
@@ -239,11 +237,11 @@ def _checked(raw: Row, where: str) -> Row:
 
 
 def _score_before(row: Row) -> float | None:
-    """The score of a row from before there were any."""
+    """The score of a row from before there were any: success, or the share of the suite's full return."""
     if row["success"] is not None:
         return row["success"]
-    suite = is_suite(row["task"]) and 0 <= row["return"] <= SUITE_RETURN
-    return row["return"] / SUITE_RETURN if suite else None
+    full = dmcontrol.full_return(row["task"])
+    return None if full is None else row["return"] / full
 
 
 def _value(value: Any, kind: type, name: str, where: str) -> Any:

@@ -197,6 +197,18 @@ register(
 point("ResetNone", start=lambda s: None)
 point("ResetInfoNone", start=lambda s: (s.look(), None))
 
+
+class Scored(Point):
+    """Declares a return that is worth a score of 1."""
+
+    def __init__(self, full_return, **odd):
+        super().__init__(**odd)
+        self.full_return = full_return
+
+
+for name, value in {"Full": np.float32(20), "FullNone": None, "FullZero": 0.0, "FullText": "20"}.items():
+    point(name, cls=Scored, full_return=value)
+
 KIND[0] = "ends"
 point("End1", end=1)
 point("End2", end=2)
@@ -405,7 +417,7 @@ NAMES = """
 Asym Unit Fixed Wide Act64 Act64f InPlace InPlaceAsym Obs1 ObsInt ObsU8 ObsF64 SameArray ListObs TorchObs
 RowObs OutOfBounds RewardArray RewardArray0 RewardInt RewardNpInt RewardBool RewardTorch RewardConst
 RewardZero RewardBig FlagsNp FlagsInt FlagsArr FlagsTorch BothFlags SuccessNone SuccessBool SuccessArr
-SuccessTorch InfoKeys End1 End2 Limit1 Limit2 Limit3 OwnLimit OwnLimit20 HasStateGood MetaNone
+SuccessTorch InfoKeys Full FullNone End1 End2 Limit1 Limit2 Limit3 OwnLimit OwnLimit20 HasStateGood MetaNone
 NoRenderFps Fps0 Chatty WNormObs WNormRew WTimeLimit WFlatStack WRescale WEpisodeStats WPassive
 WTransformRew NoLimit NoLimitEnd5 Matrix ScalarAct WFrameStack
 """
@@ -427,6 +439,8 @@ ENDED = {
     "Stack": r"reset before step 1: the observation must be \[4, 3\], got an array float32 \[2\]",
     "ScalarObs": r"reset before step 1: the observation must be \[\], got an array float32 \[2\]",
     "Image": "the observation space has a picture alone: it needs env.obs=pixels",
+    "FullZero": "full_return must be a positive number or None, got 0.0",
+    "FullText": "full_return must be a positive number or None, got the text '20'",
     "RaiseMake": r"cannot be made: RuntimeError: no license \(odd_envs.py:\d+, in fail\)",
     "Huge": r"reset before step 1: observation\[2\] is 1e\+30, .* gymnasium.wrappers.TransformObservation",
     "Overflow": r"reset before step 1: observation\[1\] is 1e\+300",
