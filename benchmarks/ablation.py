@@ -18,12 +18,12 @@ import torch
 from omegaconf import OmegaConf
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import load_model
-from dreammpc.compare import action_repeat_of
+from dreammpc.configuration.planners import build_planner
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
 from dreammpc.interfaces import UsageError
-from dreammpc.planners import build_planner
+from dreammpc.trained.compare import action_repeat_of
+from dreammpc.trained.loading import load_model
 
 ALONE = {
     "step_rule": ["fixed", "normalized"],

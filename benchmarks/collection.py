@@ -19,7 +19,7 @@ import torch
 from tensordict.nn import TensorDictModule
 from torchrl.data import Composite
 from torchrl.envs.transforms import TensorDictPrimer
-from dreammpc.assembly import build_env
+from dreammpc.configuration.assembly import build_env
 from dreammpc.data import make_collector
 
 torch.set_num_threads(1)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from dreammpc import assembly
 from dreammpc.agent import Agent
 from dreammpc.algorithms import TDMPC2
+from dreammpc.configuration import assembly
 from dreammpc.models import SIZES
 from dreammpc.planning import make_planner
-from dreammpc.progress import Progress
+from dreammpc.support.progress import Progress
 from dreammpc.tracking import make_loggers
 from dreammpc.training import Checkpoints, Evaluation, GracefulStop, Monitor, ProgressBar, make_trainer
 

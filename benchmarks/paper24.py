@@ -19,7 +19,7 @@ from tensordict import TensorDict
 from update import Update, random_batch
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import obs_dim
+from dreammpc.configuration.assembly import obs_dim
 from dreammpc.envs import BatchedEnv, list_tasks, make_env
 from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import make_planner

@@ -16,10 +16,10 @@ from dataclasses import asdict, replace
 
 import torch
 
-from dreammpc import assembly
-from dreammpc.config import BMPCConfig
+from dreammpc.configuration import assembly
+from dreammpc.configuration.planners import build_planner
+from dreammpc.configuration.schemas import BMPCConfig
 from dreammpc.models import SIZES
-from dreammpc.planners import build_planner
 
 
 class Stopwatch:

@@ -18,13 +18,13 @@ from planners import random_model
 from tensordict import TensorDict
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import load_model
 from dreammpc.envs import make_env
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.models import SIZES
 from dreammpc.planning import DreamMPC, Imagination
 from dreammpc.planning.ascend import Ascend
 from dreammpc.trained.library import agent_names
+from dreammpc.trained.loading import load_model
 
 
 class Apart(Ascend):

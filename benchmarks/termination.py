@@ -21,10 +21,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from dreammpc.agent import Agent
-from dreammpc.assembly import build_env, load_model
+from dreammpc.configuration.assembly import build_env
+from dreammpc.configuration.planners import build_planner
 from dreammpc.data import make_collector
 from dreammpc.interfaces import UsageError
-from dreammpc.planners import build_planner
+from dreammpc.trained.loading import load_model
 
 BINS = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
 BEFORE = 12

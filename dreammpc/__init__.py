@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from dreammpc.agent import Agent
     from dreammpc.envs import list_tasks, make_env, register_env
     from dreammpc.evaluation import run_episodes
-    from dreammpc.loading import load_agent
     from dreammpc.models import SimulatorModel
     from dreammpc.planning import PLANNERS, make_planner, register_planner
+    from dreammpc.trained.loading import load_agent
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _ROOMS = {
     "Agent": "agent",
     "SimulatorModel": "models",
     "list_tasks": "envs",
-    "load_agent": "loading",
+    "load_agent": "trained.loading",
     "make_env": "envs",
     "register_env": "envs",
     "run_episodes": "evaluation",

@@ -16,11 +16,11 @@ from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.transforms import TensorDictPrimer
 
-from dreammpc.compiling import compile_mode, compiled
-from dreammpc.devices import forked_rng, module_device, moved, tensor_device
-from dreammpc.graphs import Graphed, leaves, like
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
+from dreammpc.runtime.compiling import compile_mode, compiled
+from dreammpc.runtime.cuda_graphs import Graphed, leaves, like
+from dreammpc.runtime.devices import forked_rng, module_device, moved, tensor_device
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
 
@@ -33,7 +33,7 @@ class Agent(TensorDictModuleBase):
         planner: a planner for the model's action dimension.
         noise_scale: of exploration noise, which is in proportion to a plan's `std`; 0 acts greedily.
         noise_correlation: ρ of the noise from one step to the next, 0 ≤ ρ < 1; its variance stays the same.
-        compile: how observing and planning run, see `dreammpc.compiling.MODES`; True is `default`.
+        compile: how observing and planning run, see `dreammpc.runtime.compiling.MODES`; True is `default`.
         record: `forward` also writes `expert`, what a policy can learn from the plan (see `expert_of`).
 
     Raises:

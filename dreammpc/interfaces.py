@@ -45,7 +45,7 @@ class RunError(RuntimeError):
 class ForeignError(RunError):
     """An exception of code that is not ours, such as an environment's, in one line; it is its cause.
 
-    `dreammpc.faults` writes the traceback to a file.
+    `dreammpc.support.faults` writes the traceback to a file.
     """
 
 

@@ -8,16 +8,16 @@ lightning run evaluate checkpoint='runs/*/*/checkpoints/last.ckpt' planner=polic
 from collections import defaultdict
 from dataclasses import asdict
 
-from dreammpc.compare import Played, compare, find_checkpoints
-from dreammpc.config import EvaluateConfig
+from dreammpc.configuration.recipe import main
+from dreammpc.configuration.schemas import EvaluateConfig
 from dreammpc.evaluation import table
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.results import collect, titled
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
 from dreammpc.evaluation.summary import many, markdown, summarise
 from dreammpc.interfaces import UsageError
-from dreammpc.recipe import main
 from dreammpc.tracking import address, record_evaluation
+from dreammpc.trained.compare import Played, compare, find_checkpoints
 from dreammpc.training import open_target
 
 

@@ -15,13 +15,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from dreammpc.agent import Agent
-from dreammpc.config import PendulumConfig
-from dreammpc.devices import CPU, choose_device, measured_on
+from dreammpc.configuration.planners import build_planner, settings_for
+from dreammpc.configuration.recipe import main
+from dreammpc.configuration.schemas import PendulumConfig
 from dreammpc.evaluation.film import video_path
 from dreammpc.models import SimulatorModel
-from dreammpc.planners import build_planner, settings_for
-from dreammpc.planning.registry import planner_settings
-from dreammpc.recipe import main
+from dreammpc.planning.factory import planner_settings
+from dreammpc.runtime.devices import CPU, choose_device, measured_on
 from dreammpc.tracking.video import write_video
 from dreammpc.training import open_target
 

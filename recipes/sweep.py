@@ -12,15 +12,16 @@ from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
-from dreammpc import loading, sweeps
-from dreammpc.config import TrainConfig
+from dreammpc import sweeps
+from dreammpc.cli.launch import find_recipe
+from dreammpc.configuration.command_line import quoted
+from dreammpc.configuration.recipe import compose, main
+from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.interfaces import UsageError
-from dreammpc.launch import find_recipe
-from dreammpc.planning.registry import planner_settings
-from dreammpc.recipe import compose, main
+from dreammpc.planning.factory import planner_settings
 from dreammpc.sweeps.local import last_line
+from dreammpc.trained import loading
 from dreammpc.training import open_folder
-from dreammpc.words import quoted
 
 OWN = [field.name for field in fields(sweeps.SweepConfig) if field.name != "train"]
 

@@ -7,16 +7,15 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 
 from dataclasses import asdict
 
-from dreammpc import assembly, loading, words
 from dreammpc.agent import Agent
-from dreammpc.collectors import build_collector
-from dreammpc.config import TrainConfig
+from dreammpc.configuration import assembly, collectors, command_line, planners
+from dreammpc.configuration.recipe import main, overrides, tell
+from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
-from dreammpc.names import file_name
-from dreammpc.planners import build_planner, build_planners, check_graphable, eval_planners, planner_name
-from dreammpc.progress import Progress
-from dreammpc.recipe import main, overrides, tell
+from dreammpc.support.names import file_name
+from dreammpc.support.progress import Progress
 from dreammpc.tracking import finish_run, make_loggers
+from dreammpc.trained import loading
 from dreammpc.training import (
     Checkpoints,
     Evaluation,
@@ -50,19 +49,18 @@ def train(config: TrainConfig) -> int:
     model = assembly.build_model(
         env, settings["model"], config.algorithm.discount, config.algorithm.name, config.algorithm.episodic
     )
-    planner = build_planner(settings["planner"], model.action_dim)
-    compared = build_planners(config.evaluation.planners, model.action_dim)
-    evaluated = eval_planners(settings, planner)
-    compared |= {planner_name(settings["planner"]): planner} | evaluated
-    check_graphable(planner, model, speed.plans)
+    planner = planners.build_planner(settings["planner"], model.action_dim)
+    compared = planners.build_planners(config.evaluation.planners, model.action_dim)
+    evaluated = planners.eval_planners(settings, planner)
+    compared |= {planners.planner_name(settings["planner"]): planner} | evaluated
+    planners.check_graphable(planner, model, speed.plans)
     agent = assembly.build_agent(model, planner, settings["algorithm"], speed.plans)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.claim_replay(env, agent, config.steps, settings, world_size())
-    collector, place = build_collector(env, agent, seed, settings), assembly.replay_folder(settings)
-    feed = assembly.build_feed(
-        env, agent, config.steps, seed, settings["algorithm"], world_size(), place, collector
-    )
+    collector = collectors.build_collector(env, agent, seed, settings)
+    shared = world_size(), assembly.replay_folder(settings), collector
+    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], *shared)
     algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], speed.compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
@@ -93,7 +91,7 @@ def train(config: TrainConfig) -> int:
         if trainer.is_global_zero:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            again = words.typed("resume", checkpoints.last)
+            again = command_line.typed("resume", checkpoints.last)
             print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal

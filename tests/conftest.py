@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dreammpc.launch import share_cores
+from dreammpc.cli.launch import share_cores
 
 share_cores()  # before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once, and models that are narrow
@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("commands")
 import torch  # noqa: E402
 from commands import run_python  # noqa: E402
 
-from dreammpc.threads import set_threads  # noqa: E402
+from dreammpc.runtime.threads import set_threads  # noqa: E402
 
 set_threads(0)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreammpc.algorithms import ALGORITHMS, bmpc, latent
-from dreammpc.config import ALGORITHM_GROUP
+from dreammpc.configuration.schemas import ALGORITHM_GROUP
 from dreammpc.models import SIZES, BMPCModel, LatentModel
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add_a_world_model.md").read_text()

@@ -10,59 +10,39 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dreammpc"
 
-# A room is a folder or a file of dreammpc/; a dotted entry allows that module alone.
+# A room is a folder or a file of dreammpc/, and stands behind all that it may import; a dotted entry allows
+# that module alone. docs/architecture.md has the same table.
 MAY_IMPORT = {
-    "interfaces": set(),
-    "devices": {"interfaces"},
-    "atomic": set(),
-    "names": set(),
-    "threads": set(),
-    "processes": set(),
-    "progress": set(),
-    "faults": {"interfaces"},
-    "registry": {"interfaces"},
-    "settings": {"interfaces", "registry"},
-    "compiling": {"interfaces", "registry"},
-    "graphs": set(),
-    "nn": set(),
-    "envs": {"interfaces", "devices", "faults", "registry"},
-    "planning": {"interfaces", "devices", "registry", "settings"},
-    "models": {"interfaces", "devices", "nn"},
-    "data": {"faults", "interfaces", "devices", "processes"},
-    "agent": {"interfaces", "devices", "compiling", "graphs", "planning.imagination"},
-    "algorithms": {
-        "interfaces",
-        "devices",
-        "compiling",
-        "graphs",
-        "registry",
-        "nn",
-        "models",
-        "planning",
-        "agent",
-    },
-    "tracking": {"interfaces", "devices", "atomic"},
-    "training": {
-        "faults",
-        "interfaces",
-        "devices",
-        "compiling",
-        "threads",
-        "atomic",
-        "names",
-        "progress",
-        "data",
-        "agent",
-        "envs",
-    }
-    | {"evaluation", "tracking"},
-    "evaluation": {"interfaces", "devices", "atomic", "progress", "agent", "envs", "data", "tracking"},
-    "sweeps": {"interfaces", "devices", "atomic", "names", "envs", "evaluation", "tracking"},
-    "trained": {"interfaces", "devices", "atomic", "names", "registry", "models", "tracking", "training"},
-    "report": {"interfaces", "devices", "atomic", "evaluation"},
+    "interfaces": [],
+    "plugins": ["interfaces"],
+    "runtime": ["interfaces", "plugins"],
+    "support": ["interfaces"],
+    "nn": [],
+    "envs": ["interfaces", "plugins", "runtime", "support"],
+    "planning": ["interfaces", "plugins", "runtime"],
+    "models": ["interfaces", "runtime", "nn"],
+    "agent": ["interfaces", "runtime", "planning.imagination"],
+    "data": ["interfaces", "runtime", "support"],
+    "tracking": ["interfaces", "runtime", "support"],
+    "algorithms": ["interfaces", "plugins", "runtime", "nn", "planning", "models", "agent"],
+    "evaluation": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking"],
+    "training": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking", "evaluation"],
+    "sweeps": ["interfaces", "runtime", "support", "envs", "tracking", "evaluation"],
+    "report": ["interfaces", "runtime", "support", "evaluation"],
 }
-# Other files of dreammpc/ (config, assembly, the command line) stand above the rooms: they import what they
-# like, and no room imports them.
+MAY_IMPORT["configuration"] = [room for room in MAY_IMPORT if room not in ("nn", "report")]
+MAY_IMPORT["trained"] = [room for room in MAY_IMPORT if room not in ("nn", "report", "sweeps")]
+MAY_IMPORT["cli"] = [room for room in MAY_IMPORT if room != "nn"]
+IN_THE_ROOT = {"__init__", "interfaces", "agent"}
+"""Files of dreammpc/ that are in no room: those that a user imports."""
+
+
+def table() -> str:
+    """`MAY_IMPORT` in Markdown."""
+    lines = [
+        f"| {room} | {', '.join(allowed) or 'nothing of ours'} |" for room, allowed in MAY_IMPORT.items()
+    ]
+    return "\n".join(["| room | may import |", "|---|---|", *lines])
 
 
 def room_of(path: Path) -> str:
@@ -90,9 +70,23 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 
 def test_every_room_has_its_rule():
-    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert folders <= set(MAY_IMPORT)
-    assert set(MAY_IMPORT) <= {room_of(path) for path in SOURCES}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == IN_THE_ROOT
+    assert {room_of(path) for path in SOURCES} == {*MAY_IMPORT, "__init__"}
+
+
+def test_rooms_stand_in_order():
+    """So that no two can import each other, by however many others between them."""
+    rooms = list(MAY_IMPORT)
+    for place, allowed in enumerate(MAY_IMPORT.values()):
+        assert [entry.partition(".")[0] for entry in allowed] == [
+            room for room in rooms[:place] if room in {entry.partition(".")[0] for entry in allowed}
+        ], rooms[place]
+
+
+def test_the_page_has_the_same_table():
+    assert table() in (ROOT / "docs/architecture.md").read_text(), (
+        f"docs/architecture.md should have\n{table()}"
+    )
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))

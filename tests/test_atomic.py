@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from dreammpc.atomic import write_text
+from dreammpc.support.atomic import write_text
 
 
 def test_text_takes_the_place_of_what_was(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from commands import TINY, launch, refused
 
-from dreammpc.assembly import load_agent
 from dreammpc.models import BMPCModel
+from dreammpc.trained.loading import load_agent
 from dreammpc.training import load_checkpoint
 
 LAST = "run/checkpoints/last.ckpt"

@@ -6,7 +6,7 @@ import odd_envs
 import pytest
 from odd_envs import ENDED, FINE, task
 
-from dreammpc import cli
+from dreammpc.cli import parser as cli
 from dreammpc.envs import trial
 from dreammpc.envs.examine import examine
 

@@ -10,9 +10,9 @@ from toy_models import random_tdmpc2
 
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
-from dreammpc.compiling import compile_mode, compiled, keep_compiled
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
+from dreammpc.runtime.compiling import compile_mode, compiled, keep_compiled
 
 A, O = 2, 5
 

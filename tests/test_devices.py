@@ -4,8 +4,8 @@ import pytest
 import torch
 from foreign import foreign
 
-from dreammpc.devices import choose_device, forked_rng, module_device
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.devices import choose_device, forked_rng, module_device
 
 
 @pytest.fixture

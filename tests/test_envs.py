@@ -188,10 +188,10 @@ def test_counts_below_one(wrong):
 
 
 def test_families_are_found_by_the_longest_prefix(monkeypatch):
-    from dreammpc.envs import registry
+    from dreammpc.envs import families
 
-    monkeypatch.setattr(registry.FAMILIES, "_things", dict(registry.FAMILIES._things))
-    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    monkeypatch.setattr(families.FAMILIES, "_things", dict(families.FAMILIES._things))
+    monkeypatch.setattr(families, "_TASKS", dict(families._TASKS))
 
     @register_env("fake-")
     def fake(task, *, action_repeat, render):

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Text
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
-from dreammpc.assembly import build_env
+from dreammpc.configuration.assembly import build_env
 from dreammpc.envs import list_tasks, make_env
 from dreammpc.interfaces import RunError, UsageError
 

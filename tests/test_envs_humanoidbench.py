@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchrl.envs.utils import check_env_specs
 
-from dreammpc import assembly
-from dreammpc.config import TrainConfig
+from dreammpc.configuration import assembly
+from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.envs import canonical, humanoidbench, list_tasks, make_env, not_installed
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import check_installed, expand
@@ -123,7 +123,7 @@ def test_what_the_benchmark_cannot_make_is_one_line(package, monkeypatch):
 
 
 def test_a_family_that_is_not_installed_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr("dreammpc.envs.registry.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dreammpc.envs.families.importlib.util.find_spec", lambda name: None)
     meta, humanoid = sorted(not_installed(), reverse=True)
     assert meta == "mw-…: Meta-World is not installed: pip install 'dreammpc[metaworld]'"
     assert (

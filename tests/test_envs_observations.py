@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
-from dreammpc.config import EnvConfig
+from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.envs import make_env
 from dreammpc.evaluation import Evaluator
 from dreammpc.interfaces import RunError, UsageError

@@ -295,7 +295,7 @@ def test_no_class_of_oddness_is_without_a_test():
 
 def filmed(name: str, folder):
     from dreammpc.agent import Agent
-    from dreammpc.assembly import build_env, build_model
+    from dreammpc.configuration.assembly import build_env, build_model
     from dreammpc.evaluation.film import film
     from dreammpc.models import SIZES
     from dreammpc.planning import make_planner

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
 from dreammpc.envs import BatchedEnv, make_env, register_env
-from dreammpc.envs.registry import FAMILIES
+from dreammpc.envs.families import FAMILIES
 from dreammpc.interfaces import UsageError
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreammpc import assembly
-from dreammpc.compare import compare
+from dreammpc.configuration import assembly
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
+from dreammpc.trained.compare import compare
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
 RECIPE = Path(__file__).parent.parent / "recipes/evaluate.py"

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from dreammpc.config import AlgorithmConfig, BMPCConfig
+from dreammpc.configuration.command_line import with_first_experiment
+from dreammpc.configuration.recipe import compose, conf_folder
+from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig
 from dreammpc.models import SIZES
-from dreammpc.recipe import compose, conf_folder
-from dreammpc.words import with_first_experiment
 
 NAMES = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
 PUBLISHED = {"tdmpc2": AlgorithmConfig(), "tdmpc2-pixels": AlgorithmConfig()}

@@ -5,8 +5,8 @@ import torch
 from feeds import FakeAgent, FakeCollector, make_feed, schedule
 from toy_models import random_tdmpc2
 
-from dreammpc import assembly
 from dreammpc.agent import EXPERT_KEYS, Agent
+from dreammpc.configuration import assembly
 from dreammpc.data import Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.envs.dmcontrol import DMControl

@@ -17,14 +17,16 @@ from replica_recipe import make_drift
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
-from dreammpc import assembly, commands, compare, loading
 from dreammpc.agent import Agent
+from dreammpc.cli import commands
+from dreammpc.configuration import assembly
 from dreammpc.data import WorkerCollector, make_collector, workers
-from dreammpc.devices import CPU, module_device
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.models import BMPCModel
 from dreammpc.planning import PLANNERS, make_planner
+from dreammpc.runtime.devices import CPU, module_device
+from dreammpc.trained import compare, loading
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
 from dreammpc.training.streams import random_state, set_random_state
@@ -227,8 +229,8 @@ def chosen(device, monkeypatch):
 
 
 def test_agents_are_loaded_demonstrated_and_compared_elsewhere(device, chosen, checkpoint, capsys):
-    assert assembly.load_agent(checkpoint, "policy", device="cuda:3").device == device
-    assert assembly.load_agent(checkpoint, "policy").device == device
+    assert loading.load_agent(checkpoint, "policy", device="cuda:3").device == device
+    assert loading.load_agent(checkpoint, "policy").device == device
     assert chosen == ["cuda:3", "cpu"]
     (played,) = compare.compare(str(checkpoint), "policy", seeds=[0], device="cuda:1")
     assert chosen[2] == "cuda:1" and played.rows[0]["device"] == device.type

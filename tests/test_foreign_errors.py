@@ -7,8 +7,9 @@ import pytest
 import torch
 from commands import TINY, recipe, train
 
-from dreammpc import cli, faults
+from dreammpc.cli import parser as cli
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support import faults
 from dreammpc.training.checkpoint import load_checkpoint
 
 TASK = "task=gym-odd_envs:RaiseEarly-v0"

@@ -16,10 +16,10 @@ from toy_models import random_bmpc, random_tdmpc2
 
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector
-from dreammpc.devices import CPU, choose_device, forked_rng, module_device
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.planning.search import Problem
+from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device
 from dreammpc.training.format import load_checkpoint
 from dreammpc.training.streams import random_state, set_random_state
 

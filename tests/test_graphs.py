@@ -11,10 +11,10 @@ from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
 from dreammpc.algorithms import bmpc, latent
-from dreammpc.graphs import Graphed, copies, put_back
+from dreammpc.configuration.planners import check_graphable
 from dreammpc.interfaces import UsageError
-from dreammpc.planners import check_graphable
 from dreammpc.planning import make_planner
+from dreammpc.runtime.cuda_graphs import Graphed, copies, put_back
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 A, O = 2, 5

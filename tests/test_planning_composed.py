@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from plans import plan
 from toy_models import Ensemble, LinearQuadratic, random_latent
 
-from dreammpc.planners import build_planner
+from dreammpc.configuration.planners import build_planner
 from dreammpc.planning import (
     Ascend,
     Best,

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreammpc import progress as module
-from dreammpc.progress import Phase, Progress
+from dreammpc.support import progress as module
+from dreammpc.support.progress import Phase, Progress
 from dreammpc.training import ProgressBar
 
 

@@ -12,9 +12,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from dreammpc import assembly, cli
+from dreammpc.cli import parser as cli
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
+from dreammpc.trained import loading
 from dreammpc.trained.published import read_published, recognise, renamed, size_name
 
 PARTS = ("weight", "bias", "ln.weight", "ln.bias")
@@ -214,7 +215,7 @@ def test_the_command_makes_a_checkpoint_of_ours(tmp_path, monkeypatch, capsys):
     )
     out = capsys.readouterr().out
     assert "tdmpc2" in out and "1M" in out and "a/w.ckpt" in out
-    model, facts = assembly.load_model("a/w.ckpt")
+    model, facts = loading.load_model("a/w.ckpt")
     assert facts["task"] == "walker-walk" and facts["model"]["name"] == "1M" and facts["config"]["seed"] == 1
     assert model.discount == pytest.approx(0.99)
     expected = read_published("walker-walk-1.pt").model(0.99).state_dict()
@@ -239,7 +240,7 @@ def test_pixels_by_the_command(tmp_path, monkeypatch, capsys):
     assert "with pixels and 2 actions, but task walker-walk has 24 and 6" in capsys.readouterr().err
     cli.main(["import-checkpoint", "walker-walk-1.pt", "--task", "reacher-easy"])
     assert "tdmpc2 of size 5M, pixels: reacher-easy-tdmpc2-5M.ckpt" in capsys.readouterr().out
-    model, _ = assembly.load_model("reacher-easy-tdmpc2-5M.ckpt")
+    model, _ = loading.load_model("reacher-easy-tdmpc2-5M.ckpt")
     frames = torch.randint(256, (2, 9, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         agree(model.encode(TensorDict({"pixels": frames}, [2]))["z"], Source(state, "new").conv(frames))

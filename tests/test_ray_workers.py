@@ -12,7 +12,7 @@ import torch
 from feeds import make_agent
 from replica_recipe import make_drift
 
-from dreammpc.collectors import build_collector
+from dreammpc.configuration.collectors import build_collector
 from dreammpc.data import WorkersDied
 from dreammpc.data.ray_workers import RayWorkerCollector
 from dreammpc.interfaces import UsageError

@@ -13,11 +13,11 @@ import torch
 from commands import ENVIRONMENT, TINY, launch, refused
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from dreammpc.configuration.command_line import typed
+from dreammpc.configuration.recipe import compose, with_resumed
 from dreammpc.evaluation.rows import read_rows
-from dreammpc.recipe import compose, with_resumed
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, FORMAT
-from dreammpc.words import typed
 
 
 @pytest.fixture(scope="module")

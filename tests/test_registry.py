@@ -9,14 +9,15 @@ import torch
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
-from dreammpc import assembly, cli
 from dreammpc.agent import Agent
+from dreammpc.cli import parser as cli
+from dreammpc.configuration import assembly
+from dreammpc.configuration.planners import build_planner, settings_for
+from dreammpc.envs import families as envs
 from dreammpc.envs import list_tasks, make_env
-from dreammpc.envs import registry as envs
 from dreammpc.interfaces import UsageError
-from dreammpc.planners import build_planner, settings_for
 from dreammpc.planning import PLANNERS, Policy, make_planner, register_planner
-from dreammpc.settings import argument_docs, checked_settings, plain, settings_of
+from dreammpc.plugins.settings import argument_docs, checked_settings, plain, settings_of
 
 A = 2
 
@@ -315,7 +316,7 @@ def test_docs_of_settings(offer, capsys):
 
 @pytest.mark.parametrize("name", sorted(PLANNERS))
 def test_every_setting_of_every_planner_is_explained(name, capsys):
-    from dreammpc.planning.registry import planner_settings
+    from dreammpc.planning.factory import planner_settings
 
     assert [setting.name for setting in planner_settings(name) if not setting.doc] == []
 

@@ -12,7 +12,7 @@ import replica_recipe
 import torch
 from feeds import make_feed, schedule
 
-from dreammpc import assembly
+from dreammpc.configuration import assembly
 from dreammpc.interfaces import UsageError
 from dreammpc.training import load_checkpoint, open_resume
 
@@ -30,7 +30,7 @@ class Training:
             old.unlink()
         words = ("run", str(RECIPE), str(folder), *words, "--devices", "2", "--accelerator", "cpu")
         self.launcher = subprocess.Popen(
-            [sys.executable, "-m", "dreammpc.launch", *words],
+            [sys.executable, "-m", "dreammpc.cli.launch", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

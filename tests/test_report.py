@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from score_rows import score_rows
 
-from dreammpc import cli
+from dreammpc.cli import parser as cli
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import write_rows
 from dreammpc.evaluation.summary import summarise

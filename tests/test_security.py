@@ -14,26 +14,26 @@ import torch
 from commands import refused, train
 from score_rows import score_rows
 
-from dreammpc import assembly, cli, loading
 from dreammpc.algorithms import TDMPC2
-from dreammpc.compare import compare
+from dreammpc.cli import parser as cli
+from dreammpc.configuration.command_line import concealed, rewrite
+from dreammpc.configuration.recipe import with_resumed
 from dreammpc.envs import dmcontrol
-from dreammpc.envs.registry import check_task
+from dreammpc.envs.families import check_task
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name, printable
 from dreammpc.planning import PLANNERS, Policy
-from dreammpc.recipe import with_resumed
 from dreammpc.report import write_report
+from dreammpc.support.names import file_name, printable
 from dreammpc.tracking.addresses import VARIABLE, keep, starred, whole
 from dreammpc.tracking.jsonl import JSONLLogger, read_log
 from dreammpc.tracking.mlflow_logger import is_ours
 from dreammpc.tracking.mlflow_run import MlflowRun
 from dreammpc.tracking.outbox import Outbox
-from dreammpc.trained import export_agent, read_card
+from dreammpc.trained import export_agent, loading, read_card
+from dreammpc.trained.compare import compare
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION
-from dreammpc.words import concealed, rewrite
 
 RUN = [
     *("task=gym-InvertedPendulum-v5", "steps=400", "algorithm.seed_steps=200", "algorithm.batch_size=16"),
@@ -277,18 +277,18 @@ def test_a_file_alone_has_nothing_imported(command, evil, monkeypatch, capsys):
 
 def test_python_names_an_algorithm_too(evil):
     evil(lambda d: settings(d, "algorithm", name="test_security.Own"))
-    for call in (assembly.load_agent, lambda path: next(compare(str(path), "policy", seeds=[1]))):
+    for call in (loading.load_agent, lambda path: next(compare(str(path), "policy", seeds=[1]))):
         with pytest.raises(UsageError, match=r"add algorithm=test_security.Own$"):
             call(LAST)
-    assert assembly.load_agent(LAST, "policy", algorithm="test_security.Own").model.obs_dim == 4
+    assert loading.load_agent(LAST, "policy", algorithm="test_security.Own").model.obs_dim == 4
 
 
 def test_what_installed_packages_offer_may_stand_in_a_file(monkeypatch):
     from importlib.metadata import EntryPoint
 
     points = (EntryPoint("best", "plug.planners:Best", "dreammpc.planners"), EntryPoint("x", "plug", "x"))
-    monkeypatch.setattr("dreammpc.registry.installed", lambda group: points)
-    monkeypatch.setattr("dreammpc.envs.registry.installed", lambda group: points)
+    monkeypatch.setattr("dreammpc.plugins.registry.installed", lambda group: points)
+    monkeypatch.setattr("dreammpc.envs.families.installed", lambda group: points)
     for name in ("mppi", "best", "plug.planners.Best", "dreammpc.planning.MPPI"):
         PLANNERS.check_stored(name, "file", (), "planner=…")
     with pytest.raises(UsageError, match="if you trust it, add planner=…"):

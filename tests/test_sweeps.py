@@ -13,12 +13,12 @@ import pytest
 from commands import recipe, refused
 from score_rows import score_rows
 
+from dreammpc.configuration.command_line import rewrite
+from dreammpc.configuration.recipe import compose
 from dreammpc.envs import list_tasks
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.recipe import compose
 from dreammpc.sweeps import TASK_SETS, Runner, check_installed, claim, expand, grid
-from dreammpc.words import rewrite
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -188,7 +188,7 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     """With stand-ins for `train` and `evaluate`, of which one run fails at first."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stub.py").write_text(STUB)
-    monkeypatch.setattr("dreammpc.launch.find_recipe", lambda name: tmp_path / "stub.py")
+    monkeypatch.setattr("dreammpc.cli.launch.find_recipe", lambda name: tmp_path / "stub.py")
 
     def start(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sweep.py", "tasks=walker-walk,cup-catch", "seeds=1,2", *words])

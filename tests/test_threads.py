@@ -5,9 +5,11 @@ import os
 import pytest
 import torch
 
-from dreammpc import cli, commands, compare, launch, threads
-from dreammpc.threads import set_threads
-from dreammpc.trained import agent_names
+from dreammpc.cli import commands, launch
+from dreammpc.cli import parser as cli
+from dreammpc.runtime import threads
+from dreammpc.runtime.threads import set_threads
+from dreammpc.trained import agent_names, compare
 
 
 @pytest.fixture

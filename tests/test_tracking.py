@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dreammpc import tracking
-from dreammpc.config import TrackingConfig
+from dreammpc.configuration.schemas import TrackingConfig
 from dreammpc.interfaces import RunError, UsageError
 
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from dreammpc import assembly, cli, trained
+from dreammpc import trained
 from dreammpc.agent import Agent
+from dreammpc.cli import parser as cli
+from dreammpc.configuration import assembly
+from dreammpc.configuration.recipe import compose
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
-from dreammpc.recipe import compose
-from dreammpc.trained import agent_names, library, locate, read_card
+from dreammpc.trained import agent_names, library, loading, locate, read_card
 from dreammpc.trained.export import write_card
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
@@ -177,8 +179,8 @@ def test_rounding_leaves_what_is_planned(planner, most, algorithm, tmp_path):
     """MPPI draws its action among 64 elites, so a small change of scores may choose its neighbour."""
     run = write_run(tmp_path / "run", algorithm)
     path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path)
-    before, _ = assembly.load_model(run / "checkpoints/last.ckpt")
-    after, facts = assembly.load_model(path)
+    before, _ = loading.load_model(run / "checkpoints/last.ckpt")
+    after, facts = loading.load_model(path)
     assert type(after) is type(before) and facts["env_steps"] == 3000
     assert all(weight.dtype == torch.float32 for weight in after.parameters())
     for target, value in zip(after.target_heads.parameters(), after.value_heads.parameters(), strict=True):
@@ -205,7 +207,7 @@ def test_what_sixteen_bits_cannot_hold_is_refused(run, tmp_path):
         trained.export_agent(path, tmp_path / "agents")
     assert not (tmp_path / "agents").exists()
     wide = trained.export_agent(path, tmp_path / "agents", "bfloat16")
-    assert assembly.load_model(wide)[0].reward.linears[0].weight[0, 0].item() == pytest.approx(1e6, rel=0.01)
+    assert loading.load_model(wide)[0].reward.linears[0].weight[0, 0].item() == pytest.approx(1e6, rel=0.01)
     weight[0, 0] = torch.nan
     save_atomically(content, path)
     with pytest.raises(UsageError, match=r"reward\.linears\.0\.weight is not finite"):
@@ -229,7 +231,7 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
     assert not library.hides_packaged(tmp_path / "package/cartpole-swingup/tdmpc2-seed7.ckpt")
     monkeypatch.setattr(library, "PACKAGED", tmp_path / "none")
     assert trained.locate("cartpole-swingup") == strong  # the better of the two
-    assert assembly.load_agent("cartpole-swingup", "policy").model.value_heads.sizes[0] == 16  # no action
+    assert loading.load_agent("cartpole-swingup", "policy").model.value_heads.sizes[0] == 16  # no action
     (tmp_path / "cartpole-swingup").mkdir()  # of videos, say
     assert trained.locate("cartpole-swingup") == strong
     (tmp_path / "cartpole-swingup").rmdir()
@@ -242,7 +244,7 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"did you mean cartpole-swingup/bmpc-seed2\?"):
         trained.locate("agent:cartpole-swingup/bmpc-seed3")
     with pytest.raises(UsageError, match=r"walker\.ckpt does not exist"):
-        assembly.load_agent("walker.ckpt")
+        loading.load_agent("walker.ckpt")
 
 
 def test_the_commands(run, tmp_path, capsys):
@@ -347,7 +349,7 @@ def test_what_comes_with_the_package_can_be_played():
         assert card["name"] == f"{path.parent.name}/{path.stem}"
         assert card["bytes"] == path.stat().st_size <= 3_000_000
         assert card["curve"] and card["command"] and card["hardware"] and card["seconds"]
-        model, facts = assembly.load_model(path)
+        model, facts = loading.load_model(path)
         assert facts["task"] == card["task"] == path.parent.name
         action = model.policy(model.initial_belief(3), torch.zeros(3, model.action_dim))
         assert torch.isfinite(action).all()

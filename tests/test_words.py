@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
+from dreammpc.configuration.command_line import LITERAL, rewrite
+from dreammpc.configuration.recipe import compose
 from dreammpc.interfaces import UsageError
-from dreammpc.recipe import compose
-from dreammpc.words import LITERAL, rewrite
 
 ODD = [
     "runs/a#b",

@@ -15,8 +15,8 @@ import torch
 from feeds import make_agent
 from replica_recipe import make_drift
 
-from dreammpc.collectors import build_collector, count_rows
-from dreammpc.config import CollectorConfig
+from dreammpc.configuration.collectors import build_collector, count_rows
+from dreammpc.configuration.schemas import CollectorConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
 from dreammpc.data.mailbox import Mailbox

@@ -6,7 +6,7 @@ from dreammpc.algorithms.bmpc import BMPC
 from dreammpc.algorithms.latent import LatentAlgorithm
 from dreammpc.algorithms.tdmpc2 import TDMPC2
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import Registry, place
+from dreammpc.plugins.registry import Registry, place
 
 ALGORITHMS = Registry("algorithm", "dreammpc.algorithms")
 """What `algorithm=NAME` trains with; each names the world model that it trains."""

@@ -24,11 +24,11 @@ from dreammpc.algorithms.latent import (
     time_weights,
 )
 from dreammpc.algorithms.slices import masked_mean, time_first
-from dreammpc.compiling import compiled
-from dreammpc.devices import forked_rng
 from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
+from dreammpc.runtime.compiling import compiled
+from dreammpc.runtime.devices import forked_rng
 
 LEAST_STD = 0.01
 """The expert's std counts as at least this: a planner that is certain would make the divergence infinite."""

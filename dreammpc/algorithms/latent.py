@@ -18,11 +18,11 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms.guard import Guard
 from dreammpc.algorithms.slices import Slices, masked_mean
 from dreammpc.algorithms.updates import Updates
-from dreammpc.compiling import compiled
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 from dreammpc.nn import GREY, ConvFeatures, draw_shift
 from dreammpc.nn.ensemble import dropout_mask
+from dreammpc.runtime.compiling import compiled
 
 
 class Coefficients(NamedTuple):
@@ -130,7 +130,7 @@ class LatentAlgorithm(Updates):
         scale_rate: rate of the running percentile scale.
         dropout: probability after the value heads' first layer.
         max_skipped: updates in a row that may be skipped for want of finite numbers (see `Guard`).
-        compile: how the losses run, see `dreammpc.compiling.MODES`; True is `default`. Compiling needs a C++
+        compile: how the losses run, see `runtime.compiling.MODES`; True is `default`. Compiling needs a C++
             compiler on a CPU, and the first update then takes tens of seconds.
 
     Raises:

@@ -10,8 +10,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreammpc.algorithms.guard import Guard
-from dreammpc.compiling import compile_mode
-from dreammpc.graphs import Graphed
+from dreammpc.runtime.compiling import compile_mode
+from dreammpc.runtime.cuda_graphs import Graphed
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Updates(lightning.LightningModule):
     """A LightningModule whose training is `update`, with optimisation of its own.
 
     Args:
-        compile: see `dreammpc.compiling.MODES`; with `graphs` an update is a captured CUDA graph.
+        compile: see `dreammpc.runtime.compiling.MODES`; with `graphs` an update is a captured CUDA graph.
     """
 
     guard: Guard

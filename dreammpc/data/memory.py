@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from dreammpc.data.frames import FRAME_BYTES, STACK, ring_size
-from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.devices import choose_device
 
 SHARED = Path("/dev/shm")
 

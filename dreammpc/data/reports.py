@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreammpc.faults import described
 from dreammpc.interfaces import ForeignError, RunError
+from dreammpc.support.faults import described
 
 EXIT = 81
 """Exit code of a worker that has written a report."""

@@ -28,9 +28,9 @@ from torchrl.envs.transforms import Transform
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox, mailbox_bytes
 from dreammpc.data.reports import report_in, reporting
-from dreammpc.devices import CPU, module_device
 from dreammpc.interfaces import RunError
-from dreammpc.processes import end_with_parent
+from dreammpc.runtime.devices import CPU, module_device
+from dreammpc.runtime.processes import end_with_parent
 
 log = logging.getLogger(__name__)
 

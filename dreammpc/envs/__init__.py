@@ -15,7 +15,7 @@ Simulators are imported when a task of theirs is made, never by ``import dreammp
 import functools
 
 from dreammpc.envs import dmcontrol, gymnasium, humanoidbench, metaworld
-from dreammpc.envs.registry import Needs, canonical, list_tasks, make_env, not_installed, register_env
+from dreammpc.envs.families import Needs, canonical, list_tasks, make_env, not_installed, register_env
 from dreammpc.envs.wrapper import BatchedEnv
 
 # The default family: its prefix is empty, so every longer registered prefix wins over it.

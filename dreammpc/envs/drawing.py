@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from dreammpc.envs.checks import Mismatch, as_array, described
 from dreammpc.interfaces import OBS_KEYS, RunError, UsageError
-from dreammpc.registry import unknown
+from dreammpc.plugins.registry import unknown
 
 FRAME_SHAPE = (3, 64, 64)
 """Of one frame: colour, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""

@@ -13,12 +13,12 @@ from gymnasium.spaces import Box
 
 from dreammpc.envs import checks
 from dreammpc.envs.drawing import advice, picture
-from dreammpc.envs.registry import make_rows
+from dreammpc.envs.families import make_rows
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
 from dreammpc.envs.trial import Examination, Played, Stopped, play, reset, step_once
-from dreammpc.faults import told
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support.faults import told
 
 ALONE = 20
 """Steps of the repetitions: drawn, and from a state that was put back."""

@@ -23,8 +23,8 @@ from dreammpc.envs.dmcontrol import use_egl_if_headless
 from dreammpc.envs.drawing import picture, scaled
 from dreammpc.envs.observations import Joined, is_flat, is_picture, leaves
 from dreammpc.envs.wrapper import frames_per_second
-from dreammpc.faults import told
 from dreammpc.interfaces import ForeignError, UsageError
+from dreammpc.support.faults import told
 
 PREFIX = "gym-"
 TIME_LIMIT = 1000

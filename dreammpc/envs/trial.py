@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from dreammpc.envs import checks
-from dreammpc.faults import told
+from dreammpc.support.faults import told
 
 SLOW_RESET_S, SLOW_STEP_S = 1.0, 0.1
 ENOUGH_S = 4.0

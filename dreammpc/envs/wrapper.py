@@ -16,8 +16,8 @@ from dreammpc.envs import checks
 from dreammpc.envs.drawing import FRAME_SHAPE, Undrawable, draw, observed, picture
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
-from dreammpc.faults import told
 from dreammpc.interfaces import ForeignError, RunError, UsageError
+from dreammpc.support.faults import told
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from dreammpc.devices import CPU, device_name, forked_rng, module_device, where
+from dreammpc.runtime.devices import CPU, device_name, forked_rng, module_device, where
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dreammpc.agent import Agent
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.evaluation.film import film
-from dreammpc.progress import Progress
+from dreammpc.support.progress import Progress
 
 
 class Evaluator:

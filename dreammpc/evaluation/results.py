@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from dreammpc.devices import where
 from dreammpc.evaluation.protocol import check_protocol, in_order
 from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.devices import where
 
 
 @dataclass

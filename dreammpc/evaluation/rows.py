@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreammpc.atomic import from_json, write_text
 from dreammpc.envs import dmcontrol
 from dreammpc.interfaces import UsageError
+from dreammpc.support.atomic import from_json, write_text
 
 FORMAT = 1
 COLUMNS: dict[str, type] = {

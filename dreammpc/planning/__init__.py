@@ -6,13 +6,13 @@ Each is a composition propose → refine → select; `Composed` runs any other o
 from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.cem import CEM, ICEM, CEMGrad, RandomShooting
 from dreammpc.planning.composed import Composed
+from dreammpc.planning.factory import PLANNERS, make_planner, register_planner
 from dreammpc.planning.gradient import DreamMPC, DreamMPCPaper, GradMPC
 from dreammpc.planning.imagination import Imagination, Objective
 from dreammpc.planning.mppi import MPPI
 from dreammpc.planning.policy import Policy
 from dreammpc.planning.proposals import Gaussian, PolicyRollouts
 from dreammpc.planning.refit import Refit
-from dreammpc.planning.registry import PLANNERS, make_planner, register_planner
 from dreammpc.planning.selection import Best, Draw, Mean
 
 __all__ = [

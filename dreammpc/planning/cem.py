@@ -7,9 +7,9 @@ import torch
 from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.checks import check_at_least, check_count
 from dreammpc.planning.composed import Composed, Named
+from dreammpc.planning.factory import register_planner
 from dreammpc.planning.proposals import Gaussian
 from dreammpc.planning.refit import Refit
-from dreammpc.planning.registry import register_planner
 from dreammpc.planning.selection import Best, Mean
 
 

@@ -10,8 +10,8 @@ import torch
 from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.composed import Composed, Named, more_iterations
+from dreammpc.planning.factory import register_planner
 from dreammpc.planning.proposals import Gaussian, PolicyRollouts
-from dreammpc.planning.registry import register_planner
 from dreammpc.planning.selection import Best
 
 

@@ -6,9 +6,9 @@ import torch
 
 from dreammpc.planning.checks import check_count
 from dreammpc.planning.composed import Composed, Named, more_iterations
+from dreammpc.planning.factory import register_planner
 from dreammpc.planning.proposals import Gaussian
 from dreammpc.planning.refit import Refit
-from dreammpc.planning.registry import register_planner
 from dreammpc.planning.selection import Draw
 
 

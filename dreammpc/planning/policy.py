@@ -9,8 +9,8 @@ from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_count
 from dreammpc.planning.composed import diagnostics, finite
+from dreammpc.planning.factory import register_planner
 from dreammpc.planning.imagination import Imagination, device_of
-from dreammpc.planning.registry import register_planner
 
 
 @register_planner("policy")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreammpc.atomic import write_text
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.summary import markdown, summarise
 from dreammpc.interfaces import UsageError
 from dreammpc.report.inputs import read
 from dreammpc.report.page import render
+from dreammpc.support.atomic import write_text
 
 __all__ = ["write_report"]
 

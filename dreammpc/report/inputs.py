@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dreammpc.atomic import from_json
 from dreammpc.evaluation.film import ENDINGS as VIDEOS
 from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.support.atomic import from_json
 
 LOG = "metrics.jsonl"
 METRICS = {"return": ("final", "reward"), "success": ("final_success", "success")}

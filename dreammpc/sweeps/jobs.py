@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreammpc.atomic import from_json, write_text
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.support.atomic import from_json, write_text
+from dreammpc.support.names import file_name
 from dreammpc.tracking.jsonl import read_log
 
 SHORT = 0.99

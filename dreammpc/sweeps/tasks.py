@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dreammpc.envs import canonical, list_tasks, make_env, not_installed
-from dreammpc.envs.registry import FAMILIES
+from dreammpc.envs.families import FAMILIES
 from dreammpc.interfaces import UsageError
 
 

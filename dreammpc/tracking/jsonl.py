@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import RunError
+from dreammpc.support.atomic import from_json, write_text
 
 LARGEST = sys.float_info.max
 """JSON has larger numbers, but none that can be computed with."""

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreammpc.atomic import from_json
+from dreammpc.support.atomic import from_json
 from dreammpc.tracking.addresses import starred
 from dreammpc.tracking.outbox import Item, Rejected
 

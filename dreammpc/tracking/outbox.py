@@ -11,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from dreammpc.atomic import from_json, write_text
+from dreammpc.support.atomic import from_json, write_text
 from dreammpc.tracking.addresses import starred
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
+from dreammpc.support.atomic import from_json, write_text
+from dreammpc.support.names import file_name
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.training.files import save_atomically

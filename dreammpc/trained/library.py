@@ -12,10 +12,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from dreammpc.atomic import from_json
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name
-from dreammpc.registry import choices, unknown
+from dreammpc.plugins.registry import choices, unknown
+from dreammpc.support.atomic import from_json
+from dreammpc.support.names import file_name
 
 PREFIX = "agent:"
 PACKAGED = Path(__file__).resolve().parent / "agents"

@@ -16,7 +16,7 @@ from torch import Tensor
 from dreammpc.data import Feed
 from dreammpc.evaluation import Episodes
 from dreammpc.interfaces import RunError
-from dreammpc.progress import Phase, Progress
+from dreammpc.support.progress import Phase, Progress
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.owner import check_all
 from dreammpc.training.replicas import gathered, largest

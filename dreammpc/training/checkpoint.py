@@ -19,10 +19,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from dreammpc import faults
 from dreammpc.data import Feed
 from dreammpc.data.collector import stateless
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support import faults
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
 from dreammpc.training.files import intact, save_atomically, sweep_drafts

@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from dreammpc.atomic import from_json, write_text
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support.atomic import from_json, write_text
 from dreammpc.training.files import sweep_drafts
 
 OWNER, LOCK = "owner.json", ".lock"

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dreammpc import faults
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name, printable
+from dreammpc.support import faults
+from dreammpc.support.names import file_name, printable
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
 from dreammpc.training.format import DESCRIPTION, load_checkpoint

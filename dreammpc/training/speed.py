@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from dreammpc.compiling import compile_mode
 from dreammpc.interfaces import OBS_KEYS, UsageError
-from dreammpc.threads import WIDE
+from dreammpc.runtime.compiling import compile_mode
+from dreammpc.runtime.threads import WIDE
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Speed:
 
     Args:
         device: of the training.
-        compile: how updates run, one of `dreammpc.compiling.MODES`.
+        compile: how updates run, one of `dreammpc.runtime.compiling.MODES`.
         plans: how plans run, one of them.
         precision: as Lightning's Trainer names it.
         matmul: of float32 matrix products, as `torch.set_float32_matmul_precision` names it.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreammpc.devices import CPU
+from dreammpc.runtime.devices import CPU
 
 
 def random_state(device: torch.device = CPU) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from dreammpc.devices import choose_device
 from dreammpc.interfaces import UsageError
-from dreammpc.threads import set_threads
+from dreammpc.runtime.devices import choose_device
+from dreammpc.runtime.threads import set_threads
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.replicas import ReplicaStrategy
 from dreammpc.training.speed import Speed, calls_of, check_precision, choose_speed

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from dreammpc import assembly
-from dreammpc.config import AlgorithmConfig, BMPCConfig
+from dreammpc.configuration import assembly
+from dreammpc.configuration.planners import build_planner
+from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig
 from dreammpc.evaluation import Evaluator
-from dreammpc.planners import build_planner
 from dreammpc.tracking import JSONLLogger
 from dreammpc.training import (
     DESCRIPTION,

@@ -23,7 +23,7 @@ from dreammpc.algorithms import BMPC, TDMPC2
 from dreammpc.data import Feed, Replay, make_collector
 from dreammpc.envs import BatchedEnv
 from dreammpc.planning import make_planner
-from dreammpc.processes import end_with_parent
+from dreammpc.runtime.processes import end_with_parent
 from dreammpc.training import Checkpoints, GracefulStop, make_trainer, seed_everything, world_size
 from dreammpc.training.callbacks import Monitor
 

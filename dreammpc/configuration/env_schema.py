@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from dreammpc.interfaces import OBS_KEYS, UsageError
-from dreammpc.registry import unknown
-from dreammpc.settings import at_least
+from dreammpc.plugins.registry import unknown
+from dreammpc.plugins.settings import at_least
 
 
 @dataclasses.dataclass

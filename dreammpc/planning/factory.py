@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import Registry, place
-from dreammpc.settings import Setting, checked_settings, settings_of
+from dreammpc.plugins.registry import Registry, place
+from dreammpc.plugins.settings import Setting, checked_settings, settings_of
 
 PLANNERS = Registry("planner", "dreammpc.planners")
 """Planner classes (frozen dataclasses of settings) by name."""

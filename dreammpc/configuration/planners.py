@@ -5,8 +5,8 @@ from typing import Any
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
 from dreammpc.planning.contract import graphable
-from dreammpc.planning.registry import planner_settings
-from dreammpc.registry import choices
+from dreammpc.planning.factory import planner_settings
+from dreammpc.plugins.registry import choices
 
 
 def planner_name(settings: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str
 
 
 def check_graphable(planner: Any, model: Any, mode: str) -> None:
-    """Raise UsageError if plans are to be CUDA graphs (`mode`, see `dreammpc.compiling.MODES`) and cannot."""
+    """Raise UsageError if plans are to be CUDA graphs (`mode`, see `runtime.compiling.MODES`) and cannot."""
     reason = graphable(planner, model) if mode == "graphs" else None
     if reason is not None:
         raise UsageError(f"trainer.compile=graphs: {reason}; choose trainer.compile=default")

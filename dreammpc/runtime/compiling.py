@@ -1,4 +1,4 @@
-"""How a function runs: as it is written, compiled, or captured as a CUDA graph (`dreammpc/graphs.py`)."""
+"""How a function runs: as it is written, compiled, or captured as a CUDA graph (`cuda_graphs.py`)."""
 
 import itertools
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import unknown
+from dreammpc.plugins.registry import unknown
 
 MODES = ("off", "default", "graphs")
 """`off` is eager, `default` is `torch.compile`, `graphs` captures what was compiled as CUDA graphs."""

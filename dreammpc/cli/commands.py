@@ -9,21 +9,24 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc import assembly, trained
+from dreammpc import trained
+from dreammpc.agent import Agent
 from dreammpc.algorithms.latent import heuristic_discount
-from dreammpc.compare import action_repeat_of, compare, options_of, width_of
-from dreammpc.devices import choose_device, where
+from dreammpc.configuration import assembly
+from dreammpc.configuration.planners import build_planner, build_planners, planner_name
 from dreammpc.envs.examine import examine
-from dreammpc.envs.registry import check_task
+from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.names import file_name, printable
-from dreammpc.planners import build_planner, build_planners, planner_name
-from dreammpc.registry import named_by
-from dreammpc.settings import MAX_EPISODES, between, check_seeds
-from dreammpc.threads import set_threads
+from dreammpc.plugins.registry import named_by
+from dreammpc.plugins.settings import MAX_EPISODES, between, check_seeds
+from dreammpc.runtime.devices import choose_device, where
+from dreammpc.runtime.threads import set_threads
+from dreammpc.support.names import file_name, printable
+from dreammpc.trained import loading
+from dreammpc.trained.compare import action_repeat_of, compare, options_of, width_of
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.published import read_published
@@ -101,7 +104,7 @@ def export(
     confirmed, rest = confirmations(choices)
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
-    model, facts = assembly.load_model(checkpoint, named=named_by(choices))
+    model, facts = loading.load_model(checkpoint, named=named_by(choices))
     check_task(facts["task"], f"checkpoint {checkpoint}", named_by(choices), options_of(facts).get("kwargs"))
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
@@ -205,10 +208,10 @@ def demo(
     check_seeds("--seed", seed)
     if video:
         video_path(video)
-    model, facts = assembly.load_model(path, device, named_by(choices))
+    model, facts = loading.load_model(path, device, named_by(choices))
     check_task(facts["task"], f"checkpoint {path}", named_by(choices), options_of(facts).get("kwargs"))
     set_threads(width_of(facts))
-    player = assembly.Agent(model, build_planner(settings, model.action_dim))
+    player = Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     how: dict[str, Any] = {"obs": model.obs, "options": options_of(facts)}
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **how)

@@ -3,7 +3,7 @@
     lightning run RECIPE [trainer flags] [key=value ...]
 
 Trainer flags become Hydra overrides of the recipe, so that `--cfg job` shows them and a run records them.
-One process replaces this one; several are started by torch's elastic agent (`_torchrun.py`).
+One process replaces this one; several are started by torch's elastic agent (`torchrun.py`).
 Standard library only: a recipe starts as fast as with `python recipe.py`.
 """
 
@@ -103,9 +103,9 @@ def run(arguments: Sequence[str]) -> NoReturn:
         fail("--multirun runs one job after another in one process: leave --devices and --num-nodes out")
     rendezvous = rendezvous_arguments(flags, nodes)
 
-    from dreammpc import _torchrun
+    from dreammpc.cli import torchrun
 
-    sys.exit(_torchrun.run([*rendezvous, f"--nproc-per-node={devices}", *command]))
+    sys.exit(torchrun.run([*rendezvous, f"--nproc-per-node={devices}", *command]))
 
 
 def share_cores() -> None:
@@ -162,7 +162,7 @@ def insert_overrides(arguments: Sequence[str], overrides: Sequence[str]) -> list
 
 def recipe_folders() -> list[Path]:
     """Where recipes may lie: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return [package / "recipes", package.parent / "recipes"]
 
 
@@ -195,7 +195,7 @@ def whole_number(flags: dict[str, str], name: str, least: int, default: int) -> 
 def check_devices(devices: int, accelerator: str) -> None:
     """Exit with 2 if this machine has fewer devices than asked for.
 
-    What else is wrong with a device, its name included, the recipe says (`dreammpc.devices`).
+    What else is wrong with a device, its name included, the recipe says (`dreammpc.runtime.devices`).
     """
     gpus_asked = accelerator in ("gpu", "cuda")
     # torch takes seconds to import: one process pays for it only to be told that there is no GPU.

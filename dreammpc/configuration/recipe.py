@@ -17,14 +17,23 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc import faults
-from dreammpc.groups import offer_files, register_schemas
+from dreammpc.configuration.command_line import (
+    COMPARE,
+    concealed,
+    quoted,
+    rewrite,
+    unquoted,
+    unreadable,
+    with_first_experiment,
+)
+from dreammpc.configuration.groups import offer_files, register_schemas
+from dreammpc.configuration.stored import stored_words
 from dreammpc.interfaces import UsageError
-from dreammpc.names import printable
-from dreammpc.processes import end_with_parent
-from dreammpc.registry import unknown
-from dreammpc.stored import stored_words
-from dreammpc.threads import set_threads
+from dreammpc.plugins.registry import unknown
+from dreammpc.runtime.processes import end_with_parent
+from dreammpc.runtime.threads import set_threads
+from dreammpc.support import faults
+from dreammpc.support.names import printable
 from dreammpc.tracking.addresses import keep, starred
 from dreammpc.training import (
     DESCRIPTION,
@@ -35,17 +44,8 @@ from dreammpc.training import (
     release_folders,
     runs_of,
 )
-from dreammpc.words import (
-    COMPARE,
-    concealed,
-    quoted,
-    rewrite,
-    unquoted,
-    unreadable,
-    with_first_experiment,
-)
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 EXIT_USAGE, EXIT_FAULT = 2, 1
 
 
@@ -53,7 +53,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Decorator of a recipe's function: compose `conf/NAME.yaml` with the command line and call it.
 
     The function receives a plain dataclass. A user's mistake ends in one line on stderr and exit code 2, all
-    else that is raised in one line and exit code 1 (see `dreammpc.faults`); an integer that the function
+    else that is raised in one line and exit code 1 (see `support.faults`); an integer that the function
     returns is the exit code.
     """
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from dreammpc.agent import Agent
 from dreammpc.algorithms import ALGORITHMS, algorithm_class
-from dreammpc.devices import choose_device
-from dreammpc.envs.registry import check_task
+from dreammpc.configuration.assembly import without_name
+from dreammpc.configuration.command_line import typed as word_for
+from dreammpc.configuration.planners import build_planner
+from dreammpc.envs.families import check_task
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.planners import build_planner
+from dreammpc.runtime.devices import choose_device
 from dreammpc.trained import locate
 from dreammpc.training import DESCRIPTION, load_checkpoint
-from dreammpc.words import typed as word_for
 
 NEEDED = ("state_dict", "config", "model", "obs_dim", "action_dim", "discount", "task")
 """Of a checkpoint and of its description, what a model is made from."""
@@ -27,7 +28,7 @@ def load_model(
 
     Args:
         checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
-        device: where the model goes, whatever it was trained on (see `dreammpc.devices.choose_device`).
+        device: where the model goes, whatever it was trained on (see `runtime.devices.choose_device`).
         named: dotted paths of algorithms that the file may have imported (docs/security.md).
 
     Raises:
@@ -86,10 +87,6 @@ def load_agent(
     if isinstance(planner, str):
         planner = build_planner({"name": planner, **settings}, facts["action_dim"])
     return Agent(model, planner)
-
-
-def without_name(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != "name"}
 
 
 def typed(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:

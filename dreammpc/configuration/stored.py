@@ -15,15 +15,15 @@ from typing import Any, get_type_hints
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from dreammpc.algorithms import ALGORITHMS
-from dreammpc.config import TrainConfig
-from dreammpc.envs.registry import check_task
-from dreammpc.groups import algorithm_content
+from dreammpc.configuration.command_line import LITERAL
+from dreammpc.configuration.groups import algorithm_content
+from dreammpc.configuration.schemas import TrainConfig
+from dreammpc.envs.families import check_task
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import PLANNERS
-from dreammpc.planning.registry import planner_settings
-from dreammpc.registry import named_by
-from dreammpc.settings import converted
-from dreammpc.words import LITERAL
+from dreammpc.planning.factory import planner_settings
+from dreammpc.plugins.registry import named_by
+from dreammpc.plugins.settings import converted
 
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dreammpc import __version__
-from dreammpc.launch import check_renderer, share_cores
+from dreammpc.cli.launch import check_renderer, share_cores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["run"]:  # before argparse, which would take the recipe's --help for its own
-        from dreammpc import launch
+        from dreammpc.cli import launch
 
         launch.run(words[1:])
     parser = argparse.ArgumentParser(
@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        from dreammpc import faults  # which imports torch
-        from dreammpc.names import printable
+        from dreammpc.support import faults  # which imports torch
+        from dreammpc.support.names import printable
 
         usage = isinstance(error, ValueError) and not faults.of_others(error)
         line = str(error) if usage else faults.report(error)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The commands around trained agents; `dreammpc.commands` is imported when one is called."""
+    """The commands around trained agents; `dreammpc.cli.commands` is imported when one is called."""
     agents = commands.add_parser("agents", help="list the trained agents, or all that is known of one")
     agents.add_argument("name", nargs="?", help="an agent's name, or that of its task")
     agents.set_defaults(command=later("print_agents"))
@@ -135,10 +135,10 @@ def make_report(output: str, **options: Any) -> None:
 
 
 def later(name: str) -> Callable[..., None]:
-    """The function `name` of `dreammpc.commands`, imported when it is called."""
+    """The function `name` of `dreammpc.cli.commands`, imported when it is called."""
 
     def call(**options: Any) -> None:
-        from dreammpc import commands
+        from dreammpc.cli import commands
 
         getattr(commands, name)(**options)
 
@@ -155,9 +155,9 @@ def print_planners(name: str | None = None) -> None:
         UsageError: there is no such planner, or it cannot be imported.
     """
     from dreammpc.interfaces import UsageError
-    from dreammpc.planning.registry import PLANNERS, planner_class, planner_settings
-    from dreammpc.registry import place
-    from dreammpc.settings import summary
+    from dreammpc.planning.factory import PLANNERS, planner_class, planner_settings
+    from dreammpc.plugins.registry import place
+    from dreammpc.plugins.settings import summary
 
     if name is None:
         width = max(map(len, PLANNERS), default=0)
@@ -185,7 +185,3 @@ def print_tasks() -> None:
     print("\n".join(list_tasks()))
     for line in not_installed():
         print(line, file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

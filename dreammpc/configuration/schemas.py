@@ -8,13 +8,13 @@ ranges of a planner's settings are checked where it is built, the same for a rec
 import dataclasses
 from typing import Any
 
-from dreammpc.collectors import COLLECTORS
-from dreammpc.compiling import compile_mode
-from dreammpc.env_config import EnvConfig
+from dreammpc.configuration.collectors import COLLECTORS
+from dreammpc.configuration.env_schema import EnvConfig
 from dreammpc.envs import canonical
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import unknown
-from dreammpc.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
+from dreammpc.plugins.registry import unknown
+from dreammpc.plugins.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
+from dreammpc.runtime.compiling import compile_mode
 from dreammpc.tracking.loggers import KINDS, check_uri
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")

@@ -16,12 +16,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dreammpc.algorithms import ALGORITHMS, algorithm_class
-from dreammpc.config import ALGORITHM_GROUP, EvaluateConfig, PendulumConfig, TrainConfig
+from dreammpc.configuration.schemas import ALGORITHM_GROUP, EvaluateConfig, PendulumConfig, TrainConfig
 from dreammpc.models import SIZES
 from dreammpc.planning import PLANNERS
-from dreammpc.planning.registry import planner_settings, with_settings
-from dreammpc.registry import Registry
-from dreammpc.settings import plain
+from dreammpc.planning.factory import planner_settings, with_settings
+from dreammpc.plugins.registry import Registry
+from dreammpc.plugins.settings import plain
 from dreammpc.sweeps import SweepConfig
 
 REGISTRIES: dict[str, Registry] = {"planner": PLANNERS, "algorithm": ALGORITHMS}

@@ -13,7 +13,7 @@ import gymnasium
 from dreammpc.envs.drawing import check_drawing, explained, observed
 from dreammpc.envs.wrapper import BatchedEnv
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import Registry, installed
+from dreammpc.plugins.registry import Registry, installed
 
 
 class EnvFactory(Protocol):
@@ -213,7 +213,7 @@ def check_task(task: str, where: str, named: Collection[str] = (), kwargs: objec
     Args:
         task: as the file has it.
         where: what the message calls the file.
-        named: see :func:`dreammpc.registry.named_by`.
+        named: see :func:`dreammpc.plugins.registry.named_by`.
         kwargs: the environment's arguments, as the file has them.
     """
     if not isinstance(task, str):

@@ -21,7 +21,7 @@ NAME = "errors.log"
 LONGEST = 400
 """Characters of an exception's text that a line keeps."""
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = (PACKAGE / "recipes", PACKAGE.parent / "recipes")
 INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
 STDLIB = Path(sysconfig.get_path("stdlib")).resolve()

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from dreammpc import assembly
 from dreammpc.agent import Agent
-from dreammpc.devices import choose_device
-from dreammpc.envs.registry import check_task
+from dreammpc.configuration import assembly
+from dreammpc.configuration.planners import build_planner, settings_for
+from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.planners import build_planner, settings_for
-from dreammpc.settings import check_seeds
-from dreammpc.threads import set_threads
+from dreammpc.plugins.settings import check_seeds
+from dreammpc.runtime.devices import choose_device
+from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
+from dreammpc.trained import loading
 from dreammpc.trained.library import named
 
 
@@ -78,9 +79,9 @@ def compare(
         seeds: of the starts, the same for all.
         task: plays another task than that of training, if its spaces are the same.
         noise_scale: of exploration noise; 0 acts greedily.
-        compile: how plans run, see `dreammpc.compiling.MODES`; True is `default`.
-        device: that plans (see `dreammpc.devices.choose_device`).
-        algorithm: the dotted path of one that a checkpoint may name (see `assembly.load_agent`).
+        compile: how plans run, see `dreammpc.runtime.compiling.MODES`; True is `default`.
+        device: that plans (see `dreammpc.runtime.devices.choose_device`).
+        algorithm: the dotted path of one that a checkpoint may name (see `loading.load_agent`).
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
@@ -98,7 +99,7 @@ def compare(
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     named_now = [algorithm] if algorithm else []
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
-        model, facts = assembly.load_model(path, named=named_now)
+        model, facts = loading.load_model(path, named=named_now)
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=options_of(facts).get("kwargs"))
         build(model, planners, settings or {})
@@ -107,7 +108,7 @@ def compare(
         )
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
-        model, facts = assembly.load_model(path, chosen, named_now)
+        model, facts = loading.load_model(path, chosen, named_now)
         set_threads(width_of(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]

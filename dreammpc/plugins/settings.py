@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dreammpc.interfaces import UsageError
-from dreammpc.registry import choices, imported, place
+from dreammpc.plugins.registry import choices, imported, place
 
 
 class Setting(NamedTuple):

@@ -10,13 +10,10 @@ from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.latent import heuristic_discount
-from dreammpc.collectors import count_rows
+from dreammpc.configuration.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.interfaces import UsageError
-from dreammpc.loading import load_agent as load_agent
-from dreammpc.loading import load_model as load_model
-from dreammpc.loading import without_name
 from dreammpc.models import LatentModel
 
 log = logging.getLogger(__name__)
@@ -34,6 +31,10 @@ def obs_dim(env: BatchedEnv) -> int:
     """Width of the vector that is observed, 0 if there is none."""
     specs = dict(env.observation_spec.items())
     return specs["observation"].shape[-1] if "observation" in specs else 0
+
+
+def without_name(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "name"}
 
 
 def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: Any) -> BatchedEnv:

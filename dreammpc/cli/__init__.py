@@ -1,0 +1,1 @@
+"""The commands `dreammpc` and `lightning`."""

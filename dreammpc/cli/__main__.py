@@ -1,0 +1,5 @@
+"""`python -m dreammpc.cli` is `dreammpc`."""
+
+from dreammpc.cli.parser import main
+
+main()

@@ -1,0 +1,1 @@
+"""Things by name (planners, algorithms, task families) and their checked settings."""

@@ -1,0 +1,1 @@
+"""What computes: devices, threads, compiled code, CUDA graphs, child processes."""

@@ -1,0 +1,1 @@
+"""Small helpers that know nothing of learning: files, names, progress, error reports."""
