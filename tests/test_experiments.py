@@ -30,7 +30,7 @@ def test_published_settings_are_not_those_of_the_small_default_run(name):
 
 
 LAPTOP = {"batch_size": 128, "lr": 1e-3, "target_rate": 0.03}
-"""What nano learns with: docs/results.md has its curves."""
+"""What nano learns with: docs/history.md has its curves."""
 
 
 @pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])

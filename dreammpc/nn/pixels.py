@@ -37,7 +37,7 @@ class ConvFeatures(nn.Module):
 
     Images go in less `centre`, which training sets to the mean image before its first update. As published it
     is grey. Then the background, equal in all images, is most of what goes through the convolutions, and they
-    tell images apart so little that an encoder learns to say the same of all (docs/results.md).
+    tell images apart so little that an encoder learns to say the same of all (docs/ablations.md).
 
     Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645). As torch has
     them, features differ between images by a 37th of that (cartpole-swingup, mean of five draws).

@@ -23,7 +23,7 @@ class DreamMPC(Named):
     Two presets share this class: `dream_mpc`, our default, and `dream_mpc_paper`, what the released program
     does, which differs from the paper's text in several places. Ours takes a step ten times as long as the
     paper's α = 0.1 and lets backtracking shorten it, trusts the lowest value head, and looks at the heads'
-    disagreement only where a candidate ends: docs/results.md has what that gained.
+    disagreement only where a candidate ends: docs/ablations.md has what that gained.
 
     Args:
         horizon: H.

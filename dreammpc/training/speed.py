@@ -22,7 +22,7 @@ ON_CUDA = "default"
 
 PAYS_FROM = {False: (20_000, 5_000), True: (5_000, 1_000)}
 """Plans and updates from which compiling pays on a CPU, for narrow and wide models: with nano a plan gains
-some 3 ms and an update 10, with 5M 8 and 90 (docs/results.md)."""
+some 3 ms and an update 10, with 5M 8 and 90 (docs/history.md)."""
 
 QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
 """Planners with few model evaluations."""

@@ -1,0 +1,74 @@
+"""The documentation: what its pages name exists, and it is built without a warning."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FOLDERS = ("dreammpc", "tests", "docs", "benchmarks", "recipes", "conf")
+FILE = re.compile(
+    rf"(?<![\w/.…-])(?:{'|'.join(FOLDERS)})/[\w./+-]*\w\.(?:py|md|yaml|sh|csv|json|png|gif|sbatch|cff|ckpt|toml)\b"
+)
+DOTTED = re.compile(r"\bdreammpc(?:\.[A-Za-z_]\w*)+")
+
+
+def pages_and(pattern: re.Pattern[str]) -> list[tuple[str, str]]:
+    """What a pattern finds, with the name of its page."""
+    return [
+        (str(page.relative_to(ROOT)), found[0])
+        for page in PAGES
+        for found in pattern.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name can be imported, or is an attribute of what can."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            if not hasattr(found, part) and part not in getattr(found, "__dataclass_fields__", {}):
+                return False
+            found = getattr(found, part, None)
+        return True
+    return False
+
+
+def test_files_that_pages_name_exist():
+    found = pages_and(FILE)
+    assert len(found) > 40
+    assert not {(page, name) for page, name in found if not (ROOT / name).exists()}
+
+
+def test_dotted_names_that_pages_name_exist():
+    found = pages_and(DOTTED)
+    assert len(found) > 20
+    assert not {(page, name) for page, name in found if not exists(name)}
+
+
+def test_what_does_not_exist_is_noticed():
+    assert exists("dreammpc.interfaces.Plan") and exists("dreammpc.load_agent")
+    assert not exists("dreammpc.interfaces.Plans") and not exists("dreammpc.nowhere")
+    assert FILE.findall("see `dreammpc/nowhere.py`, tests/a/b.py") == ["dreammpc/nowhere.py", "tests/a/b.py"]
+    assert not FILE.findall("/other/docs/x.md and my_docs/x.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """Files here; their headings are looked at where the site is built."""
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists() or (
+                page.parent.name == "docs" and target in generated()
+            ), target
+
+
+def generated() -> set[str]:
+    """Pages of the site that are made of other files: docs/hooks.py."""
+    return {"index.md", "contributing.md", "changelog.md"}
