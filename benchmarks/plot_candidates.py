@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from dreammpc.models import SimulatorModel
-from dreammpc.planning import Composed, Imagination, Refit, make_planner
-from dreammpc.planning.search import Problem
+from dreammpc.planning import Composed, GaussianRefit, Imagination, PlanningContext, make_planner
 
 START = (-2.0, 0.1, 0.0, 0.0)
 HORIZON = 12
@@ -92,23 +91,23 @@ def planners() -> dict[str, Composed]:
 def stages(planner: Composed) -> tuple[Tensor, Tensor, Tensor, float, int]:
     """First and last candidates [N, H, A], the executed sequence [1, H, A], its J, model steps."""
     latent, state = MODEL.latent(torch.tensor([START])), planner.initial_state(1)
-    problem = Problem(Imagination(MODEL), latent, state, planner.horizon, planner.objective)
+    context = PlanningContext(Imagination(MODEL), latent, state, planner.horizon, planner.objective)
     torch.manual_seed(0)
-    first = planner.propose(problem)
+    first = planner.propose(context)
     search = first
     for stage in planner.refine:
-        if search is first and isinstance(stage, Refit):
+        if search is first and isinstance(stage, GaussianRefit):
             # All samples of the first iteration: as many elites as there are samples.
             once = replace(stage, iterations=1, num_elites=stage.num_samples, keep_elites=0.0)
-            first = once(problem, first)
-        search = stage(problem, search)
-    choice = planner.select(problem, search)
+            first = once(context, first)
+        search = stage(context, search)
+    chosen = planner.select(context, search)
     return (
         first.candidates[0],
         search.candidates[0],
-        choice.sequence,
-        choice.value.item(),
-        choice.search.evaluations,
+        chosen.sequence,
+        chosen.value.item(),
+        chosen.state.statistics.evaluations,
     )
 
 

@@ -21,22 +21,19 @@ from dreammpc.agent import Agent
 from dreammpc.envs import make_env
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.models import SIZES
-from dreammpc.planning import DreamMPC, Imagination
-from dreammpc.planning.ascend import Ascend
+from dreammpc.planning import DreamMPC, GradientAscent, Imagination
 from dreammpc.trained.library import agent_names
 from dreammpc.trained.loading import load_model
 
 
-class Apart(Ascend):
+class Apart(GradientAscent):
     """Leaves the policy rollouts to the selection, which scores them in a batch of their own."""
 
-    def _backtrack(self, problem, actions, scores, direction, ride):
-        return super()._backtrack(problem, actions, scores, direction, None)
-
-    def __call__(self, problem, search):
-        found = super().__call__(problem, search)
-        nothing = found.policy_scores is not None and found.policy_scores.shape[1] == 0
-        return replace(found, policy_scores=None) if nothing else found
+    def _backtrack(self, context, state, actions, scores, direction):
+        known = scores[:, :0] if state.policy_scores is None else state.policy_scores
+        without = replace(state, policy_scores=known)  # as if the rollouts' scores were known
+        actions, scores, after = super()._backtrack(context, without, actions, scores, direction)
+        return actions, scores, replace(after, policy_scores=state.policy_scores)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from toy_models import random_bmpc, random_tdmpc2
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector
 from dreammpc.evaluation.episodes import run_episodes
-from dreammpc.planning import PLANNERS, make_planner
-from dreammpc.planning.search import Problem
+from dreammpc.planning import PLANNERS, PlanningContext, make_planner
 from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device
 from dreammpc.training.format import load_checkpoint
 from dreammpc.training.streams import random_state, set_random_state
@@ -46,11 +45,10 @@ def small(name: str):
 def equal_noise(monkeypatch):
     """Noise of plans is drawn on the CPU: another device's stream has other numbers."""
 
-    def noise(problem, num):
-        shape = problem.batch_size, num, problem.horizon, problem.action_dim
-        return torch.randn(*shape).to(problem.device)
+    def noise(context, num):
+        return torch.randn(context.zeros(num).shape).to(context.device)
 
-    monkeypatch.setattr(Problem, "noise", noise)
+    monkeypatch.setattr(PlanningContext, "noise", noise)
 
 
 @pytest.mark.parametrize("make", [random_tdmpc2, random_bmpc])

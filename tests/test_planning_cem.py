@@ -7,9 +7,17 @@ import torch
 from plans import plan
 from toy_models import Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
-from dreammpc.planning import CEM, ICEM, Gaussian, Imagination, Objective, Refit, make_planner
-from dreammpc.planning.gaussian import coloured, elite_weights
-from dreammpc.planning.search import Problem
+from dreammpc.planning import (
+    CEM,
+    ICEM,
+    GaussianProposal,
+    GaussianRefit,
+    Imagination,
+    Objective,
+    PlanningContext,
+    make_planner,
+)
+from dreammpc.planning.sampling import colored_noise, elite_weights
 
 A, B, H = 2, 3, 3
 
@@ -18,16 +26,16 @@ def score(model, latent, actions):
     return Imagination(model).score(latent, actions, Objective()).objective
 
 
-def search(model, latent, refit: Refit, state=None, **gaussian):
+def search(model, latent, refit: GaussianRefit, state=None, **gaussian):
     """What `refit` makes of a Gaussian, seed 0, from the warm start `state`."""
-    propose = Gaussian(**gaussian)
+    propose = GaussianProposal(**gaussian)
     if state is None:
-        shapes = propose.memory(0, H, A) | refit.memory(0, H, A)
+        shapes = propose.carry_shapes(0, H, A) | refit.carry_shapes(0, H, A)
         state = {name: torch.zeros(latent.shape[0], *shape) for name, shape in shapes.items()}
         state["started"] = torch.zeros(latent.shape[0], 1)
-    problem = Problem(Imagination(model), latent, state, H, Objective())
+    context = PlanningContext(Imagination(model), latent, state, H, Objective())
     torch.manual_seed(0)
-    return refit(problem, propose(problem))
+    return refit(context, propose(context))
 
 
 # --- pieces ---------------------------------------------------------------------------------------------
@@ -40,14 +48,16 @@ def test_uniform_weights_are_those_of_temperature_zero():
 
 def test_white_noise_stays_as_it_is():
     noise = torch.randn(2, 4, 5, A)
-    assert torch.equal(coloured(noise, 0.0), noise)
-    assert torch.equal(coloured(noise[:, :, :1], 2.5), noise[:, :, :1])
+    assert torch.equal(colored_noise(noise, 0.0), noise)
+    assert torch.equal(colored_noise(noise[:, :, :1], 2.5), noise[:, :, :1])
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.5])
 @pytest.mark.parametrize("horizon", [3, 10])
-def test_coloured_noise_has_its_spectrum_and_variance_one(beta, horizon):
-    noise = coloured(torch.randn(1, 200_000, horizon, 1, generator=torch.Generator().manual_seed(0)), beta)
+def test_colored_noise_has_its_spectrum_and_variance_one(beta, horizon):
+    noise = colored_noise(
+        torch.randn(1, 200_000, horizon, 1, generator=torch.Generator().manual_seed(0)), beta
+    )
     torch.testing.assert_close(noise.var(1), torch.ones(1, horizon, 1), rtol=0.02, atol=0)
     power = torch.fft.rfft(noise[0, :, :, 0]).abs().square().mean(0)
     expected = torch.arange(horizon // 2 + 1).clamp(min=1).float() ** -beta
@@ -79,8 +89,8 @@ def test_momentum_keeps_its_share_of_the_old_gaussian():
     model = Ensemble(A)
     latent = random_latent(model, B)
     settings = {"num_samples": 40, "num_elites": 8, "iterations": 1, "min_std": 0.0}
-    without = search(model, latent, Refit(**settings), std=0.7)
-    found = search(model, latent, Refit(**settings, momentum=0.25), std=0.7)
+    without = search(model, latent, GaussianRefit(**settings), std=0.7)
+    found = search(model, latent, GaussianRefit(**settings, momentum=0.25), std=0.7)
     torch.testing.assert_close(found.mean, 0.75 * without.mean)  # the old mean is zero
     torch.testing.assert_close(found.std, 0.25 * 0.7 + 0.75 * without.std)
 
@@ -88,7 +98,7 @@ def test_momentum_keeps_its_share_of_the_old_gaussian():
 def test_candidates_without_a_gaussian_are_refitted_to():
     model = Ensemble(A)
     latent = random_latent(model, B)
-    refit = Refit(num_samples=8, num_elites=8, iterations=1)
+    refit = GaussianRefit(num_samples=8, num_elites=8, iterations=1)
     found = search(model, latent, refit, num_samples=8)  # all that takes part came in
     torch.manual_seed(0)
     drawn = torch.randn(B, 8, H, A).clamp(-1, 1)
@@ -101,7 +111,7 @@ def test_kept_elites_are_never_lost_within_a_call():
     latent = random_latent(model, B)
     best = None
     for iterations in (1, 2, 3, 4):
-        found = search(model, latent, Refit(16, iterations, 4, keep_elites=0.5), std=2.0)
+        found = search(model, latent, GaussianRefit(16, iterations, 4, keep_elites=0.5), std=2.0)
         assert best is None or (found.scores[:, 0] >= best - 1e-6).all()
         best = found.scores[:, 0]
 
@@ -111,15 +121,15 @@ def test_kept_elites_start_the_next_call_shifted():
     latent = random_latent(model, B)
     optimum = (-model.k * latent["x"]).unsqueeze(1)  # no random sequence comes near it
     elites = optimum.unsqueeze(1).expand(B, 2, H, A) * torch.tensor([9.0, 1.0, 0.3]).view(H, 1)
-    refit = Refit(16, 1, 4, keep_elites=0.5)
+    refit = GaussianRefit(16, 1, 4, keep_elites=0.5)
     state = {"mean": torch.zeros(B, H, A), "elites": elites, "started": torch.tensor([[1.0], [1.0], [0.0]])}
     found = search(model, latent, refit, state, std=2.0)
     shifted = elites[:, 0, [1, 2, 2]]
     torch.testing.assert_close(found.candidates[:2, 0], shifted[:2])
     fresh = search(model, latent, refit, std=2.0)
     torch.testing.assert_close(found.candidates[2], fresh.candidates[2])
-    assert found.memory["elites"].shape == (B, 2, H, A)
-    torch.testing.assert_close(found.memory["elites"], found.candidates[:, :2])
+    assert found.carry["elites"].shape == (B, 2, H, A)
+    torch.testing.assert_close(found.carry["elites"], found.candidates[:, :2])
 
 
 def test_decay_draws_fewer_and_fewer_but_twice_the_elites():
@@ -136,8 +146,8 @@ def test_the_mean_takes_part_in_the_last_iteration():
     model = LinearQuadratic(A)
     latent = random_latent(model, B)
     settings = {"num_samples": 64, "iterations": 3, "num_elites": 16, "min_std": 1.0, "max_std": 1.0}
-    mean = search(model, latent, Refit(**settings | {"iterations": 2}), std=1.0).mean
-    found = search(model, latent, Refit(**settings, add_mean=True), std=1.0)
+    mean = search(model, latent, GaussianRefit(**settings | {"iterations": 2}), std=1.0).mean
+    found = search(model, latent, GaussianRefit(**settings, add_mean=True), std=1.0)
     torch.testing.assert_close(found.candidates[:, 0], mean)
 
 

@@ -1,5 +1,7 @@
 """Planners as compositions: hybrids in Python and YAML, stages that do not fit, the time budget."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -9,13 +11,13 @@ from toy_models import Ensemble, LinearQuadratic, random_latent
 
 from dreammpc.configuration.planners import build_planner
 from dreammpc.planning import (
-    Ascend,
-    Best,
     Composed,
-    Gaussian,
+    GaussianProposal,
+    GaussianRefit,
+    GradientAscent,
     Objective,
     PolicyRollouts,
-    Refit,
+    SelectBest,
     make_planner,
 )
 
@@ -25,9 +27,9 @@ _target_: dreammpc.planning.Composed
 action_dim: 2
 propose: {_target_: dreammpc.planning.PolicyRollouts, num_candidates: 6, reuse: 0.5}
 refine:
-  - {_target_: dreammpc.planning.Refit, num_samples: 32, iterations: 2, num_elites: 4}
-  - {_target_: dreammpc.planning.Ascend, iterations: 2, step_rule: backtracking}
-select: {_target_: dreammpc.planning.Best}
+  - {_target_: dreammpc.planning.GaussianRefit, num_samples: 32, iterations: 2, num_elites: 4}
+  - {_target_: dreammpc.planning.GradientAscent, iterations: 2, step_rule: backtracking}
+select: {_target_: dreammpc.planning.SelectBest}
 objective: {_target_: dreammpc.planning.Objective, uncertainty_coef: 0.1}
 """
 
@@ -36,7 +38,10 @@ def hybrid() -> Composed:
     return Composed(
         A,
         propose=PolicyRollouts(num_candidates=6, reuse=0.5),
-        refine=(Refit(num_samples=32, iterations=2, num_elites=4), Ascend(2, step_rule="backtracking")),
+        refine=(
+            GaussianRefit(num_samples=32, iterations=2, num_elites=4),
+            GradientAscent(2, step_rule="backtracking"),
+        ),
         objective=Objective(uncertainty_coef=0.1),
     )
 
@@ -76,13 +81,13 @@ def without(settings: dict) -> dict:
 
 def test_stages_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match=r"^no candidates to choose from: the proposal must draw some"):
-        Composed(A, propose=Gaussian())
+        Composed(A, propose=GaussianProposal())
     with pytest.raises(ValueError, match=r"^candidates to ascend from must be at least 1, got 0$"):
-        Composed(A, propose=Gaussian(), refine=(Ascend(),))
+        Composed(A, propose=GaussianProposal(), refine=(GradientAscent(),))
     with pytest.raises(ValueError, match=r"^num_samples must be at least 100, got 64$"):
-        Composed(A, propose=Gaussian(num_samples=100), refine=(Refit(num_samples=64),))
+        Composed(A, propose=GaussianProposal(num_samples=100), refine=(GaussianRefit(num_samples=64),))
     with pytest.raises(ValueError, match=r"^two stages want to carry 'adam_steps'; only one"):
-        Composed(A, propose=PolicyRollouts(), refine=(Ascend(optimizer="adam"),) * 2)
+        Composed(A, propose=PolicyRollouts(), refine=(GradientAscent(optimizer="adam"),) * 2)
 
 
 # --- the time budget ------------------------------------------------------------------------------------
@@ -111,14 +116,55 @@ def test_a_time_budget_ends_the_iterations_and_is_counted(name, least):
     ("stages", "words"),
     [
         ({"propose": "gaussian"}, "propose takes PolicyRollouts() or the like, got 'gaussian'"),
-        ({"propose": Refit()}, "propose takes PolicyRollouts() or the like, got Refit("),
-        ({"propose": PolicyRollouts(), "refine": Ascend()}, "refine must be a list of refinements, got"),
-        ({"propose": PolicyRollouts(), "refine": [Best()]}, "refine takes Refit() or Ascend() or the like"),
-        ({"propose": PolicyRollouts(), "select": Best}, "select takes Best() or the like, got <class"),
-        ({"propose": PolicyRollouts(), "select": Ascend()}, "select takes Best() or the like, got Ascend("),
+        ({"propose": GaussianRefit()}, "propose takes PolicyRollouts() or the like, got GaussianRefit("),
+        (
+            {"propose": PolicyRollouts(), "refine": GradientAscent()},
+            "refine must be a list of refinements, got",
+        ),
+        (
+            {"propose": PolicyRollouts(), "refine": [SelectBest()]},
+            "refine takes GaussianRefit() or GradientAscent() or the like",
+        ),
+        (
+            {"propose": PolicyRollouts(), "select": SelectBest},
+            "select takes SelectBest() or the like, got <class",
+        ),
+        (
+            {"propose": PolicyRollouts(), "select": GradientAscent()},
+            "select takes SelectBest() or the like, got GradientAscent(",
+        ),
     ],
 )
 def test_stages_in_the_wrong_place_are_refused(stages, words):
     with pytest.raises(ValueError) as error:
         Composed(2, **stages)
     assert str(error.value).startswith(words)
+
+
+class CopyingRollouts(PolicyRollouts):
+    """Hands its candidates on as a copy, as a proposal of a user's own may."""
+
+    def __call__(self, context):
+        state = super().__call__(context)
+        return replace(state, candidates=state.candidates.clone())
+
+
+@pytest.mark.parametrize(
+    "refine", [(), (GradientAscent(),), (GaussianRefit(num_samples=16, num_elites=4, iterations=1),)]
+)
+def test_a_proposal_that_returns_a_copy_is_not_scored_twice(refine):
+    model = Ensemble(A)
+    latent, plans = random_latent(model, 2), []
+    for propose in (PolicyRollouts, CopyingRollouts):
+        plans.append(plan(Composed(A, propose(reuse_strategy="none"), refine), model, latent))
+    one, other = plans
+    assert torch.equal(one.diagnostics["evaluations"], other.diagnostics["evaluations"])
+    assert torch.equal(one.action, other.action)
+
+
+def test_policy_rollouts_among_sampled_candidates_are_scored_once():
+    model = Ensemble(A)
+    propose = GaussianProposal(num_samples=6, num_policy=4, warm_start=False)
+    result = plan(Composed(A, propose), model, random_latent(model, 2))
+    assert result.diagnostics["evaluations"].tolist() == [4 * 2 + 3 * (4 + 6)] * 2
+    assert (result.diagnostics["objective"] >= result.diagnostics["objective_policy"]).all()

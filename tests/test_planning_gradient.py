@@ -8,9 +8,8 @@ from plans import A, B, H, N, Steep, gradient, make, plan, proposals_of, score
 from toy_models import Broken, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome
-from dreammpc.planning import Best, make_planner
-from dreammpc.planning.ascend import STEP_RULES
-from dreammpc.planning.search import Search
+from dreammpc.planning import SearchState, SelectBest, make_planner
+from dreammpc.planning.gradient_ascent import STEP_RULES
 
 MODELS = {
     "tdmpc2": lambda: random_tdmpc2(A),
@@ -103,11 +102,11 @@ def test_if_nothing_is_finite_the_policy_acts_and_is_counted(part):
 
 def test_best_by_hand():
     candidates, policy = torch.arange(6.0).view(1, 3, 1, 2), -torch.ones(1, 1, 1, 2)
-    scored = {"scores": torch.tensor([[1.0, 3.0, -torch.inf]]), "fresh": True}
-    search = Search(candidates, policy, policy_scores=torch.tensor([[4.0]]), **scored)
-    chosen = Best(keep_policy=False)(None, search)  # nothing is left to score, so no problem is needed
+    scores = torch.tensor([[1.0, 3.0, -torch.inf]])
+    state = SearchState(candidates, policy, scores=scores, policy_scores=torch.tensor([[4.0]]))
+    chosen = SelectBest(keep_policy=False)(None, state)  # nothing is left to score, so no context is needed
     assert (chosen.sequence.tolist(), chosen.value.tolist()) == ([[[2.0, 3.0]]], [3.0])
-    chosen = Best()(None, search)
+    chosen = SelectBest()(None, state)
     assert (chosen.sequence.tolist(), chosen.value.tolist()) == ([[[-1.0, -1.0]]], [4.0])
 
 

@@ -9,7 +9,7 @@ from toy_models import Broken, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import Outcome
 from dreammpc.planning import PLANNERS, Imagination, Objective, make_planner
-from dreammpc.planning.gaussian import elite_weights, refit
+from dreammpc.planning.sampling import elite_weights, fit_gaussian
 
 A = 2
 inf = math.inf
@@ -34,7 +34,7 @@ def test_elite_weights_by_hand(objective, temperature, expected):
 def test_refit_by_hand():
     """Mean 0.25·1 + 0.75·3 = 2.5; variance 0.25·1.5² + 0.75·0.5² = 0.75."""
     elites = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
-    mean, std = refit(elites, torch.tensor([[0.25, 0.75]]))
+    mean, std = fit_gaussian(elites, torch.tensor([[0.25, 0.75]]))
     assert mean.item() == pytest.approx(2.5)
     assert std.item() == pytest.approx(math.sqrt(0.75))
 

@@ -1,41 +1,43 @@
-"""Planners: they improve a policy's actions inside any model that satisfies the narrow waist.
+"""Planners: they improve a policy's actions inside any model that satisfies `dreammpc.interfaces`.
 
 Each is a composition propose → refine → select; `Composed` runs any other one.
 """
 
-from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.cem import CEM, ICEM, CEMGrad, RandomShooting
-from dreammpc.planning.composed import Composed
 from dreammpc.planning.factory import PLANNERS, make_planner, register_planner
 from dreammpc.planning.gradient import DreamMPC, DreamMPCPaper, GradMPC
-from dreammpc.planning.imagination import Imagination, Objective
+from dreammpc.planning.gradient_ascent import GradientAscent
+from dreammpc.planning.imagination import Imagination, Objective, PlanningContext
 from dreammpc.planning.mppi import MPPI
 from dreammpc.planning.policy import Policy
-from dreammpc.planning.proposals import Gaussian, PolicyRollouts
-from dreammpc.planning.refit import Refit
-from dreammpc.planning.selection import Best, Draw, Mean
+from dreammpc.planning.policy_rollouts import PolicyRollouts
+from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite, SelectMean
+from dreammpc.planning.search import Composed, SearchState, SelectBest, Selection
 
 __all__ = [
     "CEM",
     "ICEM",
     "MPPI",
     "PLANNERS",
-    "Ascend",
-    "Best",
     "CEMGrad",
     "Composed",
-    "Draw",
     "DreamMPC",
     "DreamMPCPaper",
-    "Gaussian",
+    "GaussianProposal",
+    "GaussianRefit",
     "GradMPC",
+    "GradientAscent",
     "Imagination",
-    "Mean",
     "Objective",
+    "PlanningContext",
     "Policy",
     "PolicyRollouts",
     "RandomShooting",
-    "Refit",
+    "SampleElite",
+    "SearchState",
+    "SelectBest",
+    "SelectMean",
+    "Selection",
     "make_planner",
     "register_planner",
 ]

@@ -1,107 +1,79 @@
 """The cross-entropy family: random shooting and predictive sampling, CEM, iCEM, CEM with gradient steps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.checks import check_at_least, check_count
-from dreammpc.planning.composed import Composed, Named
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.proposals import Gaussian
-from dreammpc.planning.refit import Refit
-from dreammpc.planning.selection import Best, Mean
+from dreammpc.planning.gradient_ascent import GradientAscent
+from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SelectMean
+from dreammpc.planning.search import Composed, PlannerPreset, SelectBest
 
 
 @register_planner("random_shooting")
 @dataclass(frozen=True)
-class RandomShooting(Named):
+class RandomShooting(PlannerPreset):
     """The best of many random sequences: the plain baseline; or predictive sampling.
 
     Predictive sampling (Howell et al. 2022, arXiv 2212.00541, §3) draws around the last plan, which stays
     in the running.
 
     Args:
-        horizon: H.
         num_samples: sequences.
         predictive: draw from a Gaussian around the last plan shifted by one step; otherwise uniformly over
             [-1, 1], without a memory.
         std: of that Gaussian.
-        min_std: least standard deviation of exploration noise.
-        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
-        value_std_weight: w of `mean-std`, mean - w·std.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    action_dim: int
-    horizon: int = 3
     num_samples: int = 512
     predictive: bool = False
     std: float = 0.3
-    min_std: float = 0.05
-    value_reduction: str = "mean"
-    value_std_weight: float = 1.0
+    max_ms: float = field(default=torch.inf, init=False)  # one iteration: none to stop after
 
     def composed(self) -> Composed:
         check_count("num_samples", self.num_samples, 1)
-        propose = Gaussian(
+        propose = GaussianProposal(
             num_samples=self.num_samples,
             std=self.std,
             warm_start=self.predictive,
-            include_centre=self.predictive,
+            include_center=self.predictive,
             distribution="normal" if self.predictive else "uniform",
         )
-        return Composed(
-            self.action_dim,
-            propose,
-            select=Best(keep_policy=False),
-            horizon=self.horizon,
-            objective=self.objective,
-            min_std=self.min_std,
-        )
+        return self.from_stages(propose, [], SelectBest(keep_policy=False))
 
 
 @register_planner("cem")
 @dataclass(frozen=True)
-class CEM(Named):
+class CEM(PlannerPreset):
     """The cross-entropy method: refit a Gaussian to unweighted elites; the mean's first action executes.
 
     Rubinstein 1999; in a learned model see PlaNet (Hafner et al. 2019, arXiv 1811.04551, Algorithm 2).
 
     Args:
-        horizon: H.
         num_samples: sequences per iteration, policy rollouts included.
         num_policy: how many of them are policy rollouts.
         iterations: refits.
         num_elites: sequences that a refit is made of.
         init_std: standard deviation that a call starts with.
-        min_std: least standard deviation of the Gaussian, hence of exploration noise.
         warm_start: start from the last call's mean, shifted by one step.
-        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
-        value_std_weight: w of `mean-std`, mean - w·std.
-        max_ms: time for a call in milliseconds, looked at between refits; no effect when compiled.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    action_dim: int
-    horizon: int = 3
     num_samples: int = 512
     num_policy: int = 0
     iterations: int = 6
     num_elites: int = 64
     init_std: float = 1.0
-    min_std: float = 0.05
     warm_start: bool = True
-    value_reduction: str = "mean"
-    value_std_weight: float = 1.0
-    max_ms: float = torch.inf
 
-    def refit(self) -> Refit:
-        return Refit(
+    def refit(self) -> GaussianRefit:
+        return GaussianRefit(
             num_samples=self.num_samples,
             iterations=self.iterations,
             num_elites=self.num_elites,
@@ -111,27 +83,20 @@ class CEM(Named):
 
     def composed(self) -> Composed:
         check_at_least("init_std", self.init_std, 0)
-        return Composed(
-            self.action_dim,
-            Gaussian(num_policy=self.num_policy, std=self.init_std, warm_start=self.warm_start),
-            (self.refit(),),
-            Mean(),
-            horizon=self.horizon,
-            objective=self.objective,
-            max_ms=self.max_ms,
-        )
+        propose = GaussianProposal(num_policy=self.num_policy, std=self.init_std, warm_start=self.warm_start)
+        return self.from_stages(propose, [self.refit()], SelectMean())
 
 
 @register_planner("icem")
 @dataclass(frozen=True)
 class ICEM(CEM):
-    """CEM with coloured noise and a memory of elites; the best sequence executes.
+    """CEM with colored noise and a memory of elites; the best sequence executes.
 
     iCEM (Pinneri et al. 2020, arXiv 2008.06389, §3). Settings not named here are those of `cem`.
 
     Args:
         num_samples: sequences of the first iteration.
-        noise_beta: colour β of the noise over time: 0 is white, larger is smoother.
+        noise_beta: color β of the noise over time: 0 is white, larger is smoother.
         keep_elites: share of the elites that take part in the next iteration, and shifted in the next call.
         decay: each iteration draws that many times fewer sequences, at least twice `num_elites`.
         momentum: share of the old mean and std in the new ones.
@@ -149,8 +114,8 @@ class ICEM(CEM):
     decay: float = 1.25
     momentum: float = 0.1
 
-    def refit(self) -> Refit:
-        return Refit(
+    def refit(self) -> GaussianRefit:
+        return GaussianRefit(
             num_samples=self.num_samples,
             iterations=self.iterations,
             num_elites=self.num_elites,
@@ -164,7 +129,7 @@ class ICEM(CEM):
         )
 
     def composed(self) -> Composed:
-        return replace(super().composed(), select=Best(keep_policy=False))
+        return replace(super().composed(), select=SelectBest(keep_policy=False))
 
 
 @register_planner("cem_grad")
@@ -199,5 +164,9 @@ class CEMGrad(CEM):
 
     def composed(self) -> Composed:
         check_count("grad_iterations", self.grad_iterations, 0)
-        ascend = Ascend(self.grad_iterations, self.step_size, self.step_rule, self.optimizer, self.clip)
-        return replace(super().composed(), refine=(self.refit(), ascend), select=Best(keep_policy=False))
+        ascent = GradientAscent(
+            self.grad_iterations, self.step_size, self.step_rule, self.optimizer, self.clip
+        )
+        return replace(
+            super().composed(), refine=(self.refit(), ascent), select=SelectBest(keep_policy=False)
+        )

@@ -1,23 +1,21 @@
 """Planners that climb the model's gradient: Dream-MPC, its released behaviour, and one without a prior.
 
-Shapes: B environments, N candidates, H horizon, A action dimension.
+Letters: see `dreammpc.interfaces`.
 """
 
 from dataclasses import dataclass
 
-import torch
-
-from dreammpc.planning.ascend import Ascend
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
-from dreammpc.planning.composed import Composed, Named, more_iterations
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.proposals import Gaussian, PolicyRollouts
-from dreammpc.planning.selection import Best
+from dreammpc.planning.gradient_ascent import GradientAscent
+from dreammpc.planning.policy_rollouts import PolicyRollouts
+from dreammpc.planning.sampling import GaussianProposal
+from dreammpc.planning.search import Composed, PlannerPreset, SelectBest, released_iterations
 
 
 @register_planner("dream_mpc")
 @dataclass(frozen=True)
-class DreamMPC(Named):
+class DreamMPC(PlannerPreset):
     """Policy rollouts improved by gradient ascent (Spieler & Behnke, ICML 2026, arXiv 2605.04568).
 
     Two presets share this class: `dream_mpc`, our default, and `dream_mpc_paper`, what the released program
@@ -26,7 +24,6 @@ class DreamMPC(Named):
     disagreement only where a candidate ends: docs/ablations.md has what that gained.
 
     Args:
-        horizon: H.
         num_candidates: N policy rollouts.
         iterations: gradient steps I; two more from 20 action dimensions on, as in the released program.
         step_size: α.
@@ -49,21 +46,14 @@ class DreamMPC(Named):
             plan is never worse than the policy.
         non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none
             is; `zero` sets such J to 0, which can win when returns are negative (released behaviour).
-        min_std: least standard deviation of exploration noise.
         uncertainty_coef: λ, how much the value heads' disagreement costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
-        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std` (mean - w·std), the more
-            cautious the later.
-        value_std_weight: w.
-        max_ms: time for a call in milliseconds, looked at between gradient steps; no effect when compiled.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    action_dim: int
-    horizon: int = 3
     num_candidates: int = 5
     iterations: int = 1
     step_size: float = 1.0
@@ -81,18 +71,16 @@ class DreamMPC(Named):
     uncertainty_coef: float = 0.01
     uncertainty: str = "terminal"
     value_reduction: str = "min"
-    value_std_weight: float = 1.0
-    max_ms: float = torch.inf
 
     @property
     def num_iterations(self) -> int:
-        return self.iterations + more_iterations(self.action_dim)
+        return released_iterations(self.iterations, self.action_dim)
 
     def composed(self) -> Composed:
         check_count("iterations", self.iterations, 0)
         check_choice("selection", self.selection, ("rescored", "before_last_step"))
         rescored = self.selection == "rescored"
-        ascend = Ascend(
+        ascent = GradientAscent(
             iterations=self.num_iterations,
             step_size=self.step_size,
             step_rule=self.step_rule,
@@ -101,17 +89,8 @@ class DreamMPC(Named):
             clip_over=self.clip_over,
             project=rescored,
         )
-        return Composed(
-            self.action_dim,
-            PolicyRollouts(self.num_candidates, self.include_mode, self.reuse, self.reuse_strategy),
-            (ascend,),
-            Best(rescored, self.keep_policy),
-            horizon=self.horizon,
-            objective=self.objective,
-            min_std=self.min_std,
-            max_ms=self.max_ms,
-            non_finite=self.non_finite,
-        )
+        propose = PolicyRollouts(self.num_candidates, self.include_mode, self.reuse, self.reuse_strategy)
+        return self.from_stages(propose, [ascent], SelectBest(rescored, self.keep_policy), self.non_finite)
 
 
 @register_planner("dream_mpc_paper")
@@ -135,13 +114,12 @@ class DreamMPCPaper(DreamMPC):
 
 @register_planner("grad_mpc")
 @dataclass(frozen=True)
-class GradMPC(Named):
+class GradMPC(PlannerPreset):
     """Gradient ascent from Gaussian-random sequences: no prior, no reuse, no uncertainty.
 
     The known weak baseline that Dream-MPC argues with (arXiv 2605.04568, §4).
 
     Args:
-        horizon: H.
         num_candidates: N random sequences.
         iterations: gradient steps; two more from 20 action dimensions on.
         step_size: α.
@@ -149,17 +127,11 @@ class GradMPC(Named):
         optimizer: `sgd` or `adam`, whose moments start anew at every call.
         clip: norm at which a candidate's gradient is clipped.
         init_std: of the random sequences, which are clamped to [-1, 1].
-        min_std: least standard deviation of exploration noise.
-        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std`.
-        value_std_weight: w of `mean-std`, mean - w·std.
-        max_ms: time for a call in milliseconds, looked at between gradient steps; no effect when compiled.
 
     Raises:
         ValueError: a setting out of range.
     """
 
-    action_dim: int
-    horizon: int = 3
     num_candidates: int = 5
     iterations: int = 10
     step_size: float = 0.1
@@ -168,26 +140,17 @@ class GradMPC(Named):
     clip: float = 20.0
     init_std: float = 0.5
     min_std: float = 0.2
-    value_reduction: str = "mean"
-    value_std_weight: float = 1.0
-    max_ms: float = torch.inf
 
     @property
     def num_iterations(self) -> int:
-        return self.iterations + more_iterations(self.action_dim)
+        return released_iterations(self.iterations, self.action_dim)
 
     def composed(self) -> Composed:
         check_count("num_candidates", self.num_candidates, 1)
         check_count("iterations", self.iterations, 0)
         check_at_least("init_std", self.init_std, 0)
-        ascend = Ascend(self.num_iterations, self.step_size, self.step_rule, self.optimizer, self.clip)
-        return Composed(
-            self.action_dim,
-            Gaussian(self.num_candidates, std=self.init_std, warm_start=False),
-            (ascend,),
-            Best(keep_policy=False),
-            horizon=self.horizon,
-            objective=self.objective,
-            min_std=self.min_std,
-            max_ms=self.max_ms,
+        ascent = GradientAscent(
+            self.num_iterations, self.step_size, self.step_rule, self.optimizer, self.clip
         )
+        propose = GaussianProposal(self.num_candidates, std=self.init_std, warm_start=False)
+        return self.from_stages(propose, [ascent], SelectBest(keep_policy=False))

@@ -1,9 +1,10 @@
-"""Rolls out and scores candidate action sequences: the one place where planners meet models.
+"""Rolls out and scores candidate action sequences: the only place where planners meet models.
 
 Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc.interfaces`).
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ CPU_ROWS = 512
 
 @dataclass(frozen=True)
 class Objective:
-    """What a candidate is worth: J = Σ D_t·r_t + D_H·V(z_H) - λ·u (Dream-MPC, arXiv 2605.04568, §3).
+    """The score of a candidate: J = Σ D_t·r_t + D_H·V(z_H) - λ·u (Dream-MPC, arXiv 2605.04568, §3).
 
     Args:
         uncertainty_coef: λ.
@@ -142,6 +143,55 @@ class Imagination:
         """Raise ValueError if a planner of `action_dim` does not fit the model."""
         if action_dim != self.action_dim:
             raise ValueError(f"the planner has action_dim {action_dim}, the model {self.action_dim}")
+
+
+@dataclass(frozen=True)
+class PlanningContext:
+    """What one call of a planner is given; stages only read it."""
+
+    imagination: Imagination
+    latent: TensorDictBase
+    """TensorDict [B]."""
+    warm_start: TensorDictBase
+    """What the last call carried on, TensorDict [B]."""
+    horizon: int
+    objective: Objective
+    non_finite_score: float = -torch.inf
+    """What a J that is not finite counts as."""
+    deadline: float = torch.inf
+    """On the clock of `time.perf_counter`, seconds."""
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.latent)
+
+    def zeros(self, num: int) -> Tensor:
+        """[B, num, H, A]."""
+        shape = self.latent.shape[0], num, self.horizon, self.imagination.action_dim
+        return torch.zeros(shape, device=self.device)
+
+    def noise(self, num: int) -> Tensor:
+        """Standard-normal noise [B, num, H, A]."""
+        shape = self.latent.shape[0], num, self.horizon, self.imagination.action_dim
+        return torch.randn(shape, device=self.device)
+
+    def score(self, actions: Tensor) -> Tensor:
+        """J [B, N] of `actions` [B, N, H, A]; what is not finite counts as `non_finite_score`."""
+        scores = self.imagination.score(self.latent, actions, self.objective).objective
+        return torch.where(scores.isfinite(), scores, self.non_finite_score)
+
+    def shifted(self, name: str) -> Tensor:
+        """The last call's sequences [B, …, H, A] of that name, one step on; the last action repeats."""
+        sequence = self.warm_start[name]
+        return torch.cat([sequence[..., 1:, :], sequence[..., -1:, :]], -2)
+
+    def out_of_time(self) -> bool:
+        """Whether the deadline has passed; never under `torch.compile`, where a plan is one graph."""
+        if torch.compiler.is_compiling() or self.deadline == torch.inf:
+            return False
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() >= self.deadline
 
 
 def device_of(latent: TensorDictBase) -> torch.device:

@@ -8,9 +8,10 @@ from tensordict import TensorDictBase
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_count
-from dreammpc.planning.composed import diagnostics, finite
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.imagination import Imagination, device_of
+from dreammpc.planning.search import SearchState, Selection
+from dreammpc.planning.statistics import diagnostics, finite
 
 
 @register_planner("policy")
@@ -25,7 +26,7 @@ class Policy:
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] that only notes whether the episode has started."""
-        return warm_start.fresh(batch_size, device)
+        return warm_start.initial(batch_size, device)
 
     def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """No model step; `std` is how far one standard deviation of noise moves the action."""
@@ -37,16 +38,8 @@ class Policy:
         value = imagination.model.value(latent, mode).mean(-1)
         ok = mode.isfinite().all(-1)
         action = torch.where(ok.unsqueeze(-1), mode, 0.0).float()  # a policy may answer in bfloat16
-        zeros = torch.zeros_like(value)
-        report = diagnostics(
-            objective=value,
-            objective_before=value,
-            objective_policy=value,
-            gradient_norm=zeros,
-            clipped=zeros,
-            evaluations=zeros,
-            fallback=(~ok).to(value.dtype),
-            stopped_early=zeros,
-        )
-        carry = warm_start.carry_on(state)
-        return Plan(action, mode.unsqueeze(1), std.unsqueeze(1), finite(value), carry, report)
+        sequence = mode.unsqueeze(1)
+        search = SearchState(sequence.unsqueeze(1), sequence.unsqueeze(1), policy_scores=value[:, None])
+        report = diagnostics(Selection(sequence, value, value, search), ok)
+        carry = warm_start.following(state)
+        return Plan(action, sequence, std.unsqueeze(1), finite(value), carry, report)

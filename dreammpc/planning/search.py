@@ -1,131 +1,82 @@
-"""What flows between the stages of a planner, and what every stage needs: scores, noise, the clock.
+"""A planner is propose → refine → select: what its stages share, and `Composed`, which runs them.
 
-A planner is propose → refine → select. A proposal makes a `Search` out of a `Problem`, each refinement turns
-it into a better one, a selection makes a `Choice`. Stages are frozen dataclasses of settings; all that they
-know of a call is in these values (letters: see `dreammpc.interfaces`; P policy rollouts).
+A proposal makes a `SearchState` from a `PlanningContext`, each refinement returns a better one, a selector
+makes a `Selection`. Stages are frozen dataclasses of settings (their protocols: `dreammpc.planning.stages`);
+all that they know of a call is in these values. Letters: see `dreammpc.interfaces`; P policy rollouts.
 """
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreammpc.planning.imagination import Imagination, Objective, device_of
+from dreammpc.interfaces import Plan
+from dreammpc.planning import warm_start
+from dreammpc.planning.checks import check_at_least, check_choice, check_count
+from dreammpc.planning.imagination import Imagination, Objective, PlanningContext
+from dreammpc.planning.stages import Proposal, Refinement, Selector, carry_shapes, check_stages
+from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What one call of a planner is given; stages only read it."""
-
-    imagination: Imagination
-    latent: TensorDictBase
-    """TensorDict [B]."""
-    state: TensorDictBase
-    """The warm start, TensorDict [B]."""
-    horizon: int
-    objective: Objective
-    lost: float = -torch.inf
-    """What a J that is not finite counts as."""
-    deadline: float = torch.inf
-    """On the clock of `time.perf_counter`, seconds."""
-
-    @property
-    def batch_size(self) -> int:
-        return self.latent.shape[0]
-
-    @property
-    def action_dim(self) -> int:
-        return self.imagination.action_dim
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.latent)
-
-    def zeros(self, num: int) -> Tensor:
-        """[B, num, H, A]."""
-        return torch.zeros(self.batch_size, num, self.horizon, self.action_dim, device=self.device)
-
-    def noise(self, num: int) -> Tensor:
-        """Standard-normal noise [B, num, H, A]."""
-        return torch.randn(self.batch_size, num, self.horizon, self.action_dim, device=self.device)
-
-    def score(self, actions: Tensor) -> Tensor:
-        """J [B, N] of `actions` [B, N, H, A]; what is not finite counts as `lost`."""
-        scores = self.imagination.score(self.latent, actions, self.objective).objective
-        return torch.where(scores.isfinite(), scores, self.lost)
-
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed; never under `torch.compile`, where a plan is one graph."""
-        if torch.compiler.is_compiling() or self.deadline == torch.inf:
-            return False
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() >= self.deadline
-
-
-@dataclass(frozen=True)
-class Search:
-    """Candidates on their way from proposal to choice."""
+class SearchState:
+    """Candidates between two stages, with what is known of them."""
 
     candidates: Tensor
     """[B, N, H, A]."""
-    policy: Tensor
-    """Policy rollouts as they came, [B, P, H, A], P ≥ 1: the fallback, and what a gain is over."""
+    policy_rollouts: Tensor
+    """The policy's own sequences, [B, P, H, A], P ≥ 1: the fallback, and the baseline of the gain."""
+    starts_with_policy: bool = False
+    """Whether the first P candidates are the policy rollouts, so that a score counts for both."""
     scores: Tensor | None = None
-    """J of the candidates, [B, N], or of what they were before the last step; None before any scoring."""
-    fresh: bool = False
-    """Whether `scores` are those of the candidates as they stand."""
+    """J of the candidates, [B, N], if they are scored."""
+    scores_before_step: Tensor | None = None
+    """J of what the candidates were before the last gradient step, [B, N]; set where `scores` is not."""
     policy_scores: Tensor | None = None
-    """J of the policy rollouts, [B, P], once known."""
-    before: Tensor | None = None
-    """Best J of the first candidates that were scored, [B]."""
-    origin: Tensor | None = None
-    """Which of the last call's candidates each one continues, [B, N]; None if none does."""
+    """J of the policy rollouts, [B, P], if they are scored."""
+    parents: Tensor | None = None
+    """Which candidate of the last call each one continues, [B, N]; None if none does."""
     mean: Tensor | None = None
     """[B, H, A] of the Gaussian that the candidates were drawn from, if any."""
     std: Tensor | None = None
     """[B, H, A]."""
-    gradient_norm: Tensor | None = None
-    """[B], mean over candidates at the last gradient step."""
-    clipped: Tensor | None = None
-    """[B], share of the candidates whose last gradient was clipped."""
-    evaluations: int = 0
-    """Model steps so far, per environment."""
-    stopped_early: bool = False
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    """What refinements want back at the next call, each [B, …]."""
+    carry: dict[str, Tensor] = field(default_factory=dict)
+    """What refinements want in the next call's warm start, each [B, …]."""
+    statistics: SearchStatistics = field(default_factory=SearchStatistics)
 
-    def evaluated(self, problem: Problem) -> "Search":
-        """With J of candidates and policy rollouts as they stand: what is not known yet, in one batch."""
-        same = self.candidates is self.policy
-        missing = [] if self.fresh else [self.candidates]
-        if self.policy_scores is None and not (same and missing):
-            missing.append(self.policy)
-        if not missing:
-            return self
-        actions = torch.cat(missing, 1)
-        found = problem.score(actions)
-        scores, policy = self.scores, self.policy_scores
-        if not self.fresh:
-            scores, found = found[:, : self.candidates.shape[1]], found[:, self.candidates.shape[1] :]
-        assert scores is not None
+    def score(
+        self, context: PlanningContext, sequences: Tensor, starts_with_policy: bool = False
+    ) -> tuple[Tensor, "SearchState"]:
+        """J [B, S] of `sequences` [B, S, H, A], and the state with J of the policy rollouts.
+
+        Rollouts without a score join the batch, unless the sequences start with them.
+        """
+        count, policy = sequences.shape[1], self.policy_scores
+        join = policy is None and not starts_with_policy
+        found = context.score(torch.cat([sequences, self.policy_rollouts], 1) if join else sequences)
+        scores, steps = found[:, :count], found.shape[1] * context.horizon
         if policy is None:
-            policy = scores if same else found
-        return replace(
-            self,
-            scores=scores,
-            fresh=True,
-            policy_scores=policy,
-            before=scores.amax(1) if self.before is None else self.before,
-            evaluations=self.evaluations + actions.shape[1] * problem.horizon,
-        )
+            policy = found[:, count:] if join else found[:, : self.policy_rollouts.shape[1]]
+        return scores, replace(self, policy_scores=policy, statistics=self.statistics.after(scores, steps))
+
+    def scored(self, context: PlanningContext) -> "SearchState":
+        """With J of the candidates and of the policy rollouts; what is not known is scored in one batch."""
+        if self.scores is None:
+            scores, state = self.score(context, self.candidates, self.starts_with_policy)
+            return replace(state, scores=scores)
+        if self.policy_scores is not None:
+            return self
+        if self.starts_with_policy:
+            return replace(self, policy_scores=self.scores[:, : self.policy_rollouts.shape[1]])
+        return self.score(context, self.candidates[:, :0])[1]
 
 
-class Choice(NamedTuple):
-    """What a selection gives."""
+class Selection(NamedTuple):
+    """What a selector chose."""
 
     sequence: Tensor
     """[B, H, A]."""
@@ -133,52 +84,175 @@ class Choice(NamedTuple):
     """J of the sequence, [B]."""
     best: Tensor
     """Best J of all that could have been chosen, [B]."""
-    search: Search
+    state: SearchState
     """As it stands at the end."""
 
 
-class Proposal(Protocol):
-    """The first stage: where candidates come from."""
+@dataclass(frozen=True)
+class SelectBest:
+    """The candidate of the highest J.
 
-    def count(self) -> int:
-        """N."""
-        ...
+    Args:
+        rescore: by J of the candidates as they stand; without it, by that of before the last gradient step.
+        keep_policy: the un-optimized policy rollouts are in the running, so that by the model's own J the
+            plan is never worse than the policy.
+    """
 
-    def memory(self, final: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes, without [B], of what it wants back, for `final` candidates in the end."""
-        ...
+    rescore: bool = True
+    keep_policy: bool = True
 
-    def remember(self, search: Search, sequence: Tensor) -> dict[str, Tensor]:
-        """Those values, given the final search and the chosen sequence [B, H, A]."""
-        ...
+    def __call__(self, context: PlanningContext, state: SearchState) -> Selection:
+        """Up to `(N + P) · H` model steps, of what is not scored yet."""
+        if not self.rescore and state.scores is None:
+            state = replace(state, scores=state.scores_before_step)
+        if self.rescore or self.keep_policy or state.scores is None:
+            state = state.scored(context)
+        sequences, scores = state.candidates, state.scores
+        assert scores is not None
+        if self.keep_policy and state.policy_scores is not None:
+            sequences = torch.cat([sequences, state.policy_rollouts], 1)
+            scores = torch.cat([scores, state.policy_scores], 1)
+        value, index = scores.max(1)
+        return Selection(take(sequences, index.unsqueeze(1)).squeeze(1), value, value, state)
 
-    def __call__(self, problem: Problem) -> Search: ...
 
+@dataclass(frozen=True)
+class Composed:
+    """A planner of any stages, run one after another: `Composed(2, PolicyRollouts(), [GradientAscent()])`.
 
-class Refinement(Protocol):
-    """A stage between: better candidates. What it wants back is in `Search.memory`."""
+    Args:
+        propose: makes the first candidates: `PolicyRollouts` or `GaussianProposal`.
+        refine: makes them better, in order: `GaussianRefit`, `GradientAscent`.
+        select: chooses the executed sequence: `SelectBest`, `SelectMean` or `SampleElite`.
+        horizon: H.
+        objective: J.
+        min_std: least `std` of a plan where no Gaussian was fitted and the candidates' own spread is taken:
+            what exploration noise is in proportion to.
+        max_ms: time for a call, in milliseconds. It is looked at between iterations, and when it is over the
+            best so far is chosen and `stopped_early` is 1; an iteration that has begun is not cut short.
+            Under `torch.compile` a plan is one graph and this setting has no effect.
+        non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none is;
+            `zero` sets such J to 0, which can win when returns are negative (Dream-MPC's released program).
 
-    def count(self, incoming: int) -> int:
-        """Candidates out for candidates in.
+    Raises:
+        ValueError: a setting out of range, or stages that do not fit together.
+    """
+
+    action_dim: int
+    propose: Proposal
+    refine: Sequence[Refinement] = ()
+    select: Selector = field(default_factory=SelectBest)
+    horizon: int = 3
+    objective: Objective = field(default_factory=Objective)
+    min_std: float = 0.2
+    max_ms: float = torch.inf
+    non_finite: str = "lose"
+
+    def __post_init__(self):
+        check_count("action_dim", self.action_dim, 1)
+        check_count("horizon", self.horizon, 1)
+        check_at_least("min_std", self.min_std, 0)
+        check_at_least("max_ms", self.max_ms, 0)
+        check_choice("non_finite", self.non_finite, ("lose", "zero"))
+        check_stages(self.propose, self.refine, self.select)
+        object.__setattr__(self, "refine", tuple(self.refine))  # a list, where it comes from YAML
+        self._carry_shapes()
+
+    def _carry_shapes(self) -> dict[str, tuple[int, ...]]:
+        return carry_shapes(self.propose, self.refine, self.horizon, self.action_dim)
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """TensorDict [B] with what the stages carry, as `candidates` [B, N, H, A] or `mean` [B, H, A]."""
+        return warm_start.initial(batch_size, device, **self._carry_shapes())
+
+    def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
+        """Propose, refine, select.
 
         Raises:
-            ValueError: a number of candidates that it cannot take.
+            ValueError: the model has another action dimension; a latent or a warm start of another form.
         """
-        ...
+        imagination.check_action_dim(self.action_dim)
+        warm_start.check(latent, state, self._carry_shapes())
+        non_finite_score = 0.0 if self.non_finite == "zero" else -torch.inf
+        limited = self.max_ms != torch.inf and not torch.compiler.is_compiling()
+        deadline = time.perf_counter() + 1e-3 * self.max_ms if limited else torch.inf
+        context = PlanningContext(
+            imagination, latent, state, self.horizon, self.objective, non_finite_score, deadline
+        )
+        search = self.propose(context)
+        for refine in self.refine:
+            search = refine(context, search)
+        chosen = self.select(context, search)
+        search = chosen.state
 
-    def memory(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes, without [B], of what it puts into `Search.memory`."""
-        ...
-
-    def __call__(self, problem: Problem, search: Search) -> Search: ...
-
-
-class Selection(Protocol):
-    """The last stage: which sequence is executed."""
-
-    def __call__(self, problem: Problem, search: Search) -> Choice: ...
+        usable = chosen.value.isfinite() & chosen.sequence.isfinite().flatten(1).all(1)
+        fallback = search.policy_rollouts[:, 0]
+        sequence = torch.where(usable[:, None, None], chosen.sequence, fallback).nan_to_num(0.0)
+        std = search.std
+        if std is None:
+            std = search.candidates.nan_to_num(0.0).std(1, unbiased=False).clamp(min=self.min_std)
+        carry = warm_start.following(state, **self.propose.carry(search, sequence), **search.carry)
+        action, value = sequence[:, 0].clamp(-1, 1), finite(chosen.value)
+        return Plan(action, sequence, std, value, carry, diagnostics(chosen, usable))
 
 
-def rows(values: Tensor, index: Tensor) -> Tensor:
+def take(values: Tensor, index: Tensor) -> Tensor:
     """The candidates [B, E, H, A] that `index` [B, E] names among `values` [B, N, H, A]."""
     return values.gather(1, index[..., None, None].expand(-1, -1, *values.shape[2:]))
+
+
+@dataclass(frozen=True)
+class PlannerPreset:
+    """A named planner: flat settings, from which `composed` makes the stages.
+
+    Args:
+        horizon: H, how many steps ahead.
+        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std` (mean - w·std), the more
+            cautious the later.
+        value_std_weight: w of `mean-std`.
+        min_std: least standard deviation of the plan, hence of exploration noise.
+        max_ms: time for a call in milliseconds, looked at between iterations; no effect when compiled.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    action_dim: int
+    horizon: int = 3
+    _: KW_ONLY
+    value_reduction: str = "mean"
+    value_std_weight: float = 1.0
+    min_std: float = 0.05
+    max_ms: float = torch.inf
+
+    def __post_init__(self):
+        self.composed()
+
+    def composed(self) -> Composed:
+        """The planner that these settings mean."""
+        raise NotImplementedError
+
+    def from_stages(
+        self, propose: Proposal, refine: Sequence[Refinement], select: Selector, non_finite: str = "lose"
+    ) -> Composed:
+        """These stages with the settings that all presets have; without an `uncertainty_coef` λ is 0."""
+        coefficient, kind = getattr(self, "uncertainty_coef", 0.0), getattr(self, "uncertainty", "std")
+        objective = Objective(coefficient, kind, self.value_reduction, self.value_std_weight)
+        rest = self.horizon, objective, self.min_std, self.max_ms, non_finite
+        return Composed(self.action_dim, propose, refine, select, *rest)
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+        """Warm start of an episode's first step, TensorDict [B]; see `Composed.initial_state`."""
+        return self.composed().initial_state(batch_size, device)
+
+    def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
+        """See `Composed.plan`."""
+        return self.composed().plan(imagination, latent, state)
+
+
+LARGE_ACTION_DIM = 20
+
+
+def released_iterations(iterations: int, action_dim: int) -> int:
+    """Two more from 20 action dimensions on, in Dream-MPC's and TD-MPC2's released programs alike."""
+    return iterations + (2 if action_dim >= LARGE_ACTION_DIM else 0)

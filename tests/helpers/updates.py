@@ -99,7 +99,7 @@ class Oracle:
     settings: dict = field(default_factory=dict, compare=False)
 
     def initial_state(self, batch_size, device=None):
-        return warm_start.fresh(batch_size, device, mean=(self.horizon, self.action_dim))
+        return warm_start.initial(batch_size, device, mean=(self.horizon, self.action_dim))
 
     def plan(self, imagination, latent, state):
         size = latent.shape[0]
@@ -109,7 +109,7 @@ class Oracle:
         report = TensorDict({"evaluations": torch.full((size,), self.evaluations)}, [size])
         std = torch.full_like(sequence, self.std)
         return Plan(
-            sequence[:, 0] + 0.1, sequence, std, latent["z"][:, 0], warm_start.carry_on(state), report
+            sequence[:, 0] + 0.1, sequence, std, latent["z"][:, 0], warm_start.following(state), report
         )
 
 

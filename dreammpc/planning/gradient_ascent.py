@@ -1,4 +1,4 @@
-"""Gradient planners' refinement: every candidate climbs J through the model."""
+"""Gradient ascent: every candidate climbs J through the model (the refinement of Dream-MPC)."""
 
 from dataclasses import dataclass, replace
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
-from dreammpc.planning.search import Problem, Search, rows
+from dreammpc.planning.imagination import PlanningContext
+from dreammpc.planning.search import SearchState, take
 
 STEP_RULES = ("fixed", "normalized", "backtracking", "line_search")
 OPTIMIZERS = ("sgd", "adam")
@@ -19,7 +19,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
-class Ascend:
+class GradientAscent:
     """Gradient steps on J for each candidate (arXiv 2605.04568, Algorithm 1).
 
     Args:
@@ -58,57 +58,41 @@ class Ascend:
         check_at_least("candidates to ascend from", incoming, 1)
         return incoming
 
-    def memory(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
+    def carry_shapes(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
         """Adam's `moment_1`, `moment_2` [N, H, A] and `adam_steps` [N]."""
         if self.optimizer == "sgd":
             return {}
         shape = (incoming, horizon, action_dim)
         return {"moment_1": shape, "moment_2": shape, "adam_steps": (incoming,)}
 
-    def __call__(self, problem: Problem, search: Search) -> Search:
+    def __call__(self, context: PlanningContext, state: SearchState) -> SearchState:
         """`iterations · N · H` model steps, five times as many where step sizes are tried."""
-        actions, scores, fresh = search.candidates, search.scores, search.fresh
-        before, policy_scores, evaluations = search.before, search.policy_scores, search.evaluations
-        moments = self._moments(problem, search)
-        norm, clipped, stopped = search.gradient_norm, search.clipped, False
-        for _ in range(self.iterations):
-            stopped = problem.out_of_time()
-            if stopped:
+        actions, moments = state.candidates, self._moments(context, state)
+        for i in range(self.iterations):
+            if context.out_of_time():
+                state = replace(state, statistics=replace(state.statistics, stopped_early=True))
                 break
-            gradient, scores = gradient_of(problem, actions)
-            evaluations += actions.shape[1] * problem.horizon
-            before = scores.amax(1) if before is None else before
-            if policy_scores is None and actions is search.policy:
-                policy_scores = scores
+            gradient, scores = score_gradient(context, actions)
+            if state.policy_scores is None and state.starts_with_policy and i == 0:
+                state = replace(state, policy_scores=scores[:, : state.policy_rollouts.shape[1]])
             gradient, norm, clipped = self._clip(gradient)
+            statistics = state.statistics.after(scores, actions.shape[1] * context.horizon)
+            statistics = replace(statistics, gradient_norm=norm, clipped=clipped)
+            state = replace(state, scores=None, scores_before_step=scores, statistics=statistics)
             direction, moments = self._direction(gradient, moments)
             if self.step_rule in ("normalized", "line_search"):
                 direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
             if self.step_rule in ("backtracking", "line_search"):
-                ride = None if policy_scores is not None else search.policy
-                actions, scores, found = self._backtrack(problem, actions, scores, direction, ride)
-                evaluations += (BACKTRACKS * actions.shape[1] + found.shape[1]) * problem.horizon
-                policy_scores = found if policy_scores is None else policy_scores
-                fresh = True
+                actions, scores, state = self._backtrack(context, state, actions, scores, direction)
+                state = replace(state, scores=scores, scores_before_step=None)
             else:
                 actions = self._step(actions, direction)
-                fresh = False
-        memory = search.memory
-        if moments is not None:
-            memory = {**memory, **moments}
         return replace(
-            search,
+            state,
             candidates=actions.clamp(-1, 1),
-            scores=scores,
-            fresh=fresh,
-            policy_scores=policy_scores,
-            before=before,
+            starts_with_policy=False,
             mean=None,  # the candidates have left the Gaussian
-            gradient_norm=norm,
-            clipped=clipped,
-            evaluations=evaluations,
-            stopped_early=search.stopped_early or stopped,
-            memory=memory,
+            carry={**state.carry, **(moments or {})},
         )
 
     def _clip(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,17 +102,17 @@ class Ascend:
         gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
         return gradient, norm.mean((1, 2, 3)), (norm > self.clip).to(norm.dtype).mean((1, 2, 3))
 
-    def _moments(self, problem: Problem, search: Search) -> dict[str, Tensor] | None:
-        """Adam's moments of the candidates, shifted and following `search.origin`; zeros where none is."""
+    def _moments(self, context: PlanningContext, state: SearchState) -> dict[str, Tensor] | None:
+        """Adam's moments of the candidates: their parents', shifted; zeros where they have none."""
         if self.optimizer == "sgd":
             return None
         names = ("moment_1", "moment_2", "adam_steps")
-        if search.origin is None:
-            zeros = torch.zeros_like(search.candidates)
+        if state.parents is None:
+            zeros = torch.zeros_like(state.candidates)
             return dict(zip(names, (zeros, zeros, zeros[..., 0, 0]), strict=True))
-        state, origin = problem.state, search.origin
-        first, second = (rows(warm_start.shift(state[name]), origin) for name in names[:2])
-        return dict(zip(names, (first, second, state["adam_steps"].gather(1, origin)), strict=True))
+        first, second = (take(context.shifted(name), state.parents) for name in names[:2])
+        steps = context.warm_start["adam_steps"].gather(1, state.parents)
+        return dict(zip(names, (first, second, steps), strict=True))
 
     def _direction(
         self, gradient: Tensor, moments: dict[str, Tensor] | None
@@ -148,24 +132,20 @@ class Ascend:
         return stepped.clamp(-1, 1) if self.project else stepped
 
     def _backtrack(
-        self, problem: Problem, actions: Tensor, scores: Tensor, direction: Tensor, ride: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of staying and of all sizes for each candidate, its J [B, N], and J [B, P] of `ride`.
-
-        Sequences that `ride` along [B, P, H, A] spare themselves a rollout of their own.
-        """
+        self, context: PlanningContext, state: SearchState, actions: Tensor, scores: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, SearchState]:
+        """The best of staying and of all step sizes for each candidate, its J [B, N], and the state."""
         sizes = [self.step_size * 0.5**i for i in range(BACKTRACKS)]
         tried = torch.stack([(actions + size * direction).clamp(-1, 1) for size in sizes], 2)
-        every, count = tried.flatten(1, 2), tried.shape[1] * tried.shape[2]
-        found = problem.score(every if ride is None else torch.cat([every, ride], 1))
-        found, other = found[:, :count].unflatten(1, tried.shape[1:3]), found[:, count:]
+        found, state = state.score(context, tried.flatten(1, 2))
+        found = found.unflatten(1, tried.shape[1:3])
         tried = torch.cat([actions.unsqueeze(2), tried], 2)
         scores, index = torch.cat([scores.unsqueeze(2), found], 2).max(2)
         index = index[:, :, None, None, None].expand(-1, -1, 1, *tried.shape[3:])
-        return tried.gather(2, index).squeeze(2), scores, other
+        return tried.gather(2, index).squeeze(2), scores, state
 
 
-def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
+def score_gradient(context: PlanningContext, actions: Tensor) -> tuple[Tensor, Tensor]:
     """∇J [B, N, H, A] (zero where it is not finite) and J [B, N] of `actions`.
 
     By `torch.func.vjp` and not `torch.func.grad`, which always records the backward pass as well, for
@@ -177,7 +157,7 @@ def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
     """
 
     def score(actions: Tensor) -> Tensor:
-        scores = problem.score(actions)
+        scores = context.score(actions)
         if not torch.compiler.is_compiling() and not scores.requires_grad:
             raise ValueError(
                 "gradient planning needs a J that is differentiable in the actions, but none of the model's"
@@ -193,7 +173,7 @@ def gradient_of(problem: Problem, actions: Tensor) -> tuple[Tensor, Tensor]:
             scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
         except (RuntimeError, UsageError) as error:
             with torch.no_grad():
-                problem.score(actions)  # what fails by itself says so
+                context.score(actions)  # what fails by itself says so
             raise UsageError(
                 "gradient planning differentiates the model by torch.func.vjp, and there it fails (numpy, or"
                 f" PyTorch's older autograd in it?): {str(error).partition(chr(10))[0]}; planners that only"
