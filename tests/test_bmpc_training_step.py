@@ -8,7 +8,7 @@ from updates import CALLS, A, B, H, Oracle, make_bmpc, make_bmpc_batch
 
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import ALGORITHMS, BMPC
-from dreammpc.algorithms.bmpc import EXPLORING, Exploring, replan
+from dreammpc.algorithms.bmpc import REANALYZE_LOG_STD_LIMITS, WideProposalModel, replan
 from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
@@ -92,11 +92,11 @@ def test_proposals_of_reanalyze_spread_wider_than_the_policy():
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 0.0, -9.0, -9.0]))  # as narrow as it gets
     algorithm.reanalyze(make_bmpc_batch())
-    lowest = torch.tensor(EXPLORING[0]).exp()
+    lowest = torch.tensor(REANALYZE_LOG_STD_LIMITS[0]).exp()
     torch.testing.assert_close(CALLS[0]["spread"], lowest.expand(B * H, A))
     narrow = algorithm.model.policy(algorithm.model.initial_belief(1), torch.ones(1, A))
     torch.testing.assert_close(narrow, torch.tensor(-3.0).exp().expand(1, A))
-    assert Exploring(algorithm.model).action_dim == A
+    assert WideProposalModel(algorithm.model).action_dim == A
 
 
 @pytest.mark.parametrize("name", ["dream_mpc", "mppi"])

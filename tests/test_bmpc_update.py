@@ -7,8 +7,8 @@ import torch
 from toy_models import random_bmpc
 from updates import A, B, H, K, bmpc_draws, cross_entropy, has_gradient, heads_say, slices
 
-from dreammpc.algorithms.bmpc import LEAST_STD, gaussian_kl, model_loss, policy_loss, td_target
-from dreammpc.algorithms.latent import Coefficients
+from dreammpc.algorithms.bmpc import MIN_EXPERT_STD, gaussian_kl, model_loss, policy_loss, td_target
+from dreammpc.algorithms.losses import Coefficients
 
 COEF = Coefficients()
 
@@ -135,7 +135,7 @@ def test_a_certain_expert_is_still_a_gaussian():
     model = random_bmpc()
     zeros = torch.zeros(H, B, A)
     loss, _, metrics = policy_loss(model, torch.rand(H, B, 16), zeros, zeros, torch.ones(()), COEF, 0.01)
-    least = torch.full_like(zeros, LEAST_STD)
+    least = torch.full_like(zeros, MIN_EXPERT_STD)
     same = policy_loss(model, torch.rand(H, B, 16), zeros, least, torch.ones(()), COEF, 0.01)[0]
     assert loss.isfinite() and same.isfinite() and metrics["policy/divergence"] > 1
 

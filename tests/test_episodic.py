@@ -10,8 +10,7 @@ from toy_models import random_bmpc, random_latent, random_tdmpc2
 from updates import A, B, H, bmpc_draws, has_gradient, make_draws, slices
 
 from dreammpc.algorithms import bmpc, tdmpc2
-from dreammpc.algorithms.latent import Coefficients
-from dreammpc.algorithms.slices import acting
+from dreammpc.algorithms.losses import Coefficients, action_mask
 from dreammpc.data import Replay
 from dreammpc.planning.imagination import Imagination, Objective
 
@@ -96,11 +95,11 @@ def test_restored_ragged_windows_are_the_same():
 
 
 def test_which_states_can_be_acted_from():
-    assert acting(slices()) is None
+    assert action_mask(slices()) is None
     # Slice 2 is cut to two steps by a time limit: the state after them counts, that of a termination not.
     batch = cut_batch()
     batch["valid"][2, 2] = False
-    assert acting(batch).t().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert action_mask(batch).t().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def one_slice(batch, b, draws, steps):
@@ -155,7 +154,7 @@ def test_nothing_is_learned_from_past_an_end():
         model, other, batch = random_tdmpc2(episodic=True), random_bmpc(episodic=True), cut_batch(garbage)
         loss, zs, _ = tdmpc2.model_loss(model, batch, make_draws(), COEF)
         found = [loss, *gradients(model, loss)]
-        arguments = make_draws(), torch.ones(()), COEF, 0.1, acting(batch)
+        arguments = make_draws(), torch.ones(()), COEF, 0.1, action_mask(batch)
         loss, scale, metrics = tdmpc2.policy_loss(model, zs, *arguments)
         found += [loss, scale, *metrics.values(), *gradients(model, loss)]
         loss, zs, _ = bmpc.model_loss(other, batch, bmpc_draws(), COEF)

@@ -17,7 +17,7 @@ def test_the_loss_reads_the_shift_and_draws_nothing(cls):
     batch = replay.sample()
     noise = torch.randint(256, batch["pixels"].shape, dtype=torch.uint8)
     batch["pixels"], batch["next", "pixels"] = noise, noise.flip(0)
-    draws = algorithm.draw(batch)
+    draws = algorithm.sample_noise(batch)
     assert draws.shift.shape == ((H + 1) * B, 2) and draws.shift.min() >= 0 and draws.shift.max() <= 2 * SHIFT
 
     def loss(shift):
@@ -37,7 +37,7 @@ def test_the_loss_reads_the_shift_and_draws_nothing(cls):
 
 def test_every_shift_is_drawn_and_none_without_pixels():
     algorithm, batch = make_algorithm(CLASSES[0]), make_replay().sample()
-    drawn = torch.cat([algorithm.draw(batch).shift for _ in range(40)])
+    drawn = torch.cat([algorithm.sample_noise(batch).shift for _ in range(40)])
     counts = torch.stack([torch.bincount(drawn[:, i], minlength=7) for i in (0, 1)])
     assert counts.shape == (2, 7) and (counts > 100).all()
 

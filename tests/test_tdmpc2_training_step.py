@@ -36,7 +36,7 @@ def test_draws():
     algorithm = make_tdmpc2(dropout=0.5)
     batch, seen = make_batch(), set()
     for _ in range(60):
-        draws = algorithm.draw(batch)
+        draws = algorithm.sample_noise(batch)
         seen.add(tuple(sorted(draws.target_heads.tolist())))
     assert seen == {(0, 1), (0, 2), (1, 2)}
     assert draws.target_noise.shape == (H * B, A)

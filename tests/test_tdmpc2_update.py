@@ -7,7 +7,7 @@ import torch
 from toy_models import random_tdmpc2
 from updates import A, B, H, K, cross_entropy, has_gradient, heads_say, make_batch, make_draws
 
-from dreammpc.algorithms.latent import Coefficients, heuristic_discount, percentile_range
+from dreammpc.algorithms.losses import Coefficients, heuristic_discount, percentile_range
 from dreammpc.algorithms.tdmpc2 import model_loss, policy_loss, td_target
 
 COEF = Coefficients()

@@ -3,7 +3,7 @@
 import inspect
 
 from dreammpc.algorithms.bmpc import BMPC
-from dreammpc.algorithms.latent import LatentAlgorithm
+from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
 from dreammpc.algorithms.tdmpc2 import TDMPC2
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import Registry, place

@@ -16,27 +16,28 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.agent import Agent, expert_of
-from dreammpc.algorithms.latent import (
+from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
+from dreammpc.algorithms.losses import (
     Coefficients,
-    LatentAlgorithm,
+    masked_mean,
     rollout_loss,
     running_scale,
+    time_major,
     time_weights,
 )
-from dreammpc.algorithms.slices import masked_mean, time_first
 from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compiled
 from dreammpc.runtime.devices import forked_rng
 
-LEAST_STD = 0.01
+MIN_EXPERT_STD = 0.01
 """The expert's std counts as at least this: a planner that is certain would make the divergence infinite."""
-EXPLORING = (-2.0, 1.0)
+REANALYZE_LOG_STD_LIMITS = (-2.0, 1.0)
 """Limits of the policy's log-std in reanalyze, so that proposals spread wider than the policy acts."""
 
 
-class Draws(NamedTuple):
+class UpdateNoise(NamedTuple):
     """Every random number of one update, drawn before the losses so that these are deterministic."""
 
     target_noise: Tensor  # [H·B, A]
@@ -45,29 +46,29 @@ class Draws(NamedTuple):
     shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
-def td_target(model: BMPCModel, z: Tensor, draws: Draws) -> Tensor:
+def td_target(model: BMPCModel, z: Tensor, noise: UpdateNoise) -> Tensor:
     """R(z, a) + γ·(1 - c)·mean of two target heads V'(d(z, a)) at an action of the policy: [H·B].
 
     The model's own step in place of the one that was stored: the value is the present policy's.
     """
     latent = model.latent(z)
-    action = model.policy(latent, draws.target_noise)
+    action = model.policy(latent, noise.target_noise)
     after = model.step(latent, action)
     reward, discount = model.outcome(latent, action, after)
-    logits = model.target_heads(model.value_input(after["z"], action), heads=draws.target_heads)
+    logits = model.target_heads(model.value_input(after["z"], action), heads=noise.target_heads)
     return reward + discount * model.two_hot.decode(logits).mean(0)
 
 
 def model_loss(
-    model: BMPCModel, batch: TensorDictBase, draws: Draws, coef: Coefficients
+    model: BMPCModel, batch: TensorDictBase, noise: UpdateNoise, coef: Coefficients
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_first`."""
-    slices = time_first(model, batch, draws.shift)
+    """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_major`."""
+    slices = time_major(model, batch, noise.shift)
     size = slices.first.shape[0]
     with torch.no_grad():
         seen = model.encoder(torch.cat([slices.first, slices.next_observation]))
-        target = td_target(model, seen[:-size], draws)
-    return rollout_loss(model, slices, seen[size:], target, draws.dropout, coef)
+        target = td_target(model, seen[:-size], noise)
+    return rollout_loss(model, slices, seen[size:], target, noise.dropout, coef)
 
 
 def gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def policy_loss(
         The scalar loss, the new scale, and scalar metrics.
     """
     mean, log_std = model.policy_gaussian(zs)
-    divergence = gaussian_kl(mean, log_std.exp(), expert_mean, expert_std.clamp(min=LEAST_STD)).mean(-1)
+    divergence = gaussian_kl(mean, log_std.exp(), expert_mean, expert_std.clamp(min=MIN_EXPERT_STD)).mean(-1)
     scale = running_scale(scale, divergence[0], scale_rate)
     entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
     objective = divergence / scale - coef.entropy * model.action_dim * entropy
@@ -116,7 +117,7 @@ def policy_loss(
     return loss, scale, metrics
 
 
-class Exploring:
+class WideProposalModel:
     """The model as reanalyze imagines in it: the policy's proposals spread wider."""
 
     def __init__(self, model: BMPCModel):
@@ -132,14 +133,14 @@ class Exploring:
         return self.model.value(latent, action)
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
-        return self.model.policy(latent, noise, EXPLORING)
+        return self.model.policy(latent, noise, REANALYZE_LOG_STD_LIMITS)
 
 
 def replan(model: BMPCModel, planner: Any, obs: TensorDictBase) -> Plan:
     """Plan for `obs` [M] (stacks of frames) without a warm start, from the wider policy: one call for all."""
     latent = model.encode(obs)
     size, device = obs.shape[0], latent["z"].device
-    return planner.plan(Imagination(Exploring(model)), latent, planner.initial_state(size, device))
+    return planner.plan(Imagination(WideProposalModel(model)), latent, planner.initial_state(size, device))
 
 
 def replanned_tensors(model: BMPCModel, planner: Any, obs: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,9 +198,9 @@ class BMPC(LatentAlgorithm):
         self.register_buffer("divergence_scale", torch.ones(()))
         self._replan: Callable = compiled(replanned_tensors, compile)
 
-    def draw(self, batch: TensorDictBase) -> Draws:
+    def sample_noise(self, batch: TensorDictBase) -> UpdateNoise:
         """Random numbers for one update on `batch` [B, H]."""
-        return Draws(*self.draw_targets(batch), self.draw_shift(batch))
+        return UpdateNoise(*self.sample_target_noise(batch), self.sample_shift(batch))
 
     def next_update(self) -> tuple[bool, bool]:
         """Whether to imitate the planner, which is not done in the seed phase, and whether to plan anew."""
@@ -215,7 +216,7 @@ class BMPC(LatentAlgorithm):
             self._write(batch[: self.num_slices], self._fresh)
 
     def update_policy(  # type: ignore[override]
-        self, batch: TensorDictBase, zs: Tensor, draws: Draws, imitate: bool = True, renew: bool = False
+        self, batch: TensorDictBase, zs: Tensor, noise: UpdateNoise, imitate: bool = True, renew: bool = False
     ) -> dict[str, Tensor]:
         """Imitate the planner, on fresh plans where it is time for them; nothing in the seed phase."""
         if not imitate:
@@ -236,8 +237,8 @@ class BMPC(LatentAlgorithm):
             self.scale_rate,
             None if valid is None else valid.squeeze(-1).t().float(),
         )
-        self.guard.move(self.divergence_scale, scale)
-        metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
+        self.guard.update_scale(self.divergence_scale, scale)
+        metrics["grad_norm/policy"] = self.gradient_step(loss, 1, self.policy_parameters)
         return {**metrics, **more}
 
     @torch.no_grad()

@@ -1,5 +1,8 @@
 """The TD-MPC2 update (Hansen et al., ICLR 2024, arXiv 2310.16828, §3.2) as a LightningModule.
 
+`model_loss` encodes, computes the TD target, and sums the losses of a latent rollout (`losses.rollout_loss`);
+`policy_loss` follows on the rolled-out latents.
+
 Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
 """
 
@@ -12,20 +15,22 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreammpc.agent import Agent
-from dreammpc.algorithms.latent import (
+from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
+from dreammpc.algorithms.losses import (
     Coefficients,
-    LatentAlgorithm,
+    action_mask,
+    masked_mean,
     rollout_loss,
     running_scale,
+    time_major,
     time_weights,
 )
-from dreammpc.algorithms.slices import acting, masked_mean, time_first
 from dreammpc.models import TDMPC2Model
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Draws(NamedTuple):
+class UpdateNoise(NamedTuple):
     """Every random number of one update, drawn before the losses so that these are deterministic."""
 
     target_noise: Tensor  # [H·B, A]
@@ -36,29 +41,31 @@ class Draws(NamedTuple):
     shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
-def td_target(model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, draws: Draws) -> Tensor:
+def td_target(
+    model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, noise: UpdateNoise
+) -> Tensor:
     """r + γ·(1 - terminated)·min of two random target heads at an action of the policy: [H·B].
 
     A model without a termination head takes every end for a time limit: it bootstraps there as well.
     The heads are drawn before they are computed, which has the same distribution as computing all K.
     """
     mean, log_std = model.policy_stats(next_z)
-    action = torch.tanh(mean + log_std.exp() * draws.target_noise)
-    logits = model.target_heads(torch.cat([next_z, action], -1), heads=draws.target_heads)
+    action = torch.tanh(mean + log_std.exp() * noise.target_noise)
+    logits = model.target_heads(torch.cat([next_z, action], -1), heads=noise.target_heads)
     bootstrap = model.two_hot.decode(logits).amin(0)
     goes_on = 1.0 if model.termination is None else 1 - terminated
     return reward + model.discount * goes_on * bootstrap
 
 
 def model_loss(
-    model: TDMPC2Model, batch: TensorDictBase, draws: Draws, coef: Coefficients
+    model: TDMPC2Model, batch: TensorDictBase, noise: UpdateNoise, coef: Coefficients
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_first`."""
-    slices = time_first(model, batch, draws.shift)
+    """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_major`."""
+    slices = time_major(model, batch, noise.shift)
     with torch.no_grad():
         next_z = model.encoder(slices.next_observation)
-        target = td_target(model, next_z, slices.reward, slices.terminated, draws)
-    return rollout_loss(model, slices, next_z, target, draws.dropout, coef)
+        target = td_target(model, next_z, slices.reward, slices.terminated, noise)
+    return rollout_loss(model, slices, next_z, target, noise.dropout, coef)
 
 
 def log_tanh_slope(x: Tensor) -> Tensor:
@@ -69,13 +76,13 @@ def log_tanh_slope(x: Tensor) -> Tensor:
 def policy_loss(
     model: TDMPC2Model,
     zs: Tensor,
-    draws: Draws,
+    noise: UpdateNoise,
     scale: Tensor,
     coef: Coefficients,
     scale_rate: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Maximise the mean of two random heads, divided by a running scale, plus entropy (eq. 4).
+    """Maximize the mean of two random heads, divided by a running scale, plus entropy (eq. 4).
 
     The entropy is that of the action, after tanh, times A. In the released program the correction for tanh
     cancels out, which leaves the entropy of the Gaussian before it: that grows without end with σ, and where
@@ -85,7 +92,7 @@ def policy_loss(
     Args:
         zs: latents [H+1, B, D] without gradient.
         scale: running 5-95 percentile range of Q, scalar.
-        mask: [H+1, B], 0 for latents that count as zeros (see `acting`).
+        mask: [H+1, B], 0 for latents that count as zeros (see `action_mask`).
 
     Returns:
         The scalar loss, the new scale, and scalar metrics.
@@ -93,12 +100,12 @@ def policy_loss(
     steps, size = zs.shape[:2]
     z = zs.flatten(0, 1)
     mean, log_std = model.policy_stats(z)
-    before = mean + log_std.exp() * draws.policy_noise
-    logits = model.value_heads(torch.cat([z, torch.tanh(before)], -1), heads=draws.policy_heads, frozen=True)
+    before = mean + log_std.exp() * noise.policy_noise
+    logits = model.value_heads(torch.cat([z, torch.tanh(before)], -1), heads=noise.policy_heads, frozen=True)
     q = model.two_hot.decode(logits).mean(0)
 
     scale = running_scale(scale, q[:size], scale_rate)
-    gaussian = -0.5 * draws.policy_noise.square() - log_std - LOG_SQRT_2PI
+    gaussian = -0.5 * noise.policy_noise.square() - log_std - LOG_SQRT_2PI
     log_prob = (gaussian - log_tanh_slope(before)).sum(-1)
     entropy = -log_prob * model.action_dim
     objective = (q / scale + coef.entropy * entropy).unflatten(0, (steps, size))
@@ -128,18 +135,22 @@ class TDMPC2(LatentAlgorithm):
         super().__init__(agent, **settings)
         self.register_buffer("value_scale", torch.ones(()))
 
-    def draw(self, batch: TensorDictBase) -> Draws:
+    def sample_noise(self, batch: TensorDictBase) -> UpdateNoise:
         """Random numbers for one update on `batch` [B, H]."""
         size, horizon = batch.shape
-        noise, heads, dropout = self.draw_targets(batch)
-        more = torch.randn((horizon + 1) * size, self.model.action_dim, device=noise.device)
-        return Draws(noise, heads, dropout, more, self.two_heads(noise.device), self.draw_shift(batch))
+        target_noise, heads, dropout = self.sample_target_noise(batch)
+        device = target_noise.device
+        policy_noise = torch.randn((horizon + 1) * size, self.model.action_dim, device=device)
+        policy_heads, shift = self.sample_two_heads(device), self.sample_shift(batch)
+        return UpdateNoise(target_noise, heads, dropout, policy_noise, policy_heads, shift)
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Draws, *how: bool) -> dict[str, Tensor]:
-        """Maximise the value of the policy's actions."""
+    def update_policy(
+        self, batch: TensorDictBase, zs: Tensor, noise: UpdateNoise, *how: bool
+    ) -> dict[str, Tensor]:
+        """Maximize the value of the policy's actions."""
         loss, scale, metrics = self._policy_loss(
-            self.model, zs, draws, self.value_scale, self.coef, self.scale_rate, acting(batch)
+            self.model, zs, noise, self.value_scale, self.coef, self.scale_rate, action_mask(batch)
         )
-        self.guard.move(self.value_scale, scale)
-        metrics["grad_norm/policy"] = self.descend(loss, 1, self.policy_parameters)
+        self.guard.update_scale(self.value_scale, scale)
+        metrics["grad_norm/policy"] = self.gradient_step(loss, 1, self.policy_parameters)
         return metrics

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreammpc.algorithms.guard import Guard
+from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.runtime.compiling import compile_mode
 from dreammpc.runtime.cuda_graphs import Graphed
 
@@ -23,7 +23,7 @@ class Updates(lightning.LightningModule):
         compile: see `dreammpc.runtime.compiling.MODES`; with `graphs` an update is a captured CUDA graph.
     """
 
-    guard: Guard
+    guard: NonFiniteGuard
 
     def __init__(self, compile: bool | str):
         super().__init__()

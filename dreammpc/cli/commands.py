@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dreammpc import trained
 from dreammpc.agent import Agent
-from dreammpc.algorithms.latent import heuristic_discount
+from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
 from dreammpc.configuration.planners import build_planner, build_planners, planner_name
 from dreammpc.envs.examine import examine

@@ -9,7 +9,7 @@ from typing import Any
 from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
-from dreammpc.algorithms.latent import heuristic_discount
+from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
 from dreammpc.envs import BatchedEnv, make_env

@@ -175,18 +175,18 @@ class LatentModel(nn.Module):
         return mean, low + 0.5 * (high - low) * (torch.tanh(log_std) + 1)
 
     @torch.no_grad()
-    def update_targets(self, rate: float, sound: Tensor | None = None) -> None:
+    def update_targets(self, rate: float, finite: Tensor | None = None) -> None:
         """Move the target heads by `rate` towards the value heads (exponential moving average).
 
         Args:
-            sound: bool scalar on their device: if it is false they stay. `None` is true.
+            finite: bool scalar on their device: if it is false they stay. `None` is true.
         """
         ours: list[Tensor] = list(self.target_heads.parameters())
         theirs: list[Tensor] = list(self.value_heads.parameters())
-        if sound is None:
+        if finite is None:
             torch._foreach_lerp_(ours, theirs, rate)
         else:
-            weight = rate * sound.to(ours[0].dtype)
+            weight = rate * finite.to(ours[0].dtype)
             torch._foreach_lerp_(ours, theirs, [weight] * len(ours))  # type: ignore[list-item]
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from dreammpc.nn.ensemble import StackedMLP
 from dreammpc.nn.layers import MLP, mish, simnorm
-from dreammpc.nn.pixels import GREY, ConvFeatures, draw_shift, random_shift
+from dreammpc.nn.pixels import GREY, ConvFeatures, random_shift, sample_shift
 from dreammpc.nn.two_hot import TwoHot, symexp, symlog
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "ConvFeatures",
     "StackedMLP",
     "TwoHot",
-    "draw_shift",
     "mish",
     "random_shift",
+    "sample_shift",
     "simnorm",
     "symexp",
     "symlog",

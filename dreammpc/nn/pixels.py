@@ -27,7 +27,7 @@ def random_shift(images: Tensor, offset: Tensor) -> Tensor:
     return images.flatten(2).gather(2, place).view_as(images)
 
 
-def draw_shift(size: int, device: torch.device) -> Tensor:
+def sample_shift(size: int, device: torch.device) -> Tensor:
     """Offsets for `random_shift`, [size, 2]."""
     return torch.randint(2 * SHIFT + 1, (size, 2), device=device)
 

@@ -161,7 +161,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         guard = getattr(pl_module, "guard", None)
-        if guard is not None and guard.tripped():
+        if guard is not None and guard.limit_reached():
             self._roll_back(trainer, pl_module)
             guard.reset()
         if self.feed.env_steps >= self._next:

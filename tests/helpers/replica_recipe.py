@@ -66,7 +66,7 @@ def updates(folder: Path) -> None:
         algorithm = build(name)
         torch.manual_seed(7)
         batches = [whole_batch() for _ in range(5)]
-        draws = iter([algorithm.draw(batch) for batch in batches])
+        draws = iter([algorithm.sample_noise(batch) for batch in batches])
 
         def draw(batch, draws=draws):
             whole = next(draws)

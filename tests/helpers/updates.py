@@ -25,10 +25,10 @@ def make_batch(terminated=()) -> TensorDict:
     return TensorDict({"observation": torch.randn(B, H, 5), "action": action, "next": after}, [B, H])
 
 
-def make_draws(dropout: bool = True, target_heads=(0, 2), policy_heads=(1, 2)) -> tdmpc2.Draws:
+def make_draws(dropout: bool = True, target_heads=(0, 2), policy_heads=(1, 2)) -> tdmpc2.UpdateNoise:
     torch.manual_seed(4)
     mask = torch.randint(0, 2, (K, H * B, 32)) / 0.5
-    return tdmpc2.Draws(
+    return tdmpc2.UpdateNoise(
         target_noise=torch.randn(H * B, A),
         target_heads=torch.tensor(target_heads),
         dropout=mask if dropout else None,
@@ -61,10 +61,10 @@ def slices(terminated=()):
     return batch
 
 
-def bmpc_draws(dropout: bool = True, target_heads=(0, 2)) -> bmpc.Draws:
+def bmpc_draws(dropout: bool = True, target_heads=(0, 2)) -> bmpc.UpdateNoise:
     torch.manual_seed(4)
     mask = torch.randint(0, 2, (K, H * B, 32)) / 0.5
-    return bmpc.Draws(torch.randn(H * B, A), torch.tensor(target_heads), mask if dropout else None)
+    return bmpc.UpdateNoise(torch.randn(H * B, A), torch.tensor(target_heads), mask if dropout else None)
 
 
 def make_tdmpc2(**settings) -> TDMPC2:

@@ -1,122 +1,24 @@
-"""What the updates of TD-MPC2 and BMPC share: the world model's losses, optimisers, the course of a step.
-
-The losses are plain functions of the model, a batch and the random draws, so that they can be compiled,
-tested on hand-computed numbers and repeated exactly.
+"""The LightningModule that TD-MPC2 and BMPC share: optimizers, and one update of model, policy and targets.
 
 Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.agent import Agent
-from dreammpc.algorithms.guard import Guard
-from dreammpc.algorithms.slices import Slices, masked_mean
+from dreammpc.algorithms.losses import Coefficients
+from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.algorithms.updates import Updates
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.nn import GREY, ConvFeatures, draw_shift
+from dreammpc.nn import GREY, ConvFeatures, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
 from dreammpc.runtime.compiling import compiled
-
-
-class Coefficients(NamedTuple):
-    """Weights of the loss terms (arXiv 2310.16828, Table 8)."""
-
-    consistency: float = 20.0
-    reward: float = 0.1
-    value: float = 0.1
-    termination: float = 1.0
-    entropy: float = 1e-4
-    rho: float = 0.5
-
-
-def rollout_loss(
-    model: LatentModel,
-    slices: Slices,
-    next_z: Tensor,
-    target: Tensor,
-    dropout: Tensor | None,
-    coef: Coefficients,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Consistency, reward, value and termination losses along a latent rollout (arXiv 2310.16828, eq. 3).
-
-    Steps that are not valid count as zeros in the means, so that a valid one weighs the same in any batch.
-
-    Args:
-        next_z: latents [H·B, D] of the next observations, without gradient.
-        target: of the value heads, [H·B], without gradient.
-        dropout: for the value heads, [K, H·B, mlp_dim].
-
-    Returns:
-        The scalar loss, the rolled-out latents [H+1, B, D] without gradient, and scalar metrics.
-    """
-    horizon, size = slices.action.shape[:2]
-    z = model.encoder(slices.first)
-    rollout = [z]
-    for t in range(horizon):
-        z = model.dynamics(torch.cat([z, slices.action[t]], -1))
-        rollout.append(z)
-    zs = torch.stack(rollout).float()
-
-    weights = time_weights(coef.rho, horizon, target)
-
-    def over_time(loss: Tensor) -> Tensor:
-        """[..., H·B] → scalar: mean over the batch (and heads), ρ^t weighted mean over time."""
-        if slices.valid is not None:
-            loss = loss * slices.valid
-        return (loss.unflatten(-1, (horizon, size)).mean(-1) * weights).mean()
-
-    pair = torch.cat([zs[:-1], slices.action], -1).flatten(0, 1)
-    seen = model.value_input(zs[:-1], slices.action).flatten(0, 1)
-    value_logits = model.value_heads(seen, dropout=dropout)
-    terms = {
-        "consistency": over_time((zs[1:].flatten(0, 1) - next_z.float()).square().mean(-1)),
-        "reward": over_time(model.two_hot.cross_entropy(model.reward(pair), slices.reward)),
-        "value": over_time(model.two_hot.cross_entropy(value_logits, target)),
-    }
-    if model.termination is not None:
-        logit = model.termination(zs[1:].flatten(0, 1)).squeeze(-1).float()
-        terms["termination"] = over_time(
-            F.binary_cross_entropy_with_logits(logit, slices.terminated, reduction="none")
-        )
-    total = sum((getattr(coef, name) * term for name, term in terms.items()), zs.new_zeros(()))
-    metrics = {f"loss/{name}": term.detach() for name, term in terms.items()}
-    metrics["value/target"] = masked_mean(target, slices.valid)
-    return total, zs.detach(), metrics
-
-
-def time_weights(rho: float, steps: int, like: Tensor) -> Tensor:
-    """ρ^t for t = 0..steps-1, [steps]."""
-    return rho ** torch.arange(steps, device=like.device, dtype=torch.float32)
-
-
-def running_scale(scale: Tensor, values: Tensor, rate: float) -> Tensor:
-    """`scale` moved by `rate` towards the 5-95 percentile range of `values` [M], at least 1."""
-    return scale + rate * (percentile_range(values.detach()).clamp(min=1) - scale)
-
-
-def percentile_range(x: Tensor) -> Tensor:
-    """95th minus 5th percentile of `x` [M], linearly interpolated."""
-    ordered = x.sort().values
-    last = x.shape[0] - 1
-
-    def at(fraction: float) -> Tensor:
-        low = int(fraction * last)
-        return torch.lerp(ordered[low], ordered[min(low + 1, last)], fraction * last - low)
-
-    return at(0.95) - at(0.05)
-
-
-def heuristic_discount(episode_length: int) -> float:
-    """γ for episodes of that many agent steps: (L/5 - 1)/(L/5) within [0.95, 0.995] (App. H)."""
-    fraction = episode_length / 5
-    return min(max((fraction - 1) / fraction, 0.95), 0.995)
 
 
 class LatentAlgorithm(Updates):
@@ -129,7 +31,7 @@ class LatentAlgorithm(Updates):
         target_rate: τ of the target heads' moving average.
         scale_rate: rate of the running percentile scale.
         dropout: probability after the value heads' first layer.
-        max_skipped: updates in a row that may be skipped for want of finite numbers (see `Guard`).
+        max_skipped: updates in a row that may be skipped for want of finite numbers (see `NonFiniteGuard`).
         compile: how the losses run, see `runtime.compiling.MODES`; True is `default`. Compiling needs a C++
             compiler on a CPU, and the first update then takes tens of seconds.
 
@@ -142,7 +44,7 @@ class LatentAlgorithm(Updates):
     learns_from_plans: ClassVar[bool] = False
     """Whether the replay must hold what the planner planned (`Agent(record=True)`)."""
     model_loss: ClassVar[Callable]
-    """(model, batch, draws, coef) → scalar loss, latents [H+1, B, D] without gradient, metrics."""
+    """(model, batch, noise, coef) → scalar loss, latents [H+1, B, D] without gradient, metrics."""
     policy_loss: ClassVar[Callable]
     """→ scalar loss, new running scale, metrics; `update_policy` knows its arguments."""
 
@@ -171,7 +73,7 @@ class LatentAlgorithm(Updates):
                 f" but the agent's world model is a {type(agent.model).__name__}"
             )
         self.automatic_optimization = False
-        self.guard = Guard(max_skipped)
+        self.guard = NonFiniteGuard(max_skipped)
         self.agent = agent
         self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
@@ -218,11 +120,11 @@ class LatentAlgorithm(Updates):
             torch.optim.Adam(self.policy_parameters, lr=self.lr, eps=1e-5, fused=True),
         ]
 
-    def draw(self, batch: TensorDictBase) -> Any:
+    def sample_noise(self, batch: TensorDictBase) -> Any:
         """Every random number of one update on `batch` [B, H]."""
         raise NotImplementedError
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, draws: Any, *how: bool) -> dict[str, Tensor]:
+    def update_policy(self, batch: TensorDictBase, zs: Tensor, noise: Any, *how: bool) -> dict[str, Tensor]:
         """Improve the policy on the latents `zs` [H+1, B, D]; returns scalar metrics."""
         raise NotImplementedError
 
@@ -234,26 +136,26 @@ class LatentAlgorithm(Updates):
         """
         # Within one autocast context torch would go on with the low-precision copies of the last weights.
         torch.clear_autocast_cache()
-        self.guard.begin()
-        draws = self.draw(batch)
-        loss, zs, metrics = self._model_loss(self.model, batch, draws, self.coef)
-        metrics["grad_norm/model"] = self.descend(loss, 0, self.model_parameters)
-        sound = self.guard.sound
-        metrics |= self.update_policy(batch, zs, draws, *how)
-        self.model.update_targets(self.target_rate, sound)
-        return {**metrics, "count/skipped_updates": self.guard.end()}
+        self.guard.start_update()
+        noise = self.sample_noise(batch)
+        loss, zs, metrics = self._model_loss(self.model, batch, noise, self.coef)
+        metrics["grad_norm/model"] = self.gradient_step(loss, 0, self.model_parameters)
+        finite = self.guard.finite
+        metrics |= self.update_policy(batch, zs, noise, *how)
+        self.model.update_targets(self.target_rate, finite)
+        return {**metrics, "count/skipped_updates": self.guard.finish_update()}
 
-    def descend(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
+    def gradient_step(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
         """One clipped step of the optimiser of that number, if all is finite; the norm before clipping."""
-        self.manual_backward(self.guard.to_descend(loss))
+        self.manual_backward(self.guard.nan_gradient_unless_finite(loss))
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         chosen: Any = self.optimizers()[optimizer]  # type: ignore[index]
-        self.guard.allow(getattr(chosen, "optimizer", chosen), norm)
+        self.guard.gate(getattr(chosen, "optimizer", chosen), norm)
         chosen.step()
         chosen.zero_grad()
         return norm.detach()
 
-    def draw_targets(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor | None]:
+    def sample_target_noise(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor | None]:
         """For the value targets: noise [H·B, A], indices of two heads (or of all); and the dropout mask."""
         size, horizon = batch.shape
         model, device = self.model, batch["action"].device
@@ -262,16 +164,16 @@ class LatentAlgorithm(Updates):
             shape = (model.num_heads, rows, model.mlp_dim)
             mask = dropout_mask(shape, self.dropout, torch.empty((), device=device))
         noise = torch.randn(rows, model.action_dim, device=device)
-        return noise, self.two_heads(device), mask
+        return noise, self.sample_two_heads(device), mask
 
-    def draw_shift(self, batch: TensorDictBase) -> Tensor | None:
+    def sample_shift(self, batch: TensorDictBase) -> Tensor | None:
         """How far each image of `batch` [B, H] moves, [(H+1)·B, 2]; `None` where no images are observed."""
         if "pixels" not in self.model.obs_keys:
             return None
         size, horizon = batch.shape
-        return draw_shift((horizon + 1) * size, batch["action"].device)
+        return sample_shift((horizon + 1) * size, batch["action"].device)
 
-    def two_heads(self, device: torch.device) -> Tensor:
+    def sample_two_heads(self, device: torch.device) -> Tensor:
         """Indices of two random value heads, or of all if there are fewer."""
         heads = self.model.num_heads
         return torch.randperm(heads, device=device)[: min(2, heads)]

@@ -1,16 +1,16 @@
-"""What is not finite stays out of the weights, and no update waits for the device to find out."""
+"""Skips updates whose loss or gradient is not finite, without waiting for the device."""
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 
-class Guard:
+class NonFiniteGuard:
     """Skips updates whose loss or gradient is not finite, and counts how many were skipped in a row.
 
-    The decision is made on the device: fused optimisers take a flag `found_inf` (made for loss scaling) and
+    The decision is made on the device: fused optimizers take a flag `found_inf` (made for loss scaling) and
     then leave parameters and their own state as they are. It depends on the gradient's norm alone, so that
-    several processes, which average their gradients, decide alike. Sound updates are computed as without it.
+    several processes, which average their gradients, decide alike. Finite updates are computed as without it.
 
     Args:
         limit: skipped updates in a row after which it trips.
@@ -18,14 +18,14 @@ class Guard:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.sound: Tensor | None = None
+        self.finite: Tensor | None = None
         """Whether all was finite so far in this update, bool scalar; None before its first gradient."""
         self._in_a_row: Tensor | None = None
         self._asked = 0
 
-    def begin(self) -> None:
+    def start_update(self) -> None:
         """A new update."""
-        self.sound = None
+        self.finite = None
 
     def tensors(self, device: torch.device) -> list[Tensor]:
         """What updates change in place, made where they run."""
@@ -33,29 +33,29 @@ class Guard:
             self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         return [self._in_a_row]
 
-    def to_descend(self, loss: Tensor) -> Tensor:
+    def nan_gradient_unless_finite(self, loss: Tensor) -> Tensor:
         """`loss`; if it is not finite, one whose gradient is NaN."""
         return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
-    def allow(self, optimizer: Optimizer, norm: Tensor) -> None:
+    def gate(self, optimizer: Optimizer, norm: Tensor) -> None:
         """Let `optimizer` take its next step if the gradient's `norm` and all before it are finite."""
         finite = norm.detach().isfinite()
-        self.sound = finite if self.sound is None else self.sound & finite
-        optimizer.found_inf = (~self.sound).float()  # type: ignore[attr-defined]
+        self.finite = finite if self.finite is None else self.finite & finite
+        optimizer.found_inf = (~self.finite).float()  # type: ignore[attr-defined]
 
-    def move(self, scale: Tensor, to: Tensor) -> None:
+    def update_scale(self, scale: Tensor, to: Tensor) -> None:
         """Set a running scale, if `to` is finite and all was in this update."""
-        sound = to.isfinite() if self.sound is None else self.sound & to.isfinite()
-        scale.copy_(torch.where(sound, to, scale))
+        finite = to.isfinite() if self.finite is None else self.finite & to.isfinite()
+        scale.copy_(torch.where(finite, to, scale))
 
-    def end(self) -> Tensor:
+    def finish_update(self) -> Tensor:
         """The update is over; whether it was skipped, 0 or 1."""
-        assert self.sound is not None
-        (in_a_row,) = self.tensors(self.sound.device)
-        in_a_row.copy_((in_a_row + 1) * ~self.sound)
-        return (~self.sound).float()
+        assert self.finite is not None
+        (in_a_row,) = self.tensors(self.finite.device)
+        in_a_row.copy_((in_a_row + 1) * ~self.finite)
+        return (~self.finite).float()
 
-    def tripped(self) -> bool:
+    def limit_reached(self) -> bool:
         """Whether `limit` updates in a row were skipped. On a GPU, which would have to be waited for, the
         answer is looked at every `limit` calls."""
         self._asked += 1

@@ -7,6 +7,7 @@ import torch
 from faults.tiny import Training
 from updates import make_batch, make_tdmpc2
 
+from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.interfaces import RunError
 from dreammpc.training import DESCRIPTION, load_checkpoint
 
@@ -35,10 +36,10 @@ def with_updates(count: int = 2, **settings):
 
 def test_sound_updates_are_computed_as_without_a_guard(monkeypatch):
     guarded = with_updates(4)
-    monkeypatch.setattr("dreammpc.algorithms.guard.Guard.to_descend", lambda self, loss: loss)
-    monkeypatch.setattr("dreammpc.algorithms.guard.Guard.allow", lambda self, optimizer, norm: None)
-    monkeypatch.setattr("dreammpc.algorithms.guard.Guard.move", lambda self, scale, to: scale.copy_(to))
-    monkeypatch.setattr("dreammpc.algorithms.guard.Guard.end", lambda self: torch.zeros(()))
+    monkeypatch.setattr(NonFiniteGuard, "nan_gradient_unless_finite", lambda self, loss: loss)
+    monkeypatch.setattr(NonFiniteGuard, "gate", lambda self, optimizer, norm: None)
+    monkeypatch.setattr(NonFiniteGuard, "update_scale", lambda self, scale, to: scale.copy_(to))
+    monkeypatch.setattr(NonFiniteGuard, "finish_update", lambda self: torch.zeros(()))
     torch.manual_seed(0)
     bare = make_tdmpc2()
     for _ in range(4):
@@ -97,7 +98,7 @@ def test_it_trips_after_so_many_in_a_row():
     answers = []
     for batch in (bad, bad, make_batch(), bad, bad, bad):
         algorithm.training_step(batch, 0)
-        answers.append(algorithm.guard.tripped())
+        answers.append(algorithm.guard.limit_reached())
     assert answers == [False, False, False, False, False, True]
 
 
