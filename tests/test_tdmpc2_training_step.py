@@ -42,7 +42,7 @@ def test_draws():
     assert draws.target_noise.shape == (H * B, A)
     assert draws.policy_noise.shape == ((H + 1) * B, A)
     assert draws.dropout.shape == (K, H * B, 32)
-    assert make_tdmpc2(dropout=0.0).draw(make_batch()).dropout is None
+    assert make_tdmpc2(dropout=0.0).sample_noise(make_batch()).dropout is None
 
 
 def test_one_training_step_moves_everything_it_should():

@@ -77,7 +77,7 @@ def updates(folder: Path) -> None:
             }
             return whole._replace(**noise)
 
-        algorithm.draw = draw
+        algorithm.sample_noise = draw
         trainer = make_trainer(folder, [], [], "cpu", world_size())
         trainer.fit_loop.max_epochs = 1
         trainer.fit(algorithm, Rows([batch[mine] for batch in batches]))
