@@ -42,13 +42,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A link whose text is the name of a page shows the page's title."""
-    return re.sub(r"\[(?:docs/)?\w+\.md\]\(([\w/.]+\.md)(#[\w-]+)?\)", titled, markdown)
+    return re.sub(r"\[[\w./]+\.md\]\(((?:\.\./)?)(\w+\.md)(#[\w-]+)?\)", titled, markdown)
 
 
 def titled(link: re.Match[str]) -> str:
-    path = ROOT / "docs" / link[1]
+    """The link with the first heading of its page."""
+    up, name, anchor = link.groups(default="")
+    path = ROOT / FROM_ROOT.get(name, f"docs/{name}")
     found = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.M) if path.is_file() else None
-    return f"[{found[1] if found else link[1]}]({link[1]}{link[2] or ''})"
+    return f"[{found[1] if found else name}]({up}{name}{anchor})"
 
 
 def from_root(name: str) -> str:
@@ -87,7 +89,7 @@ def reference() -> dict[str, tuple[str, str]]:
     """Title and text by page: one of the public names, one of the root's modules, one for each folder."""
     pages = {"reference/index.md": ("Public names", public_names())}
     modules = [path for path in sorted(PACKAGE.glob("*.py")) if not path.stem.startswith("_")]
-    pages["reference/root.md"] = ("Root", page_of("dreammpc", modules))
+    pages["reference/root.md"] = ("interfaces, agent", page_of("dreammpc", modules))
     for folder in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
         paths = [path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"]
         pages[f"reference/{folder.name}.md"] = (

@@ -1,10 +1,14 @@
-"""The documentation: what its pages name exists, and it is built without a warning."""
+"""The documentation: the files, names and pages that it tells of exist. (.ci/run builds it, strictly.)"""
 
 import importlib
 import re
 from pathlib import Path
 
 import pytest
+
+from dreammpc.algorithms import ALGORITHMS
+from dreammpc.envs.families import FAMILIES
+from dreammpc.planning import PLANNERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -48,8 +52,9 @@ def test_files_that_pages_name_exist():
 
 def test_dotted_names_that_pages_name_exist():
     found = pages_and(DOTTED)
+    groups = {registry.group for registry in (ALGORITHMS, FAMILIES, PLANNERS)}  # of entry points
     assert len(found) > 20
-    assert not {(page, name) for page, name in found if not exists(name)}
+    assert not {(page, name) for page, name in found if name not in groups and not exists(name)}
 
 
 def test_what_does_not_exist_is_noticed():
