@@ -76,7 +76,7 @@ def sweep(config: sweeps.SweepConfig) -> int:
     failed = {job: code for job, code in codes.items() if code}
     status = "killed" if runner.signal else "failed" if failed else "success"
     if parent:
-        parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=0)
+        parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=len(finals))
         parent.finalize(status)
         print(parent.hint())
     others = "; the same command goes on with the others" if len(finals) < len(jobs) else ""

@@ -26,10 +26,10 @@ from dreammpc.planning import PLANNERS, Policy
 from dreammpc.report import write_report
 from dreammpc.support.names import file_name, printable
 from dreammpc.tracking.addresses import VARIABLE, keep, starred, whole
+from dreammpc.tracking.delivery import Delivery, metrics_of
 from dreammpc.tracking.jsonl import JSONLLogger, read_log
-from dreammpc.tracking.mlflow_logger import is_ours
 from dreammpc.tracking.mlflow_run import MlflowRun
-from dreammpc.tracking.outbox import Outbox
+from dreammpc.tracking.note import Note, read_note
 from dreammpc.trained import export_agent, loading, read_card
 from dreammpc.trained.compare import compare
 from dreammpc.training.files import save_atomically
@@ -359,7 +359,7 @@ def called(monkeypatch):
         raise ConnectionError(f"nobody at {run._uri}")
 
     monkeypatch.setattr("dreammpc.tracking.mlflow_run.MlflowRun._connect", refuse)
-    monkeypatch.setattr("dreammpc.tracking.outbox.GATHER_S", 0.01)
+    monkeypatch.setattr("dreammpc.tracking.follower.GATHER_S", 0.01)
     return found
 
 
@@ -370,7 +370,7 @@ def test_a_password_is_in_no_file_of_a_run_and_in_no_line(tmp_path, addresses, c
     out, err = capfd.readouterr()
     assert called and set(called) == {SECRET}
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert tmp_path / "run/mlflow_spool.jsonl" in written and tmp_path / LAST in written
+    assert tmp_path / "run/mlflow.json" in written and tmp_path / LAST in written
     for text in ("PASSWORD", "TOKEN"):
         assert text not in out + err
         assert not [path for path, content in written.items() if text.encode() in content]
@@ -578,39 +578,71 @@ def test_lines_of_a_log_are_numbers_by_name(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-ITEMS = [
-    ({"kind": "metrics", "step": 1, "time_ms": 2, "values": {"a": 1.0}}, True),
-    ({"kind": "params", "values": {"a": "b"}}, True),
-    ({"kind": "status", "status": "RUNNING"}, True),
-    ({"kind": "artifact", "path": "run/checkpoints/last.ckpt", "artifact_path": "checkpoints"}, True),
-    ({"kind": "artifact", "path": "run/../secret", "artifact_path": None}, False),
-    ({"kind": "artifact", "path": "/etc/passwd", "artifact_path": None}, False),
-    ({"kind": "artifact", "path": "run/x", "artifact_path": "../../x"}, False),
-    ({"kind": "metrics", "step": "1", "time_ms": 2, "values": {"a": 1.0}}, False),
-    ({"kind": "tags", "values": {"a": []}}, False),
-    ({"kind": "status", "status": "x"}, False),
-    ({"kind": "anything"}, False),
-]
+NOTES = {
+    "uri": 3,
+    "experiment": ["x"],
+    "run_name": {},
+    "run": "../x",
+    "token": "' or 'a' = 'a",
+    "offset": -1,
+    "artifacts": {"x.mp4": "../../x"},
+    "status": "x",
+    "reported": [],
+    "more": 1,
+}
 
 
-@pytest.mark.parametrize(("item", "ours"), ITEMS)
-def test_a_spool_sends_no_file_of_elsewhere_and_no_other_thing(item, ours, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert is_ours(item, Path("run").resolve()) is ours
+@pytest.mark.parametrize("key", NOTES)
+def test_a_note_of_deliveries_that_is_none_is_passed_over(key, tmp_path):
+    Note("http://x", run="abc", artifacts={"x.mp4": "videos", "y": None}).save(tmp_path)
+    note = json.loads((tmp_path / "mlflow.json").read_text())
+    assert read_note(tmp_path).run == "abc"
+    (tmp_path / "mlflow.json").write_text(json.dumps(note | {key: NOTES[key]}))
+    assert read_note(tmp_path) is None
+    (tmp_path / "mlflow.json").write_text(DEEP)
+    assert read_note(tmp_path) is None
 
 
-def test_a_spool_of_other_things_is_passed_over(tmp_path):
-    (tmp_path / "spool").write_text(f'3\n{DEEP}\n{{"kind": 1}}\n{{}}\n{{"kind": "x"}}\n')
+def test_a_note_of_deliveries_sends_no_file_of_elsewhere(tmp_path, monkeypatch, caplog):
     sent = []
-    assert Outbox(sent.extend, tmp_path / "spool", "nobody").flush(10)
-    assert sent == [{"kind": "x"}]
+    for name in ("connect", "write_tags", "write_params", "write_metrics", "write_status"):
+        monkeypatch.setattr(MlflowRun, name, lambda run, *rest: "0a")
+    monkeypatch.setattr(MlflowRun, "write_artifact", lambda run, path, place: sent.append(path.name))
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("secret", "run/fine"):
+        (tmp_path / name).touch()
+    (run / "link").symlink_to(tmp_path / "secret")
+    wanted = ("../secret", str(tmp_path / "secret"), "link", "x/../../secret", "fine")
+    Note("http://x", artifacts=dict.fromkeys(wanted, "videos")).save(run)
+    Delivery(run, read_note(run), "http://x").send()
+    assert sent == ["fine"] and caplog.text.count("lies outside of") == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"env_steps": 1e300, "a": 1}',
+        '{"wall_s": -1e300, "a": 1}',
+        '{"a": null, "nonfinite": {"a": "1e9"}}',
+        '{"a": null, "nonfinite": {"a": []}}',
+        '{"a": null, "nonfinite": 3}',
+        "3",
+        DEEP,
+    ],
+)
+def test_a_line_of_other_things_is_no_metric(line):
+    with pytest.raises(ValueError):
+        metrics_of(line, 0.0)
 
 
 def test_the_id_of_a_run_is_an_id(monkeypatch):
     for text in ("../x", "a/b", "", "x" * 300, 3):
-        assert MlflowRun("sqlite:///x", "e", None, text).run_id is None
-    assert MlflowRun("sqlite:///x", "e", None, "0a-b_c").run_id == "0a-b_c"
-    assert MlflowRun("sqlite:////x/m.db", "..", None, None)._artifact_location() == "file:///x/mlartifacts/_"
+        assert MlflowRun("sqlite:///x", "e", None, "token", text).run_id is None
+    assert MlflowRun("sqlite:///x", "e", None, "token", "0a-b_c").run_id == "0a-b_c"
+    assert (
+        MlflowRun("sqlite:////x/m.db", "..", None, "token")._artifact_location() == "file:///x/mlartifacts/_"
+    )
 
 
 def test_a_deep_card_is_damaged(tmp_path):

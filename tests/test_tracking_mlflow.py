@@ -1,10 +1,10 @@
 """MLflow: what is written arrives, and nothing that goes wrong there reaches training."""
 
+import json
 import math
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from dreammpc import tracking
+from dreammpc.interfaces import RunError
 from dreammpc.tracking import addresses
-from dreammpc.tracking import outbox as outbox_module
-from dreammpc.tracking.outbox import Outbox, Rejected
+from dreammpc.tracking.mlflow_run import MlflowRun, Rejected
 
 ROOT = Path(tracking.__file__).resolve().parents[2]
 
@@ -79,7 +79,8 @@ def test_mlflow_gets_everything(tracker, uri, tmp_path, capfd):
     assert [info.path for info in client.list_artifacts(logger.version, "videos")] == ["videos/video.mp4"]
     database = Path(uri.removeprefix("sqlite:///"))
     assert list((database.parent / "mlartifacts").rglob("video.mp4"))
-    assert not (tmp_path / "mlflow_spool.jsonl").exists()
+    assert json.loads((tmp_path / "mlflow.json").read_text())["run"] == logger.version and logger.delivered
+    assert abs(history[0].timestamp - 1000 * time.time()) < 600_000
     assert logger.name == "cartpole"
     assert logger.hint() == (
         f"MLflow run 'cartpole-seed1' (id {logger.version}): mlflow ui --backend-store-uri {uri}"
@@ -115,12 +116,28 @@ def test_a_run_that_is_gone_is_made_anew(tracker, caplog):
     assert "a new one is made" in caplog.text
 
 
+def test_a_run_that_is_gone_gets_its_log_again(tracker):
+    from mlflow import MlflowClient
+
+    first = tracker()
+    first.log_metrics({"loss": 1.0}, step=1)
+    first.finalize("success")
+    client = MlflowClient(first._uri)
+    client._tracking_client.store._hard_delete_run(first.version)
+    second = tracker(run_id=first.version, resume_step=1)
+    second.finalize("success")
+    assert second.version != first.version
+    assert run_of(second)[1].data.metrics == {"loss": 1.0}
+
+
 def test_a_missing_artifact_holds_nothing_up(tracker, tmp_path, caplog):
     logger = tracker()
     logger.log_artifact(tmp_path / "nothing.mp4")
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.finalize("success")
-    assert "nothing.mp4" in caplog.text
+    assert "nothing.mp4 cannot be read" in caplog.text
+    with pytest.raises(ValueError, match="subpath"):
+        logger.log_artifact(tmp_path.parent / "elsewhere.mp4")
     assert run_of(logger)[1].data.metrics == {"loss": 1.0}
 
 
@@ -134,18 +151,23 @@ def test_a_dead_server_neither_raises_nor_blocks(uri, tmp_path, caplog):
     logger.log_metrics({"loss": 2.0}, step=2)
     logger.finalize("success")
     assert time.monotonic() - start < 45
-    assert logger.version is None and "does not answer" in logger.hint()
+    assert logger.version is None and not logger.delivered
+    assert logger.hint().endswith(f"send the rest with dreammpc sync {tmp_path} --uri http://127.0.0.1:9")
     assert caplog.text.count("can't be written") == 1
-    assert "5 records not sent" in caplog.text
-    assert len((tmp_path / "mlflow_spool.jsonl").read_text().splitlines()) == 5
+    logger._follower._send = lambda: None  # its thread is gone with its process
 
-    # The next start with this folder, here at a place that answers, brings them home.
-    logger = tracking.MLflowTracker(uri, "cartpole", run_name="late", folder=tmp_path)
-    logger.finalize("success")
-    client, run = run_of(logger)
-    assert run.data.params == {"seed": "1"}
-    assert [metric.step for metric in client.get_metric_history(logger.version, "loss")] == [1, 2]
-    assert not (tmp_path / "mlflow_spool.jsonl").exists()
+    with pytest.raises(RunError, match=rf"can't be written.*{tmp_path} keeps all"):
+        list(tracking.sync([tmp_path], "http://127.0.0.1:9"))
+    said = list(tracking.sync([tmp_path], uri))
+    note = json.loads((tmp_path / "mlflow.json").read_text())
+    assert said == [f"{tmp_path}: 2 lines and 0 files sent to run {note['run']} at {uri}"]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    run = client.get_run(note["run"])
+    assert (run.data.params, run.info.status) == ({"seed": "1"}, "FINISHED")
+    history = client.get_metric_history(note["run"], "loss")
+    assert [metric.step for metric in history] == [1, 2] and math.isnan(history[0].value)
 
 
 def test_an_unknown_status_is_refused(tracker):
@@ -159,7 +181,7 @@ from dreammpc.tracking import MLflowTracker, default_tracking_uri
 tracker = MLflowTracker(default_tracking_uri(sys.argv[1]), "shared", run_name=sys.argv[2], folder=sys.argv[3])
 tracker.log_metrics({"loss": 1.0}, step=1)
 tracker.finalize("success")
-print(tracker.version, len(tracker._outbox))
+print(tracker.version, tracker.delivered)
 """
 
 
@@ -170,7 +192,7 @@ def test_two_processes_make_one_fresh_database(tmp_path):
     for out, err in answers:
         assert err == ""
         run_id, left = out.split()
-        assert left == "0"
+        assert left == "True"
         ids.add(run_id)
     assert len(ids) == 2 and "None" not in ids
 
@@ -187,51 +209,21 @@ print(heavy, "mlflow" in sys.modules)
     assert out == "set() False\n", err
 
 
-# The outbox
+def test_only_what_is_refused_is_dropped(tracker, monkeypatch, caplog):
+    write = MlflowRun.write_metrics
 
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(outbox_module, "GATHER_S", 0.01)
-    monkeypatch.setattr(outbox_module, "FIRST_PAUSE_S", 0.02)
-
-
-def test_the_outbox_retries_in_order_and_then_removes_its_spool(quick, tmp_path):
-    up, sent = threading.Event(), []
-
-    def deliver(items):
-        if not up.is_set():
-            raise ConnectionError("down")
-        sent.extend(item["n"] for item in items)
-
-    spool = tmp_path / "spool.jsonl"
-    outbox = Outbox(deliver, spool, "test")
-    for n in range(120):
-        outbox.put({"kind": "metrics" if n < 100 else "tags", "n": n})
-    assert not outbox.flush(5)
-    assert len(outbox) == 120 == len(spool.read_text().splitlines())
-    up.set()
-    deadline = time.monotonic() + 300
-    while len(outbox) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert outbox.flush(300)
-    assert sent == list(range(120))
-    assert not spool.exists()
-
-
-def test_the_outbox_drops_only_what_is_rejected(quick, tmp_path, caplog):
-    sent = []
-
-    def deliver(items):
-        if any(item["n"] == 3 for item in items):
+    def refuse(run, lines):
+        if any(values == {"n": 3.0} for _, _, values in lines):
             raise Rejected("three is not a number")
-        sent.extend(item["n"] for item in items)
+        write(run, lines)
 
-    outbox = Outbox(deliver, tmp_path / "spool.jsonl", "test")
+    monkeypatch.setattr(MlflowRun, "write_metrics", refuse)
+    logger = tracker()
     for n in range(6):
-        outbox.put({"kind": "metrics", "n": n})
-    assert outbox.flush(300)
-    assert sent == [0, 1, 2, 4, 5]
+        logger.log_metrics({"n": n}, step=n)
+    logger.finalize("success")
+    client, _ = run_of(logger)
+    assert [entry.step for entry in client.get_metric_history(logger.version, "n")] == [0, 1, 2, 4, 5]
     assert caplog.text.count("three is not a number") == 1
 
 

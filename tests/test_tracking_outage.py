@@ -4,23 +4,23 @@ The server is a stand-in on the loopback that keeps what the real one keeps of t
 """
 
 import json
-import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
 
 from dreammpc import tracking
-from dreammpc.tracking import mlflow_logger, outbox
-
-ROOT = Path(tracking.__file__).resolve().parents[2]
+from dreammpc.cli import parser as cli
+from dreammpc.interfaces import RunError, UsageError
+from dreammpc.tracking import follower, mlflow_logger
+from dreammpc.training.owner import own, release_folders
 
 
 class FakeMLflow:
@@ -29,6 +29,7 @@ class FakeMLflow:
     def __init__(self):
         self.mode, self.port, self.calls = "up", 0, 0
         self.runs: dict[str, dict] = {}
+        self.tags: dict[str, list[dict]] = {}
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self.server: ThreadingHTTPServer | None = None
         self.start()
@@ -85,6 +86,7 @@ class FakeMLflow:
         if path == "runs/create":
             run_id = f"run{len(self.runs)}"
             info = {"run_id": run_id, "experiment_id": "1", "lifecycle_stage": "active", "status": "RUNNING"}
+            info["run_name"] = body.get("run_name")
             self.runs[run_id] = {"info": info, "data": {"tags": body.get("tags", []), "params": []}}
             return 200, {"run": self.runs[run_id]}
         if path == "runs/search":
@@ -97,6 +99,7 @@ class FakeMLflow:
             self.runs[body["run_id"]]["info"]["status"] = body["status"]
             return 200, {"run_info": self.runs[body["run_id"]]["info"]}
         if path == "runs/log-batch":
+            self.tags.setdefault(body["run_id"], []).extend(body.get("tags", []))
             for metric in body.get("metrics", []):
                 self.metrics.setdefault(metric["key"], []).append((metric["step"], metric["value"]))
             return 200, {}
@@ -113,11 +116,14 @@ class FakeMLflow:
     def steps(self, metric: str = "loss") -> list[int]:
         return [step for step, _ in self.metrics.get(metric, [])]
 
+    def statuses(self) -> list[str]:
+        return [run["info"]["status"] for run in self.runs.values()]
+
 
 @pytest.fixture
 def fake(monkeypatch):
     for name, seconds in {"GATHER_S": 0.01, "FIRST_PAUSE_S": 0.05, "LONGEST_PAUSE_S": 0.2}.items():
-        monkeypatch.setattr(outbox, name, seconds)
+        monkeypatch.setattr(follower, name, seconds)
     monkeypatch.setattr(mlflow_logger, "CONNECT_WAIT_S", 0.5)
     monkeypatch.setattr(mlflow_logger, "FINALIZE_WAIT_S", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -129,7 +135,7 @@ def fake(monkeypatch):
 @pytest.fixture
 def tracker(fake, tmp_path):
     def make(**options):
-        return tracking.MLflowTracker(fake.uri, "cartpole", folder=tmp_path, **options)
+        return tracking.MLflowTracker(fake.uri, "cartpole", **{"folder": tmp_path} | options)
 
     return make
 
@@ -144,13 +150,13 @@ def log(logger, *steps: int) -> None:
 
 def delivered(logger, seconds: float = 300) -> bool:
     deadline = time.monotonic() + seconds
-    while len(logger._outbox) and time.monotonic() < deadline:
+    while not logger.delivered and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not len(logger._outbox)
+    return logger.delivered
 
 
 @pytest.mark.parametrize("outage", ["down", "frozen", "deaf"])
-def test_an_outage_in_mid_run_leaves_no_gap_and_no_repetition(fake, tracker, tmp_path, outage, caplog):
+def test_an_outage_in_mid_run_leaves_no_gap_and_no_repetition(fake, tracker, outage, caplog):
     logger = tracker()
     log(logger, 1, 2)
     assert delivered(logger)
@@ -171,7 +177,6 @@ def test_an_outage_in_mid_run_leaves_no_gap_and_no_repetition(fake, tracker, tmp
     assert delivered(logger)
     assert fake.steps() == list(range(1, 200))
     assert fake.runs["run0"]["info"]["status"] == "FINISHED" and len(fake.runs) == 1
-    assert not (tmp_path / "mlflow_spool.jsonl").exists()
     assert caplog.text.count("can't be written") == 1
 
 
@@ -195,12 +200,13 @@ def test_resume_repeats_no_step_and_drops_what_waits_from_after_the_checkpoint(f
     fake.stop()
     log(first, 400, 500)
     first.finalize("killed")
-    left = (tmp_path / "mlflow_spool.jsonl").read_text()
+    left = {name: (tmp_path / name).read_text() for name in ("metrics.jsonl", "mlflow.json")}
     fake.start()
     assert delivered(first)
     # As if that process had been killed before the server came back: back to a checkpoint of step 400.
     fake.metrics["loss"] = fake.metrics["loss"][:3]
-    (tmp_path / "mlflow_spool.jsonl").write_text(left + '{"kind": "metr')
+    (tmp_path / "mlflow.json").write_text(left["mlflow.json"])
+    (tmp_path / "metrics.jsonl").write_text(left["metrics.jsonl"] + '{"env_st')
     again = tracker(resume_step=400)  # its checkpoint was saved before the server had answered: no run_id
     log(again, 500, 600)
     again.finalize("success")
@@ -213,31 +219,157 @@ def test_resume_repeats_no_step_and_drops_what_waits_from_after_the_checkpoint(f
     assert fake.steps() == [100, 200, 300, 400, 500, 600, 700]
 
 
-def test_a_kill_loses_no_record(tmp_path):
-    code = """
-import os, sys, time
-from pathlib import Path
-from dreammpc.tracking.outbox import Outbox
-outbox = Outbox(lambda items: time.sleep(60), Path(sys.argv[1]), "test")
-for n in range(200):
-    outbox.put({"kind": "metrics", "n": n})
-print("put", flush=True)
-time.sleep(60)
-"""
-    spool = tmp_path / "spool.jsonl"
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(spool)],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    sent = []
-    box = outbox.Outbox(lambda items: sent.extend(item["n"] for item in items), spool, "test")
-    assert box.flush(300)
-    assert sent == list(range(200)) and not spool.exists()
+def test_a_kill_while_the_server_is_away_loses_no_line(fake, tracker, tmp_path):
+    logger = tracker(folder=tmp_path / "run")
+    assert delivered(logger)
+    fake.stop()
+    log(logger, *range(200))
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")  # as it is at a kill
+    logger._follower._send = lambda: None
+    fake.start()
+    assert rest(tracking.sync([tmp_path / "killed"], fake.uri)) == [
+        f"200 lines and 0 files sent to run run0 at {fake.uri}"
+    ]
+    assert fake.steps() == list(range(200)) and fake.statuses() == ["KILLED"]
+
+
+# sync
+
+
+def rest(said) -> list[str]:
+    """Of each line of `sync` what follows the folder's name."""
+    return [line.partition(": ")[2] for line in said]
+
+
+def test_sync_sends_what_is_missing_and_then_nothing(fake, tracker, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
+    logger = tracker()
+    log(logger, 1, 2)
+    assert delivered(logger)
+    fake.stop()
+    log(logger, *range(3, 203))
+    logger.finalize("success")
+    assert logger.hint().endswith(f"send the rest with dreammpc sync {tmp_path}")
+    with pytest.raises(RunError, match=f"{tmp_path} keeps all, send it later"):
+        list(tracking.sync([tmp_path]))
+    fake.start()
+    to = f"run run0 at {fake.uri}"
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 500, "lo\n{"env_steps": 600')
+    logger._follower._send = lambda: None  # its thread is gone with its process
+    assert rest(tracking.sync([tmp_path])) == [f"200 lines and 0 files sent to {to}, 1 torn lines left out"]
+    calls = fake.calls
+    assert rest(tracking.sync([tmp_path])) == [f"0 lines and 0 files sent to {to}"]
+    assert fake.calls == calls and len(fake.runs) == 1
+    assert fake.steps() == list(range(1, 203)) and fake.statuses() == ["FINISHED"]
+
+
+def test_a_broken_sync_goes_on_where_it_was(fake, tmp_path):
+    logger = tracking.JSONLLogger(tmp_path)
+    log(logger, *range(500))
+    handle, left = fake.handle, [3]
+
+    def fail(path, body):
+        if path == "runs/log-batch" and body.get("metrics"):
+            left[0] -= 1
+            if left[0] < 0:
+                return 503, {"error_code": "TEMPORARILY_UNAVAILABLE"}
+        return handle(path, body)
+
+    fake.handle = fail
+    with pytest.raises(RunError, match="keeps all"):
+        list(tracking.sync([tmp_path], fake.uri))
+    assert len(fake.steps()) == 150
+    fake.handle = handle
+    assert rest(tracking.sync([tmp_path], fake.uri)) == [
+        f"350 lines and 0 files sent to run run0 at {fake.uri}"
+    ]
+    assert fake.steps() == list(range(500))
+
+
+def test_sync_of_a_run_without_tracking_that_went_on(fake, tracker, tmp_path):
+    """Delivered in part, then resumed with tracking=none: steps after the checkpoint are not there twice."""
+    logger = tracker()
+    log(logger, 100, 200, 300)
+    assert delivered(logger)
+    logger.finalize("killed")
+    again = tracking.JSONLLogger(tmp_path, resume_step=200)
+    again.log_metrics({"loss": 1.0}, step=300)
+    again.log_metrics({"loss": 1.0, "final/mppi": 5.0}, step=400)
+    assert rest(tracking.sync([tmp_path], fake.uri)) == [
+        f"2 lines and 0 files sent to run run0 at {fake.uri}"
+    ]
+    assert fake.steps() == [100, 200, 300, 400] and fake.statuses() == ["FINISHED"]
+
+
+@contextmanager
+def training(folder):
+    raise UsageError(f"{folder} is in training")
+    yield
+
+
+def test_sync_takes_a_sweep_and_says_what_it_cannot(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
+    for name in (".mlflow", "walker-walk/seed1", "walker-walk/seed2"):
+        log(tracking.JSONLLogger(tmp_path / name), 1)
+    settings = {"experiment": "mine", "run_name": None}
+    params = {"task": "walker-walk", "seed": 2, "tracking": settings}
+    tracking.JSONLLogger(tmp_path / "walker-walk/seed2", 1).log_hyperparams(params)
+
+    def own(folder):
+        return training(folder) if folder.name == "seed1" else nullcontext()
+
+    said = tracking.sync([tmp_path], own=own)
+    assert [next(said).partition(": ")[0] for _ in range(2)] == [
+        str(tmp_path / ".mlflow"),
+        str(tmp_path / "walker-walk/seed2"),
+    ]
+    with pytest.raises(UsageError, match="seed1 is in training"):
+        next(said)
+    names = [run["info"]["run_name"] for run in fake.runs.values()]
+    assert names == [".mlflow", "walker-walk-seed2"]
+    assert {"key": "mlflow.parentRunId", "value": "run0"} in fake.tags["run1"]
+
+
+def test_what_sync_cannot_send(fake, tracker, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
+    (tmp_path / "empty").mkdir()
+    for paths, uri, said in (
+        (["nowhere"], None, "nowhere is no folder"),
+        ([tmp_path / "empty"], None, "empty is no run folder and has none in it: there is no metrics.jsonl"),
+        ([tmp_path / "empty"], "htp://x", "--uri: MLflow has no addresses htp:"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            list(tracking.sync(paths, uri))
+    logger = tracker()
+    log(logger, 1)
+    logger.finalize("success")
+    assert delivered(logger)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match=f"was recorded at {fake.uri}: add --uri {fake.uri} to go on there"):
+        list(tracking.sync([tmp_path]))
+
+
+def test_the_command_sends_and_refuses_a_run_in_training(fake, tmp_path, capsys):
+    for name in ("a", "b"):
+        log(tracking.JSONLLogger(tmp_path / name), 1)
+    words = ["sync", str(tmp_path), "--uri", fake.uri]
+    own(tmp_path / "a")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/b: 1 lines and 0 files sent to run run0 at {fake.uri}\n"
+    assert f"{tmp_path}/a is in training, in process" in err and err.count("\n") == 1
+    assert caught.value.code == 2 and not (tmp_path / "a/mlflow.json").exists()
+    release_folders()
+    cli.main(words)
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/a: 1 lines")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["metrics.jsonl", "mlflow.json"]
+    (tmp_path / "a/mlflow.json").unlink()
+    fake.stop()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 1 and capsys.readouterr().err.count("\n") == 1
 
 
 LOCK = """

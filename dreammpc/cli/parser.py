@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.set_defaults(command=later("check_env"))
     add_agent_commands(commands)
     add_report_command(commands)
+    add_sync_command(commands)
     parsed, rest = parser.parse_known_args(words)
     options = vars(parsed)
     command = options.pop("command", parser.print_help)
@@ -124,6 +125,16 @@ def add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     report.add_argument("--reference", metavar="FILE", help="published learning curves, JSON")
     report.add_argument("--title", default="Planning in learned world models", help="of the page")
     report.set_defaults(command=make_report)
+
+
+def add_sync_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`dreammpc sync`."""
+    sync = commands.add_parser("sync", help="send what is left of runs to MLflow, when they have ended")
+    sync.add_argument(
+        "paths", nargs="+", metavar="RUN", help="run folder, or one with some below, as a sweep's"
+    )
+    sync.add_argument("--uri", help="MLflow's address; MLFLOW_TRACKING_URI or ./mlflow.db by default")
+    sync.set_defaults(command=later("sync"))
 
 
 def make_report(output: str, **options: Any) -> None:

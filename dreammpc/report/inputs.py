@@ -131,7 +131,8 @@ def find_runs(folder: Path) -> list[Path]:
     """
     if (folder / LOG).is_file():
         return [folder]
-    found = sorted(path.parent for path in folder.rglob(LOG))
+    below = (path.relative_to(folder) for path in folder.rglob(LOG))
+    found = sorted(folder / path.parent for path in below if ".mlflow" not in path.parts)  # of no training
     if not found:
         above = next((path for path in folder.resolve().parents if (path / LOG).is_file()), None)
         hint = f"; {above} is one" if above else ""

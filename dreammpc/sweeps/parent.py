@@ -1,10 +1,12 @@
 """The MLflow run that a sweep's trainings belong to."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dreammpc.tracking import address, provenance_tags
+from dreammpc.tracking.loggers import OWN_FOLDER
 
 
 def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[str, Any]) -> Any:
@@ -20,8 +22,9 @@ def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[s
 
     from dreammpc.tracking import MLflowTracker
 
-    uri = address(uri)
-    with FileLock(folder / ".mlflow.lock"):  # of several starts at once only one makes the run
-        tracker = MLflowTracker(uri, experiment, folder.name, None, provenance_tags(), folder, resume_step=0)
+    uri, place = address(uri), folder / OWN_FOLDER
+    place.mkdir(exist_ok=True)
+    with FileLock(place / ".lock"):  # of several starts at once only one makes the run
+        tracker = MLflowTracker(uri, experiment, folder.name, None, provenance_tags(), place, math.inf)
     tracker.log_hyperparams(params)
     return tracker

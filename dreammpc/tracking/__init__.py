@@ -3,8 +3,8 @@
     make_loggers     the loggers of a run, made together; record_evaluation: of scores, in MLflow
     address          of MLflow, checked
     JSONLLogger      one line of JSON per log call, always there, needs nothing
-    MLflowTracker    an MLflow run, written by a background thread that can't hurt training
-    Outbox           that thread: a queue that retries and spools to disk
+    MLflowTracker    the same, followed by a background thread that sends it to MLflow and can't hurt training
+    sync             sends what is left of runs that have ended
     provenance_tags  which code, which versions, which machine
     write_video      frames to mp4; write_gif for pages that show no video
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
     from dreammpc.tracking.loggers import address, finish_run, make_loggers, record_evaluation
     from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
-    from dreammpc.tracking.outbox import Outbox
     from dreammpc.tracking.provenance import provenance_tags
+    from dreammpc.tracking.syncing import sync
     from dreammpc.tracking.video import write_gif, write_video
 
 __all__ = [
     "JSONLLogger",
     "MLflowTracker",
-    "Outbox",
     "address",
     "default_tracking_uri",
     "finish_run",
     "make_loggers",
     "provenance_tags",
     "record_evaluation",
+    "sync",
     "write_gif",
     "write_video",
 ]
@@ -40,12 +40,12 @@ _HOMES = {
     "address": "loggers",
     "JSONLLogger": "jsonl",
     "MLflowTracker": "mlflow_logger",
-    "Outbox": "outbox",
     "default_tracking_uri": "mlflow_logger",
     "finish_run": "loggers",
     "make_loggers": "loggers",
     "provenance_tags": "provenance",
     "record_evaluation": "loggers",
+    "sync": "syncing",
     "write_gif": "video",
     "write_video": "video",
 }

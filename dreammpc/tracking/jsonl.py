@@ -3,10 +3,12 @@
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dreammpc.interfaces import RunError
 from dreammpc.support.atomic import from_json, write_text
+from dreammpc.tracking.note import NOTE, read_note
+
+LOG, PARAMS, ORIGIN = "metrics.jsonl", "params.json", "origin.json"
 
 LARGEST = sys.float_info.max
 """JSON has larger numbers, but none that can be computed with."""
@@ -34,10 +39,11 @@ class JSONLLogger(Logger):
             one that ended before its first checkpoint, and goes.
     """
 
-    def __init__(self, folder: str | Path, resume_step: int | None = None) -> None:
+    def __init__(self, folder: str | Path, resume_step: float | None = None) -> None:
         super().__init__()
-        self._path = Path(folder) / "metrics.jsonl"
+        self._path = Path(folder).resolve() / LOG
         self._elapsed = 0.0
+        self._tags: dict[str, Any] = {}
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._elapsed = _rewind(self._path, -1 if resume_step is None else resume_step)
@@ -49,7 +55,7 @@ class JSONLLogger(Logger):
         return self._path.stem
 
     @property
-    def version(self) -> None:
+    def version(self) -> str | None:
         """None: a folder holds one run."""
         return None
 
@@ -93,13 +99,25 @@ class JSONLLogger(Logger):
         """Write `params.json`; what JSON does not know is written as its `str`."""
         values = vars(params) if isinstance(params, Namespace) else dict(params)
         text = json.dumps(values, indent=2, default=str) + "\n"
-        write_text(self._path.with_name("params.json"), text)
+        write_text(self._path.with_name(PARAMS), text)
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
-        """Write `origin.json`: which code, versions and machine the run came from."""
-        text = json.dumps(dict(tags), indent=2, default=str) + "\n"
-        write_text(self._path.with_name("origin.json"), text)
+        """Add to `origin.json`: which code, versions and machine the run came from, and when it began.
+
+        `began` is the time at which `wall_s` was 0, as if the run had never paused.
+        """
+        began = time.time() - (self._elapsed + time.monotonic() - self._start)
+        self._tags |= {**tags, "began": datetime.fromtimestamp(began, UTC).isoformat()}
+        write_text(self._path.with_name(ORIGIN), json.dumps(self._tags, indent=2, default=str) + "\n")
+
+    @rank_zero_only
+    def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
+        """Nothing: a file of the run folder is where it belongs."""
+
+    def hint(self) -> str:
+        """One line that says where to look at the run."""
+        return f"log: {self._path}"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -111,11 +129,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
-            found.append(_record(line))
+            found.append(record_of(line))
     return found
 
 
-def _record(line: str) -> dict[str, Any]:
+def last_record(folder: Path, within: int = 1 << 16) -> dict[str, Any]:
+    """The last whole line of a run's log, of its last `within` bytes; empty if there is none."""
+    with contextlib.suppress(OSError), (folder / LOG).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - within))
+        for line in reversed(file.read().splitlines()):
+            with contextlib.suppress(ValueError):
+                return record_of(line.decode())
+    return {}
+
+
+def record_of(line: str) -> dict[str, Any]:
     """A line of a log. Raises ValueError if it is torn or not one."""
     record = from_json(line)
     if not isinstance(record, dict):
@@ -129,20 +157,33 @@ def _record(line: str) -> dict[str, Any]:
     return record
 
 
-def _rewind(path: Path, last_step: int) -> float:
-    """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept."""
+def _rewind(path: Path, last_step: float) -> float:
+    """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept.
+
+    What is noted of lines at MLflow is rewound as well. With a negative `last_step` a run begins, of which
+    there is nothing yet.
+    """
+    note = read_note(path.parent)
+    if last_step < 0:
+        for name in (LOG, PARAMS, ORIGIN, NOTE):
+            path.with_name(name).unlink(missing_ok=True)
     if not path.exists():
         return 0.0
-    text = path.read_text(encoding="utf-8")
-    kept, wall = [], 0.0
+    kept, wall, place, delivered = [], 0.0, 0, 0
+    text = path.read_bytes()
     for line in text.splitlines(keepends=True):
+        place += len(line)
         try:
-            record = _record(line)
+            record = record_of(line.decode())
         except ValueError:
             continue
         if record["env_steps"] <= last_step:
-            kept.append(line if line.endswith("\n") else line + "\n")
+            kept.append(line if line.endswith(b"\n") else line + b"\n")
             wall = record["wall_s"]
-    if (rewound := "".join(kept)) != text:
-        write_text(path, rewound)
+            delivered += len(line) if note and place <= note.offset else 0
+    if note:
+        note.offset, note.status = delivered, None
+        note.save(path.parent)
+    if (rewound := b"".join(kept)) != text:
+        write_text(path, rewound.decode())
     return wall

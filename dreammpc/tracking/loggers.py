@@ -1,13 +1,15 @@
-"""The loggers of a run: always a local JSONL file, and MLflow unless it is not wanted."""
+"""The loggers of a run: a local JSONL file, which MLflow gets too unless it is not wanted."""
 
 import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from lightning.pytorch.loggers.logger import Logger
 
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking.jsonl import JSONLLogger
@@ -16,7 +18,8 @@ from dreammpc.tracking.provenance import provenance_tags
 KINDS = ("mlflow", "none")
 PARENT_TAG = "mlflow.parentRunId"
 """By which MLflow nests runs."""
-
+OWN_FOLDER = ".mlflow"
+"""Has the records of what is no training: a sweep as a whole, evaluations."""
 
 SCHEMES = (
     "http",
@@ -53,17 +56,16 @@ def check_uri(uri: str, key: str) -> None:
         raise UsageError(f"{key}: expected {scheme}://HOST:PORT, with a port of digits up to 65535")
 
 
-def address(uri: str | None, folder: str | Path = ".") -> str:
-    """Of MLflow: `uri`, else what MLFLOW_TRACKING_URI says, else a database in `folder`.
+def address(uri: str | None, folder: str | Path = ".", key: str = "tracking.uri") -> str:
+    """Of MLflow: `uri`, given as `key`, else what MLFLOW_TRACKING_URI says, else a database in `folder`.
 
     Raises:
         UsageError: see `check_uri`.
     """
-    from dreammpc.tracking.mlflow_logger import default_tracking_uri
+    from dreammpc.tracking.mlflow_logger import usual_uri
 
-    there = os.environ.get("MLFLOW_TRACKING_URI", "")
-    check_uri(uri or there, "tracking.uri" if uri else "MLFLOW_TRACKING_URI")
-    return uri or there or default_tracking_uri(folder)
+    check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI", ""), key if uri else "MLFLOW_TRACKING_URI")
+    return uri or usual_uri(folder)
 
 
 def make_loggers(
@@ -75,7 +77,7 @@ def make_loggers(
     run_name: str | None = None,
     resumed: dict[str, Any] | None = None,
     parent: str | None = None,
-) -> list[Logger]:
+) -> list[JSONLLogger]:
     """Loggers that have the run's parameters already.
 
     Args:
@@ -93,23 +95,21 @@ def make_loggers(
     """
     if kind == "mlflow" and find_spec("mlflow") is None:
         raise UsageError("tracking=mlflow needs MLflow, which is not installed here; choose tracking=none")
-    local = JSONLLogger(folder, resume_step=resumed["env_steps"] if resumed else None)
-    origin = provenance_tags()
-    local.log_tags(origin)
-    loggers: list[Logger] = [local]
-    if kind == "mlflow":
+    run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
+    logger, tags = JSONLLogger(folder, step) if kind == "none" else None, provenance_tags()
+    if logger is None:
         from dreammpc.tracking.mlflow_logger import MLflowTracker
 
-        tags = origin if parent is None else {**origin, PARENT_TAG: parent}
-        run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
-        loggers.append(MLflowTracker(address(uri), experiment, run_name, run_id, tags, folder, step))
-    for logger in loggers:
-        logger.log_hyperparams(params)
-    return loggers
+        tags |= {} if parent is None else {PARENT_TAG: parent}
+        logger = MLflowTracker(address(uri), experiment, run_name, run_id, tags, folder, step)
+    else:
+        logger.log_tags(tags)
+    logger.log_hyperparams(params)
+    return [logger]
 
 
 def finish_run(
-    loggers: list[Logger],
+    loggers: Sequence[JSONLLogger],
     metrics: dict[str, float],
     env_steps: int,
     artifacts: dict[str, list[Path]],
@@ -125,10 +125,9 @@ def finish_run(
             logger.log_metrics(metrics, step=env_steps)
         for place, paths in artifacts.items():
             for path in filter(Path.exists, paths):
-                if hasattr(logger, "log_artifact"):
-                    logger.log_artifact(path, place)
+                logger.log_artifact(path, place)
         logger.finalize(status)
-        hint = logger.hint() if hasattr(logger, "hint") else f"log: {logger.save_dir}/metrics.jsonl"
+        hint = logger.hint()
     return hint
 
 
@@ -150,16 +149,21 @@ def record_evaluation(
         metrics: over all episodes.
         artifacts: files.
         uri, experiment, run_name: MLflow's, as in `make_loggers`.
-        folder: where records wait that could not be sent.
+        folder: has a folder `.mlflow`, where records wait that could not be sent.
     """
     from dreammpc.tracking.mlflow_logger import MLflowTracker
 
-    run = MLflowTracker(address(uri), experiment, run_name, None, provenance_tags(), folder)
+    place = folder / OWN_FOLDER / f"evaluation-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    run = MLflowTracker(address(uri), experiment, run_name, None, provenance_tags(), place)
     run.log_hyperparams(params)
     for number, values in enumerate(episodes):
         run.log_metrics(values, step=number)
     run.log_metrics(metrics)
     for path in filter(Path.exists, artifacts):
-        run.log_artifact(path)
+        run.log_artifact(shutil.copy(path, place))
     run.finalize("success")
+    if run.delivered:
+        shutil.rmtree(place)
+        with suppress(OSError):  # others wait there
+            place.parent.rmdir()
     return run.hint()

@@ -1,19 +1,15 @@
-"""The calls to MLflow behind `MLflowTracker`, made from its background thread."""
+"""The calls to MLflow that write one run."""
 
-import json
 import logging
 import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreammpc.support.atomic import from_json
-from dreammpc.tracking.addresses import starred
-from dreammpc.tracking.outbox import Item, Rejected
+from dreammpc.tracking.note import RUNNING, is_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +23,8 @@ SQLITE = "sqlite:///"
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 
-# The outbox tries again, so MLflow need not: its own defaults block for minutes. Telemetry, progress bars and
-# printed links have no place in a training's background. Whatever the user has set stays.
+# The follower tries again, so MLflow need not: its own defaults block for minutes. Telemetry, progress bars
+# and printed links have no place in a training's background. Whatever the user has set stays.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -38,140 +34,147 @@ ENVIRONMENT = {
 }
 
 FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-
-
 TOKEN = "dreammpc.made_by"
 
+# Longest texts that MLflow takes (mlflow/utils/validation.py); a tag's limit was once 5000.
+LONGEST_NAME = 250
+LONGEST_PARAM = 6000
+LONGEST_TAG = 5000
 
-def noted_run(note: Path, uri: str) -> str | None:
-    """The id of the run that was last written to at `uri` (without password), from the file `note`."""
-    try:
-        content = from_json(note.read_text())
-        return content["run"] if content["uri"] == uri else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+
+class Rejected(Exception):
+    """Raised by a write whose content is wrong in itself: sending it again would not help."""
+
+
+Line = tuple[int, int, Mapping[str, float]]
+"""Environment steps, milliseconds since 1970, metrics."""
 
 
 class MlflowRun:
-    """One run, found or made at the first delivery that reaches the server.
+    """One run, found or made at the first write that reaches the server.
+
+    Every write raises `Rejected` if MLflow refuses the content itself, and whatever MLflow raises while the
+    server cannot be reached.
 
     Args:
         uri: MLflow's tracking URI.
         experiment: found by name, restored if deleted, made if missing.
         run_name: name of a run that is made.
+        token: tag of a run that is made, to find it where a server made it and its answer was lost.
         run_id: the run to go on with; if it is gone or no id of one, one is made.
-        note: a file to which the run's id is written once it is known (see `noted_run`).
 
     Attributes:
         run_id: id of the run; of a run to be made, None until it is.
-        experiment_id: None until the first delivery.
+        experiment_id: None until the server has answered.
     """
 
     def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        run_name: str | None,
-        run_id: str | None,
-        note: Path | None = None,
+        self, uri: str, experiment: str, run_name: str | None, token: str, run_id: str | None = None
     ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import mlflow  # noqa: F401  here, in the caller's thread: two threads importing at once can deadlock
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        # A locked database comes with a traceback, and is tried again: the outbox says so in one line.
+        # A locked database comes with a traceback, and is tried again: the follower says so in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        self.run_id = run_id if isinstance(run_id, str) and re.fullmatch(r"\w[\w-]{0,255}", run_id) else None
+        self.run_id = run_id if is_id(run_id) else None
         self.experiment_id: str | None = None
         self._uri = uri
         self._experiment = experiment
         self._run_name = run_name
-        self._note = note
-        self._token: str | None = None
-        """Marks the run that is made here, to find it where a server made it and its answer was lost."""
+        self._token = token
         self._params: dict[str, str] = {}
         self._doubt = self.run_id is not None
         """Whether MLflow may have some of the metrics that are to be written."""
         self._steps: dict[str, set[int]] = {}
         """The steps that MLflow has of each metric, as far as they were asked for."""
-        self._connection: tuple[MlflowClient, str] | None = None  # and the run's id
+        self._client: MlflowClient | None = None
 
-    def deliver(self, items: list[Item]) -> None:
-        """Write items of one kind: `metrics`, `params`, `tags`, `artifact` or `status`.
+    def connect(self) -> str:
+        """Find or make the run, if that has not been done; it is running then. Returns its id."""
+        return self._connected()[1]
 
-        A metric that MLflow already has of the same step is not written again: a resumed run repeats the
-        steps since its checkpoint, and a call that failed may have arrived all the same.
+    def write_metrics(self, lines: Iterable[Line]) -> None:
+        """Write metrics, but for those that MLflow has of the same step.
 
-        Raises:
-            Rejected: if MLflow refuses the items themselves.
-            Exception: whatever MLflow raises while the server can't be reached.
+        A resumed run repeats the steps since its checkpoint, and a call that failed may have arrived.
         """
+        from mlflow.entities import Metric
+
+        with self._call() as (client, run_id):
+            metrics = [
+                Metric(key=name, value=value, timestamp=time_ms, step=step)
+                for step, time_ms, values in lines
+                for name, value in ((_clean(key), value) for key, value in values.items())
+                if not (self._doubt and step in self._steps_of(client, run_id, name))
+            ]
+            for part in _parts(metrics, METRICS_PER_CALL):
+                client.log_batch(run_id, metrics=part)
+
+    def write_params(self, tree: Mapping[str, Any]) -> None:
+        """Write params: nested mappings become dotted names, long values are cut.
+
+        MLflow's params never change: what a resumed run changes is kept as a tag `changed.<param>`.
+        """
+        from mlflow.entities import Param
+
+        with self._call() as (client, run_id):
+            params = {_clean(name): _cut(value, LONGEST_PARAM) for name, value in _flatten(tree)}
+            new = {name: value for name, value in params.items() if name not in self._params}
+            for part in _parts(new.items(), PARAMS_PER_CALL):
+                client.log_batch(run_id, params=[Param(name, value) for name, value in part])
+            before, self._params = self._params, self._params | new
+        self.write_tags({f"changed.{n}": v for n, v in params.items() if before.get(n, v) != v})
+
+    def write_tags(self, tags: Mapping[str, Any]) -> None:
+        """Write tags; one that exists is replaced."""
+        from mlflow.entities import RunTag
+
+        with self._call() as (client, run_id):
+            for part in _parts(tags.items(), PARAMS_PER_CALL):
+                cut = [RunTag(_clean(name), _cut(value, LONGEST_TAG)) for name, value in part]
+                client.log_batch(run_id, tags=cut)
+
+    def write_artifact(self, path: Path, place: str | None) -> None:
+        """Upload a file to `place` among the run's artifacts."""
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise Rejected(f"{path} cannot be read: {error.strerror}") from error
+        with self._call() as (client, run_id):
+            client.log_artifact(run_id, str(path), place)
+
+    def write_status(self, status: str, time_ms: int | None = None) -> None:
+        """Say how the run ended, and when; now by default."""
+        with self._call() as (client, run_id):
+            client.set_terminated(run_id, status, time_ms)
+
+    @contextmanager
+    def _call(self) -> Iterator[tuple["MlflowClient", str]]:
         from mlflow.exceptions import MlflowException
 
-        if self._connection is None:
-            self._connection = self._connect()
+        connection = self._connected()
         try:
-            getattr(self, f"_write_{items[0]['kind']}")(*self._connection, items)
+            yield connection
         except Exception as error:
             if isinstance(error, MlflowException) and error.error_code in FINAL_ERRORS:
                 raise Rejected(error.message) from error
             self._doubt, self._steps = True, {}
             raise
 
-    def _write_metrics(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(key=name, value=value, timestamp=item["time_ms"], step=item["step"])
-            for item in items
-            for name, value in item["values"].items()
-            if not (self._doubt and item["step"] in self._steps_of(client, run_id, name))
-        ]
-        for part in _parts(metrics, METRICS_PER_CALL):
-            client.log_batch(run_id, metrics=part)
-
     def _steps_of(self, client: "MlflowClient", run_id: str, metric: str) -> set[int]:
         if metric not in self._steps:
             self._steps[metric] = {entry.step for entry in client.get_metric_history(run_id, metric)}
         return self._steps[metric]
 
-    def _write_params(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
-        """MLflow's params never change: what a resumed run changes is kept as a tag `changed.<param>`."""
-        from mlflow.entities import Param, RunTag
+    def _connected(self) -> tuple["MlflowClient", str]:
+        if self._client is None or self.run_id is None:
+            self._client = self._connect()
+        assert self.run_id is not None
+        return self._client, self.run_id
 
-        params = dict(chain.from_iterable(item["values"].items() for item in items))
-        new = {name: value for name, value in params.items() if name not in self._params}
-        changed = {
-            name: params[name] for name in params.keys() - new.keys() if params[name] != self._params[name]
-        }
-        for part in _parts(new.items(), PARAMS_PER_CALL):
-            client.log_batch(run_id, params=[Param(name, value) for name, value in part])
-        for part in _parts(changed.items(), PARAMS_PER_CALL):
-            client.log_batch(run_id, tags=[RunTag(f"changed.{name}", value) for name, value in part])
-        self._params |= new
-
-    def _write_tags(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
-        from mlflow.entities import RunTag
-
-        tags = dict(chain.from_iterable(item["values"].items() for item in items))
-        for part in _parts(tags.items(), PARAMS_PER_CALL):
-            client.log_batch(run_id, tags=[RunTag(name, value) for name, value in part])
-
-    def _write_artifact(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
-        for item in items:
-            if not Path(item["path"]).exists():
-                raise Rejected(f"there is no file {item['path']} any more")
-            client.log_artifact(run_id, item["path"], item["artifact_path"])
-
-    def _write_status(self, client: "MlflowClient", run_id: str, items: list[Item]) -> None:
-        status = items[-1]["status"]
-        if status == "RUNNING":
-            client.update_run(run_id, status=status)
-        else:
-            client.set_terminated(run_id, status)
-
-    def _connect(self) -> tuple["MlflowClient", str]:
+    def _connect(self) -> "MlflowClient":
         from mlflow import MlflowClient
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -179,20 +182,18 @@ class MlflowRun:
             client = MlflowClient(self._uri)
             experiment_id = self._find_experiment(client)
         run = self._find_run(client, self.run_id) if self.run_id else None
-        if run is None and self._token is not None:
-            made = client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{self._token}'")
-            run = made[0] if made else None
         if run is None:
-            self._token = self._token or uuid.uuid4().hex
+            made = client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{self._token}'")
+            run, self._doubt = (made[0], True) if made else (None, self._doubt)
+        if run is None:
             # resolve_tags: user and script, which MLflow's table of runs shows
             tags = {**resolve_tags(), TOKEN: self._token}
             run = client.create_run(experiment_id, tags=tags, run_name=self._run_name)
+        elif run.info.status != RUNNING:
+            client.update_run(run.info.run_id, status=RUNNING)
         self._params = dict(run.data.params)
         self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
-        if self._note is not None:
-            with suppress(OSError):
-                self._note.write_text(json.dumps({"uri": starred(self._uri), "run": self.run_id}))
-        return client, run.info.run_id
+        return client
 
     def _creation_lock(self) -> AbstractContextManager[Any]:
         """Keep several processes from making the same SQLite database at once, which leaves it broken."""
@@ -239,6 +240,24 @@ class MlflowRun:
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(run_id)
         return run
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _clean(name: str) -> str:
+    """A name that MLflow takes: letters, digits, `_ - . / ` and spaces."""
+    return re.sub(r"[^\w./ -]", "_", name)[:LONGEST_NAME]
+
+
+def _cut(value: Any, length: int) -> str:
+    text = str(value)
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _parts(values: Iterable[Any], size: int) -> Iterator[list[Any]]:

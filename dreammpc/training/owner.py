@@ -18,7 +18,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,23 @@ def own(folder: Path, made: Sequence[Path] = ()) -> None:
     folder = folder.resolve()
     if folder not in _owned:
         _owned[folder] = Owner(folder, made)
+
+
+@contextlib.contextmanager
+def ended(folder: Path) -> Iterator[None]:
+    """Own the folder of a run that has ended meanwhile.
+
+    Raises:
+        UsageError: a training that runs owns it, or it cannot be written.
+    """
+    other = read_owner(folder)
+    if other is not None and alive(folder, other):
+        raise UsageError(f"{folder} is in training, in {named(other)}, which sends its log: wait for its end")
+    owner = Owner(folder)
+    try:
+        yield
+    finally:
+        owner.release()
 
 
 def check_owned(path: Path) -> None:

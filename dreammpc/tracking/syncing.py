@@ -1,0 +1,113 @@
+"""`dreammpc sync`: what a run's folder has and MLflow has not, sent when the run has ended."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support.atomic import from_json
+from dreammpc.tracking.addresses import keep, starred, whole
+from dreammpc.tracking.delivery import Delivery
+from dreammpc.tracking.follower import one_line
+from dreammpc.tracking.jsonl import LOG, PARAMS, last_record
+from dreammpc.tracking.loggers import OWN_FOLDER, PARENT_TAG, address
+from dreammpc.tracking.note import NOTE, RUNNING, Note, read_note
+
+FILES = {"checkpoints": "checkpoints/[lb][ae]st.ckpt", "videos": "*.mp4"}
+"""Artifacts of a run, by their place."""
+
+
+def sync(
+    paths: Sequence[str | Path],
+    uri: str | None = None,
+    own: Callable[[Path], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[str]:
+    """Send what is missing of runs; yield one line for each.
+
+    Args:
+        paths: folders of runs, or that have some below, as a sweep's.
+        uri: MLflow's address; None takes MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder. A run
+            that has been recorded elsewhere needs it.
+        own: makes this process the owner of a run's folder meanwhile; raises UsageError while it is trained.
+
+    Raises:
+        UsageError: MLflow is not installed, a folder has no run, no such address, a run is in training or was
+            recorded at another address.
+        RunError: MLflow could not be reached. What was sent until then is noted.
+    """
+    if find_spec("mlflow") is None:
+        raise UsageError("sync needs MLflow, which is not installed here")
+    to, refused = keep(address(uri, key="--uri")), []
+    for runs in [find_runs(Path(path)) for path in paths]:
+        parent = None
+        for folder in runs:
+            try:
+                with own(folder):
+                    delivery = _delivery(folder, to, uri is not None, parent)
+                    yield _sent(folder, to, delivery)
+            except UsageError as reason:  # the others are sent
+                refused.append(str(reason))
+            else:
+                parent = delivery.note.run if folder.name == OWN_FOLDER else parent
+    if refused:
+        raise UsageError("; ".join(refused))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folder itself where it is that of a run, else all below it; a sweep as a whole is first.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder")
+    if (folder / LOG).is_file():
+        return [folder]
+    found = sorted({path.parent for name in (LOG, NOTE) for path in folder.rglob(name)})
+    if not found:
+        raise UsageError(f"{folder} is no run folder and has none in it: there is no {LOG}")
+    return found
+
+
+def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Delivery:
+    """What is left to be sent of a run."""
+    note = read_note(folder) or Note(to, *_named(folder), status=None)
+    if note.uri != to and not anywhere:
+        raise UsageError(
+            f"{folder} was recorded at {note.uri}: add --uri {note.uri} to go on there, or another --uri"
+        )
+    elsewhere = note.uri != to
+    if elsewhere:
+        note = Note(to, note.experiment, note.run_name, artifacts=note.artifacts, status=note.status)
+    if elsewhere or note.status in (None, RUNNING):  # it did not come to name all of its artifacts
+        found = {path: place for place, pattern in FILES.items() for path in folder.glob(pattern)}
+        note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
+    if note.status in (None, RUNNING):  # killed, or trained without MLflow
+        note.status = "FINISHED" if any(key.startswith("final/") for key in last_record(folder)) else "KILLED"
+    return Delivery(folder, note, whole(to), {} if parent is None else {PARENT_TAG: parent})
+
+
+def _named(folder: Path) -> tuple[str, str]:
+    """Experiment and name of a run that MLflow does not know."""
+    try:
+        params = from_json((folder / PARAMS).read_text(encoding="utf-8"))
+        settings = params["tracking"]
+        name = settings["run_name"] or f"{params['task']}-seed{params['seed']}"
+        return str(settings["experiment"]), str(name)
+    except (OSError, ValueError, LookupError, TypeError):
+        return "dreammpc", folder.name
+
+
+def _sent(folder: Path, to: str, delivery: Delivery) -> str:
+    lines, files = 0, len(delivery.note.artifacts)
+    if not delivery.complete():
+        try:
+            lines = delivery.send()
+        except Exception as error:
+            raise RunError(
+                f"MLflow at {to} can't be written ({one_line(error)}): {folder} keeps all, send it later"
+            ) from error
+    torn = f", {delivery.torn} torn lines left out" if delivery.torn else ""
+    return f"{folder}: {lines} lines and {files} files sent to run {delivery.note.run} at {starred(to)}{torn}"

@@ -1,0 +1,85 @@
+"""A real MLflow server on the loopback: sent to, gone, back, synced."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dreammpc import tracking
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+@contextmanager
+def serving(command: list[str], url: str, log: Path):
+    """A server that answers at `url`; ended with all its processes."""
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command], stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address, and what starts a server there, with the same database each time."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    uri = f"http://127.0.0.1:{port}"
+    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", f"{folder}/files"]
+    return uri, lambda: serving(command, f"{uri}/health", folder / "log")
+
+
+def test_a_server_that_goes_away_has_all_in_the_end(server, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    uri, start = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = tmp_path / "run"
+    with start():
+        logger = tracking.MLflowTracker(uri, "walker", run_name="seed1", folder=run, tags={"cpu": "x"})
+        logger.log_hyperparams({"seed": 1})
+        logger.log_metrics({"loss": 1.0, "bad": float("nan")}, step=100)
+        assert logger._follower.flush(300) and logger.version
+    for step in range(200, 500, 100):
+        logger.log_metrics({"loss": 2.0}, step=step)
+    (run / "film.mp4").write_text("film")
+    logger.log_artifact(run / "film.mp4", "videos")
+    logger.finalize("success")
+    assert logger.hint().endswith(f"dreammpc sync {run}")
+    logger._follower._send = lambda: None  # its thread is gone with its process
+    with start():
+        to = f"run {logger.version} at {uri}"
+        assert list(tracking.sync([run])) == [f"{run}: 3 lines and 1 files sent to {to}"]
+        assert list(tracking.sync([run])) == [f"{run}: 0 lines and 0 files sent to {to}"]
+        client = MlflowClient(uri)
+        found = client.get_run(logger.version)
+        assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "1"})
+        assert found.data.tags["cpu"] == "x" and found.info.run_name == "seed1"
+        history = client.get_metric_history(logger.version, "loss")
+        assert [metric.step for metric in history] == [100, 200, 300, 400]
+        assert [file.path for file in client.list_artifacts(logger.version, "videos")] == ["videos/film.mp4"]
