@@ -20,7 +20,7 @@ from update import Update, random_batch
 
 from dreammpc.agent import Agent
 from dreammpc.configuration.assembly import obs_dim
-from dreammpc.envs import BatchedEnv, list_tasks, make_env
+from dreammpc.envs import TaskEnv, list_tasks, make_env
 from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import make_planner
 from dreammpc.sweeps import TASK_SETS
@@ -36,7 +36,7 @@ def cpu_seconds(call: Callable[[], object], repetitions: int) -> float:
     return (time.process_time() - began) / repetitions
 
 
-def simulation(env: BatchedEnv, decisions: int) -> float:
+def simulation(env: TaskEnv, decisions: int) -> float:
     """CPU seconds of one environment step under random actions, starts included."""
     state = env.reset()
 

@@ -12,7 +12,7 @@ from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration.collectors import count_rows
 from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
-from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 
@@ -22,12 +22,12 @@ NO_TIME_LIMIT = 500
 """Episode length in agent steps that is assumed where an environment has none."""
 
 
-def episode_length(env: BatchedEnv) -> int:
+def episode_length(env: TaskEnv) -> int:
     """Agent steps of a whole episode."""
     return env.max_episode_steps or NO_TIME_LIMIT
 
 
-def obs_dim(env: BatchedEnv) -> int:
+def obs_dim(env: TaskEnv) -> int:
     """Width of the vector that is observed, 0 if there is none."""
     specs = dict(env.observation_spec.items())
     return specs["observation"].shape[-1] if "observation" in specs else 0
@@ -37,7 +37,7 @@ def without_name(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "name"}
 
 
-def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: Any) -> BatchedEnv:
+def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: Any) -> TaskEnv:
     """`make_env`, with its ValueError turned into a UsageError."""
     try:
         return make_env(task, num_envs, seed, *made, **options)
@@ -46,7 +46,7 @@ def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: An
 
 
 def build_model(
-    env: BatchedEnv,
+    env: TaskEnv,
     size: dict[str, Any],
     discount: float | None = None,
     algorithm: str = "tdmpc2",
@@ -101,7 +101,7 @@ def build_algorithm(
     return cls(agent, compile=compile, **own)
 
 
-def replay_capacity(env: BatchedEnv, env_steps: int, algorithm: dict[str, Any], world_size: int = 1) -> int:
+def replay_capacity(env: TaskEnv, env_steps: int, algorithm: dict[str, Any], world_size: int = 1) -> int:
     """Transitions that the replay of one of the processes holds: no more than will be collected."""
     total_steps = env_steps // env.action_repeat
     return min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
@@ -114,7 +114,7 @@ def replay_folder(settings: dict[str, Any]) -> Any:
 
 
 def claim_replay(
-    env: BatchedEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
+    env: TaskEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
 ) -> str:
     """One line that says what the replay will take; UsageError if there is not as much."""
     capacity = replay_capacity(env, env_steps, settings["algorithm"], world_size)
@@ -125,7 +125,7 @@ def claim_replay(
 
 
 def build_feed(
-    env: BatchedEnv,
+    env: TaskEnv,
     agent: Agent,
     env_steps: int,
     seed: int,
@@ -233,7 +233,7 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     return facts
 
 
-def check_spaces(path: str | Path, facts: dict[str, Any], env: BatchedEnv) -> None:
+def check_spaces(path: str | Path, facts: dict[str, Any], env: TaskEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
     has, needs = (obs_dim(env), env.action_spec.shape[-1]), (facts["obs_dim"], facts["action_dim"])
     if has != needs:

@@ -7,13 +7,13 @@ from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector
 from dreammpc.data.memory import claim_shared
 from dreammpc.data.workers import shared_bytes
-from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
 
 COLLECTORS = ("serial", "multiprocess", "async", "ray")
 
 
-def build_collector(env: BatchedEnv, agent: Agent, seed: int, settings: dict[str, Any]) -> Any:
+def build_collector(env: TaskEnv, agent: Agent, seed: int, settings: dict[str, Any]) -> Any:
     """The collector that `settings["collector"]` names.
 
     Args:

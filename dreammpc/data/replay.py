@@ -23,6 +23,7 @@ from torchrl.data import (
 from dreammpc.data.frames import FrameStore
 from dreammpc.data.sampler import WindowSampler
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.devices import CPU, moved
 
 EPISODE = 2**32
 PIXELS, NEXT_PIXELS = "pixels", ("next", "pixels")
@@ -105,7 +106,9 @@ class Replay:
         return len(self.buffer)
 
     def extend(self, batch: TensorDictBase) -> None:
-        """Append transitions [B, T] as a collector yields them.
+        """Append transitions [B, T] as a collector yields them, from any device.
+
+        Of rows that stay on their device `is_init` alone comes to the CPU, where windows are drawn.
 
         Raises:
             KeyError: a key is missing (TorchRL would store uninitialised memory without a word).
@@ -114,18 +117,21 @@ class Replay:
         missing = [key for key in self._expected if key not in available]
         if missing:
             raise KeyError(f"replay: the batch lacks {missing[0]}; it has {sorted(map(str, available))}")
-        rows, is_init = batch.select(*self.keys), batch["is_init"].squeeze(-1)
-        rows["frame"] = self._stamp(is_init)
+        rows, is_init = batch.select(*self.keys), batch["is_init"].squeeze(-1).cpu()
+        rows = moved(rows, self.device or CPU)
+        stamps = self._stamp(is_init)
+        rows["frame"] = stamps.to(self.device or CPU)
         if self.frames is not None:
-            rows["frames"] = self.frames.extend(batch[PIXELS], batch[NEXT_PIXELS], is_init)
-        self._append(rows.transpose(0, 1).flatten(0, 1))
+            frames = batch[PIXELS].cpu(), batch[NEXT_PIXELS].cpu()
+            rows["frames"] = self.frames.extend(*frames, is_init)
+        self._append(rows.transpose(0, 1).flatten(0, 1), stamps.T.flatten())
         self.written += rows.numel()
 
-    def _append(self, rows: TensorDictBase) -> None:
+    def _append(self, rows: TensorDictBase, stamps: Tensor) -> None:
         first = self.buffer.writer._cursor
-        self.buffer.extend(rows if self.device is None else rows.to(self.device))
+        self.buffer.extend(rows)
         # What `extend` returns is on the device, and would have to be waited for.
-        self._stamps[(first + torch.arange(len(rows))) % self.capacity] = rows["frame"]
+        self._stamps[(first + torch.arange(len(rows))) % self.capacity] = stamps
 
     def _stamp(self, is_init: Tensor) -> Tensor:
         """Stamps [B, T] that count up within an episode and jump where `is_init` [B, T] starts a new one."""
@@ -209,17 +215,27 @@ class Replay:
         self.frames.put(int(rows["frames"].min()), frames)
 
     def restore(self, rows: list[TensorDictBase], state: dict[str, Any]) -> None:
-        """Refill from `rows`, consecutive chunks that end at `state["written"]`, and from `state_dict()`."""
+        """Refill from `rows`, consecutive chunks that end at `state["written"]`, and from `state_dict()`.
+
+        Raises:
+            UsageError: they were collected in another number of environments.
+        """
+        if (had := len(state["frame"])) != self.num_envs:
+            raise UsageError(
+                f"the checkpoint's replay was collected in {had} environments, and there are {self.num_envs}"
+                " now"
+            )
         self.buffer.empty()
         self._origin = 0
         if rows:
-            content = torch.cat(rows)[-self.capacity :]
+            content: TensorDictBase = torch.cat(rows)[-self.capacity :]  # type: ignore[arg-type, assignment]
             start = state["written"] - len(content)
             # TorchRL fills from index 0. A full ring is rotated so that row n lies at n modulo capacity, as
             # before; one that is not full (the capacity has grown) begins at its oldest row.
             self._origin = 0 if len(content) == self.capacity else start
             index = (torch.arange(start, state["written"]) - self._origin) % self.capacity
-            self._append(content[torch.argsort(index)])
+            content = content[torch.argsort(index)]
+            self._append(moved(content, self.device or CPU), content["frame"])
             self.buffer.writer._cursor = (state["written"] - self._origin) % self.capacity
         self.written, self.episodes = state["written"], state["episodes"]
         self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)

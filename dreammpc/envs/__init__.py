@@ -6,21 +6,24 @@
 - ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
 - ``metaworld``, ``humanoidbench``: ``mw-NAME``, ``h1hand-NAME`` and other robots', where they are installed;
 - ``gymnasium``: any environment that Gymnasium knows by an id, as ``gym-ID``;
-- ``wrapper``: the one wrapper to TorchRL. A family is written as plain Gymnasium environments with flat
-  Box spaces and is wrapped once, here, last.
+- ``torchrl``: any environment of TorchRL's, batched and on its own device, as ``torchrl:module:factory``;
+- ``task_env``: what all of them are to a run. ``wrapper`` makes it of plain Gymnasium environments with flat
+  Box spaces, in which most families are written, and ``torchrl_env`` of TorchRL's.
 
 Simulators are imported when a task of theirs is made, never by ``import dreammpc.envs``.
 """
 
 import functools
 
-from dreammpc.envs import dmcontrol, gymnasium, humanoidbench, metaworld
+from dreammpc.envs import dmcontrol, gymnasium, humanoidbench, metaworld, torchrl
 from dreammpc.envs.families import Needs, canonical, list_tasks, make_env, not_installed, register_env
+from dreammpc.envs.task_env import TaskEnv
 from dreammpc.envs.wrapper import BatchedEnv
 
 # The default family: its prefix is empty, so every longer registered prefix wins over it.
 register_env("", dmcontrol.make, tasks=dmcontrol.list_tasks)
 register_env(gymnasium.PREFIX, gymnasium.make, tasks=gymnasium.list_tasks, open=True)
+register_env(torchrl.PREFIX, torchrl.make, tasks=torchrl.list_tasks, open=True, batched=True)
 register_env(
     metaworld.PREFIX,
     metaworld.make,
@@ -35,4 +38,13 @@ for _robot, _prefix in zip(humanoidbench.ROBOTS, humanoidbench.PREFIXES, strict=
         needs=Needs(humanoidbench.MODULE, "HumanoidBench", humanoidbench.INSTALL),
     )
 
-__all__ = ["BatchedEnv", "Needs", "canonical", "list_tasks", "make_env", "not_installed", "register_env"]
+__all__ = [
+    "BatchedEnv",
+    "Needs",
+    "TaskEnv",
+    "canonical",
+    "list_tasks",
+    "make_env",
+    "not_installed",
+    "register_env",
+]

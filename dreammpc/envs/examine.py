@@ -13,10 +13,11 @@ from gymnasium.spaces import Box
 
 from dreammpc.envs import checks
 from dreammpc.envs.drawing import advice, picture
-from dreammpc.envs.families import make_rows
+from dreammpc.envs.examine_batched import examine_batched
+from dreammpc.envs.families import make_rows, makes_batches
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
-from dreammpc.envs.trial import Examination, Played, Stopped, play, reset, step_once
+from dreammpc.envs.trial import Examination, Played, Stopped, many, play, reset, step_once
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.faults import told
 
@@ -30,7 +31,7 @@ def examine(task: str, steps: int = 200) -> Examination:
     printed = io.StringIO()
     with _alone(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _examine(found, task, steps)
+        (examine_batched if makes_batches(task) else _examine)(found, task, steps)
     if text := printed.getvalue().strip():
         found.warn(
             "prints", f"it prints, {text.splitlines()[0][:60]!r} for one: a training's progress is lost"
@@ -49,7 +50,7 @@ def _examine(found: Examination, task: str, steps: int) -> None:
     _wrappers(found, first)
     played = play(found, first, act, size, steps)
     cut = f" of {steps}, as they are slow" if not played.ended and played.steps < steps else ""
-    found.facts.append(f"{_many(played.steps, 'step')} played{cut}")
+    found.facts.append(f"{many(played.steps, 'step')} played{cut}")
     if not played.ended:
         same = _repeat(found, first, second, act, size, played, steps)
         _state(found, first, second, act, size)
@@ -69,20 +70,20 @@ def _spaces(
     prefix, size, act = f"task {task!r}: ", None, None
     try:
         size = flat_box([env], "observation", task).shape[0]
-        found.facts.append(_many(size, "observation"))
+        found.facts.append(many(size, "observation"))
     except UsageError as error:
         found.error("observation space", str(error).removeprefix(prefix))
     try:
         space = flat_box([env], "action", task)
         actions, width = Actions(space, task), space.shape[0]
-        found.facts.append(_many(width, "action"))
+        found.facts.append(many(width, "action"))
         act = lambda stream: actions(stream.uniform(-1, 1, (1, width)))[0]  # noqa: E731
     except UsageError as error:
         found.error("action space", str(error).removeprefix(prefix))
         if isinstance(own := getattr(env, "action_space", None), Box) and own.shape[0]:
             act = lambda stream: _sampled(own, stream)  # noqa: E731
     limit = env.get_wrapper_attr("max_episode_steps") if env.has_wrapper_attr("max_episode_steps") else None
-    found.facts.append(f"episodes of at most {_many(limit, 'step')}" if limit else "no time limit")
+    found.facts.append(f"episodes of at most {many(limit, 'step')}" if limit else "no time limit")
     try:
         if env.has_wrapper_attr("full_return"):
             checks.full_return(env.get_wrapper_attr("full_return"))
@@ -193,10 +194,6 @@ def _drawn(found: Examination, task: str, act: Any, size: int | None, played: Pl
         found.warn("render", "render() changes the environment: what follows is other than without it")
     with contextlib.suppress(Exception, SystemExit):  # said already
         env.close()
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _equal(one: np.ndarray | None, two: np.ndarray | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import gymnasium
 
 from dreammpc.envs.drawing import check_drawing, explained, observed
+from dreammpc.envs.task_env import TaskEnv
 from dreammpc.envs.wrapper import BatchedEnv
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import Registry, installed
@@ -38,8 +39,10 @@ FAMILIES = Registry("task prefix", "dreammpc.envs")
 _TASKS: dict[str, Callable[[], Iterable[str]]] = {}
 _CLOSED: set[str] = set()
 """Families whose lists name all that they have."""
+_BATCHED: set[str] = set()
+"""Families that make all rows at once."""
 _NEEDS: dict[str, Needs] = {}
-_Factory = TypeVar("_Factory", bound=EnvFactory)
+_Factory = TypeVar("_Factory", bound=Callable)
 
 
 def register_env(
@@ -48,6 +51,7 @@ def register_env(
     *,
     tasks: Callable[[], Iterable[str]] | None = None,
     open: bool = False,
+    batched: bool = False,
     needs: Needs | None = None,
 ):
     """Adds a family of tasks: every task whose name begins with ``prefix``. Also a decorator.
@@ -64,6 +68,8 @@ def register_env(
         tasks: lists the family's names. Without it the set is open.
         open: the family has more names than it lists; the factory itself raises ``ValueError`` for a name
             that it does not know.
+        batched: the factory makes all rows at once, as a :class:`TaskEnv`:
+            ``factory(task, num_envs, action_repeat=, render=, obs=)``.
         needs: the package that it needs, if that may be missing; nothing else is asked of the family then.
 
     Raises:
@@ -75,8 +81,12 @@ def register_env(
         def make_gym(task, *, action_repeat, render): ...
     """
     if factory is None:
-        return lambda function: register_env(prefix, function, tasks=tasks, open=open, needs=needs)
+        return lambda function: register_env(
+            prefix, function, tasks=tasks, open=open, batched=batched, needs=needs
+        )
     FAMILIES.add(prefix, factory)
+    if batched:
+        _BATCHED.add(prefix)
     if needs is not None:
         _NEEDS[prefix] = needs
     if tasks is not None:
@@ -155,13 +165,14 @@ def make_env(
     render: bool = False,
     obs: str = "state",
     **options: Any,
-) -> BatchedEnv:
+) -> TaskEnv:
     """Makes ``num_envs`` copies of a task as one batched environment.
 
     Args:
         task: a name from :func:`list_tasks` (after a prefix dashes and underscores are the same), or one
             with the prefix of an open family.
-        num_envs: rows B of the batch, stepped one after the other in this process.
+        num_envs: rows B of the batch, stepped one after the other in this process. A TorchRL environment
+            comes in batches of its own: it has at least as many.
         seed: row i is seeded with ``seed + i``.
         action_repeat: control steps per decision, rewards summed; None for the family's default (2 for
             the control suite).
@@ -171,7 +182,7 @@ def make_env(
             ``action_bound``; None is as good as nothing.
 
     Returns:
-        An environment with ``batch_size=[num_envs]``; see :class:`BatchedEnv`.
+        An environment with ``batch_size=[num_envs]``; see :class:`TaskEnv`.
 
     Raises:
         ValueError: an unknown task, ``num_envs`` or ``action_repeat`` below 1, or spaces that do not fit.
@@ -182,12 +193,16 @@ def make_env(
     if action_repeat is not None and action_repeat < 1:
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
     draws, task = "pixels" in observed(obs), canonical(task)
+    options = {key: value for key, value in options.items() if value is not None and value != {}}
     with explained(obs) if draws else contextlib.nullcontext():
-        options = {key: value for key, value in options.items() if value is not None and value != {}}
-        envs = make_rows(task, num_envs, action_repeat, render or draws, **options)
-        if draws:
-            check_drawing(envs[0], task, obs)
-    env = BatchedEnv(envs, task, obs)
+        if makes_batches(task):
+            how = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
+            env: TaskEnv = _factory(task, options)(task, num_envs, **how, **options)
+        else:
+            envs = make_rows(task, num_envs, action_repeat, render or draws, **options)
+            if draws:
+                check_drawing(envs[0], task, obs)
+            env = BatchedEnv(envs, task, obs)
     env.options = options
     env.set_seed(seed)
     return env
@@ -207,7 +222,8 @@ def check_task(task: str, where: str, named: Collection[str] = (), kwargs: objec
     """Raise UsageError if `task`, which stands in a file, would do what nobody chose.
 
     ``gym-package:Name-v0`` imports ``package``: one that is installed with environments for Gymnasium or for
-    us may be in a file, any other if today's command line names the task. The same holds for texts among the
+    us may be in a file, any other if today's command line names the task. So may ``torchrl:NAME`` that an
+    installed package offers, but no ``torchrl:module:factory``. The same holds for texts among the
     arguments of an environment, which may take them for paths or addresses.
 
     Args:
@@ -228,7 +244,8 @@ def check_task(task: str, where: str, named: Collection[str] = (), kwargs: objec
         return
     package = head.partition("-")[2]
     points = (*installed("gymnasium.envs"), *installed(FAMILIES.group))
-    if package not in {point.module.partition(".")[0] for point in points}:
+    offered = {f"torchrl:{point.name}" for point in installed("dreammpc.torchrl")}
+    if task not in offered and package not in {point.module.partition(".")[0] for point in points}:
         raise UsageError(
             f"{where} names the task {task}, and a file alone does not have a package imported;"
             f" if you trust it, add task={task}"
@@ -244,6 +261,17 @@ def make_rows(
         ValueError, UsageError, ForeignError: see :func:`make_env`.
     """
     task = canonical(task)
+    factory = _factory(task, options)
+    return [factory(task, action_repeat=action_repeat, render=render, **options) for _ in range(num_envs)]
+
+
+def makes_batches(task: str) -> bool:
+    """Whether the family of a task makes all rows at once."""
+    return _family(task) in _BATCHED
+
+
+def _factory(task: str, options: Mapping[str, Any]) -> Any:
+    """What makes a task, if it exists, is installed and takes these options."""
     prefix = _family(task)
     if (needs := _lack(prefix)) is not None:
         raise UsageError(f"task {task!r} needs {needs.name}, which is not installed: {needs.install}")
@@ -252,7 +280,7 @@ def make_rows(
         raise ValueError(_unknown(task))
     if options and not set(options) <= set(inspect.signature(factory).parameters):
         raise UsageError(f"task {task!r} takes no env.{next(iter(options))}; tasks of Gymnasium do: gym-ID")
-    return [factory(task, action_repeat=action_repeat, render=render, **options) for _ in range(num_envs)]
+    return factory
 
 
 def _unknown(task: str) -> str:

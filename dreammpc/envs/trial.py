@@ -45,6 +45,11 @@ class Examination:
             notes.append(text)
 
 
+def many(number: int, what: str) -> str:
+    """`number` and `what`, with an s where there are several."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 @dataclass
 class Played:
     """What an environment answered from a reset with seed 0 on."""

@@ -9,14 +9,13 @@ import gymnasium
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torchrl.data import Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import EnvBase
 
 from dreammpc.envs import checks
-from dreammpc.envs.drawing import FRAME_SHAPE, Undrawable, draw, observed, picture
+from dreammpc.envs.drawing import FRAME_SHAPE, Undrawable, draw, picture
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
-from dreammpc.interfaces import ForeignError, RunError, UsageError
+from dreammpc.envs.task_env import TaskEnv
+from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.faults import told
 
 log = logging.getLogger(__name__)
@@ -26,22 +25,12 @@ FPS = 30.0
 _BUFFERS = ("_observation", "_pixels", "_reward", "_terminated", "_truncated", "success", "any_success")
 
 
-class BatchedEnv(EnvBase):
+class BatchedEnv(TaskEnv):
     """B Gymnasium environments with flat Box spaces, stepped one after the other.
 
-    ``batch_size=[B]`` always, also for one environment. Keys:
-
-    - ``observation`` float32 [B, O]; not with ``obs="pixels"``
-    - ``pixels`` uint8 [B, 3, 64, 64], the present frame, drawn once per decision; not with ``obs="state"``
-    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds and
-      dtype; whole numbers where they want integers
-    - ``reward`` float32 [B, 1]
-    - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
-
-    A reset with a mask ``"_reset"`` [B, 1] restarts the rows that it names; the others go on. A lean
-    wrapper rather than TorchRL's own, which cost two to four times the simulation of a small task.
-
-    What the environments return is checked here, by :mod:`dreammpc.envs.checks`.
+    Frames are drawn once per decision; actions have the dtype that the environments want, whole numbers where
+    they want integers. A lean wrapper rather than TorchRL's own, which cost two to four times the simulation
+    of a small task. What the environments return is checked here, by :mod:`dreammpc.envs.checks`.
 
     Args:
         envs: B environments with equal spaces; what their observation space says of bounds is ignored.
@@ -49,22 +38,8 @@ class BatchedEnv(EnvBase):
         obs: what is observed: ``state``, ``pixels`` or ``both``.
 
     Attributes:
-        task: as given.
-        obs: as given.
-        envs: as given.
-        num_envs: B.
-        action_repeat: control steps per decision, 1 where the environments do not say.
-        max_episode_steps: time limit in decisions, None where the environments do not say.
-        episodic: whether an episode can end before its time limit; True where the environments do not say.
-        fps: decisions per simulated second, for videos; 30 where the environments do not say.
-        success: float64 [B], `info["success"]` or `info["is_success"]` of the last step; NaN before one and
-            where neither is reported as a number in [0, 1].
-        any_success: float64 [B], whether any step of the episode so far was a success; NaN likewise.
-        full_return: the return that is worth a normalized score of 1, as the environments say it; None where
-            they do not: success is the score there, if it is reported.
-        variant: which of several versions of the task's environment this is, for tables; else empty.
-        layout: the entries that the observation was joined of, if it was.
-        options: those of :func:`make_env` for the task's own family.
+        envs: as given; those of :class:`TaskEnv` besides. Success is `info["success"]` or
+            `info["is_success"]`.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
@@ -77,41 +52,26 @@ class BatchedEnv(EnvBase):
     def __init__(self, envs: Sequence[gymnasium.Env], task: str, obs: str = "state"):
         if not envs:
             raise UsageError(f"task {task!r}: needs at least one environment")
-        super().__init__(batch_size=[len(envs)])
-        self.envs, self.task, self.obs, self.num_envs = list(envs), task, obs, len(envs)
-        self.action_repeat: int = _attribute(envs[0], "action_repeat", 1)
+        observation_dim = flat_box(envs, "observation", task, empty=obs == "pixels").shape[0]
+        actions = flat_box(envs, "action", task)
+        super().__init__(task, obs, len(envs), observation_dim, actions.shape[0])
+        self.envs = list(envs)
+        self.action_repeat = _attribute(envs[0], "action_repeat", 1)
         spec = envs[0].spec
-        self.max_episode_steps: int | None = _attribute(
+        self.max_episode_steps = _attribute(
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
-        self.episodic: bool = _attribute(envs[0], "episodic", True)
+        self.episodic = _attribute(envs[0], "episodic", True)
         try:
             self.full_return = checks.full_return(_attribute(envs[0], "full_return", None))
         except checks.Mismatch as error:
             raise UsageError(f"task {task!r}: {error}") from None
-        self.variant: str = _attribute(envs[0], "variant", "")
+        self.variant = _attribute(envs[0], "variant", "")
         self.fps = frames_per_second(envs[0])
-        self.layout: str = _attribute(envs[0], "layout", "")
-        self.options: dict[str, Any] = {}
-        observation_dim = flat_box(envs, "observation", task, empty=obs == "pixels").shape[0]
-        actions = flat_box(envs, "action", task)
+        self.layout = _attribute(envs[0], "layout", "")
         self._own_actions = Actions(actions, task)
 
-        rows = (self.num_envs, 1)
-        flag = Categorical(2, shape=rows, dtype=torch.bool)
-        pixels_shape = (self.num_envs, *FRAME_SHAPE)
-        self._observed = observed(obs)
-        specs: dict[str, Any] = {
-            "observation": Unbounded((self.num_envs, observation_dim)),
-            "pixels": Bounded(0, 255, pixels_shape, dtype=torch.uint8),
-        }
-        self.observation_spec = Composite({key: specs[key] for key in self._observed}, shape=self.batch_size)
-        self.action_spec = Bounded(-1, 1, (self.num_envs, actions.shape[0]), dtype=torch.float32)
-        self.reward_spec = Unbounded(rows)
-        self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=self.batch_size
-        )
-
+        rows, pixels_shape = (self.num_envs, 1), (self.num_envs, *FRAME_SHAPE)
         # The present state of every row. A step overwrites it and hands out copies.
         self._observation = np.zeros((self.num_envs, observation_dim), np.float32)
         self._pixels = np.zeros(pixels_shape if "pixels" in self._observed else 0, np.uint8)
@@ -119,22 +79,7 @@ class BatchedEnv(EnvBase):
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success, self.any_success = np.full(self.num_envs, np.nan), np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
-        self.steps = 0
-        """Steps that every environment has been asked for."""
-        self._whole = True  # False after a step or a reset that failed
         self._complained, self._open = False, True
-        self.stateless = ""
-        """Why the last `get_state` was None, where the environments can be blamed for it."""
-
-    @property
-    def title(self) -> str:
-        """The task's name, with its variant if it has one."""
-        return f"{self.task} ({self.variant})" if self.variant else self.task
-
-    def facts(self) -> dict[str, str]:
-        """What a run's log says of the environments beside its settings."""
-        found = {"variant": self.variant, "observation": self.layout}
-        return {name: text for name, text in found.items() if text}
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         actions = tensordict.get("action").numpy(force=True)
@@ -180,20 +125,10 @@ class BatchedEnv(EnvBase):
         self._whole = True
         return self._state()
 
-    def _place(self, row: int, what: str = "") -> str:
-        """Where something went wrong: in the present step, or in `what` came between two."""
-        between = f"{what} after " if self.steps else f"{what} before "
-        when = f"{between if what else ''}step {self.steps or 1}"
-        return f"task {self.task!r}, environment {row}, {when}"
-
-    def _fault(self, row: int, error: BaseException, what: str = "") -> RunError:
-        """What an environment raised, or what is wrong with its answer, as the error that ends the run."""
-        place = self._place(row, what)
-        if isinstance(error, UsageError | RunError):
-            return RunError(f"{place}: {error}")
-        if (mismatch := checks.old_answer(error)) is not None:
-            return RunError(f"{place}: {mismatch}")
-        return ForeignError(f"{place}: {told(error)}")
+    def _fault(self, row: int | None, error: BaseException, what: str = "") -> RunError:
+        if not isinstance(error, UsageError | RunError) and (mismatch := checks.old_answer(error)):
+            error = mismatch
+        return super()._fault(row, error, what)
 
     def _success(self, info: Any) -> float:
         try:

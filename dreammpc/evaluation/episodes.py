@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from dreammpc.runtime.devices import CPU, device_name, forked_rng, module_device, where
+from dreammpc.runtime.devices import CPU, device_name, forked_rng, module_device, moved, tensor_device, where
 
 
 @dataclass
@@ -68,6 +68,7 @@ def run_episodes(
     render_size: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     stepped: Callable[[], None] = lambda: None,
+    rows: int | None = None,
 ) -> Episodes | None:
     """Play one episode in each of the B environments of `env`.
 
@@ -81,11 +82,13 @@ def run_episodes(
         render_size: height and width of the pictures to take of environment 0; `None` takes none.
         should_stop: asked at every step; True gives up and returns `None`.
         stepped: told of every step.
+        rows: how many environments are played, the first ones; the others only run beside them. None is all.
     """
     size = env.batch_size[0]
     seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
+    played = size if rows is None else rows
     returns, lengths = torch.zeros(size), torch.zeros(size, dtype=torch.int64)
-    terminated, alive = torch.zeros(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    terminated, alive = torch.zeros(size, dtype=torch.bool), torch.arange(size) < played
     successes: list[float | None] = [None] * size
     any_successes: list[float | None] = [None] * size
     sums: TensorDictBase | None = None
@@ -96,6 +99,7 @@ def run_episodes(
         torch.manual_seed(seeds[0])
         env.seed_rows(seeds)
         obs = env.reset()
+        home = tensor_device(obs)
         carry, is_init = agent.initial_carry(size, device), torch.ones(size, 1, dtype=torch.bool)
         while alive.any():
             if should_stop():
@@ -105,6 +109,7 @@ def run_episodes(
             began = time.perf_counter()
             plan, carry = agent.step(obs.select(*agent.obs_keys), carry, is_init)
             action = plan.action.cpu()  # that it is here has waited for the device: the time is the plan's
+            action = plan.action.to(home) if home.type != "cpu" else action
             seconds += time.perf_counter() - began
             actions += size
             masked = plan.diagnostics.detach().cpu() * alive
@@ -112,19 +117,22 @@ def run_episodes(
             obs["action"] = action
             obs = env.step(obs)["next"]
             stepped()
-            returns += obs["reward"].squeeze(-1) * alive
+            told = moved(obs.select("reward", "terminated", "done"), CPU)
+            returns += told["reward"].squeeze(-1) * alive
             lengths += alive
-            terminated |= obs["terminated"].squeeze(-1) & alive
-            is_init = obs["done"].clone()
+            terminated |= told["terminated"].squeeze(-1) & alive
+            is_init = told["done"].clone()
             for i in (alive & is_init.squeeze(-1)).nonzero().flatten().tolist():
                 successes[i], any_successes[i] = _known(env.success[i]), _known(env.any_success[i])
             alive &= ~is_init.squeeze(-1)
             obs = obs.exclude("reward")
             if is_init.any() and alive.any():  # an environment that is over must not be stepped on
-                obs = env.reset(obs.set("_reset", is_init)).exclude("_reset")
-    each = {} if sums is None else {key: value / lengths for key, value in sums.items()}
+                obs = env.reset(obs.set("_reset", obs["done"])).exclude("_reset")
+    each = {} if sums is None else {key: value[:played] for key, value in sums.items()}
+    returns, lengths, terminated = returns[:played], lengths[:played], terminated[:played]
     total = float(lengths.sum())
-    means = {} if sums is None else {key: float(value.sum()) / total for key, value in sums.items()}
+    means = {key: float(value.sum()) / total for key, value in each.items()}
+    successes, any_successes = successes[:played], any_successes[:played]
     return Episodes(
         returns.tolist(),
         lengths.tolist(),
@@ -135,7 +143,7 @@ def run_episodes(
         successes,
         any_successes,
         successes if env.full_return is None else (returns / env.full_return).tolist(),
-        [finite({key: float(value[i]) for key, value in each.items()}) for i in range(size)],
+        [finite({key: float((v / lengths)[i]) for key, v in each.items()}) for i in range(played)],
         device_name(device),
         torch.get_num_threads(),
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.agent import Agent
-from dreammpc.envs import BatchedEnv, make_env
+from dreammpc.envs import TaskEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.evaluation.film import film
 from dreammpc.support.progress import Progress
@@ -43,10 +43,10 @@ class Evaluator:
         self.action_repeat, self.should_stop = action_repeat, should_stop
         self.progress = progress or Progress(shown=False)
         self.options = dict(options or {})
-        self._env: BatchedEnv | None = None
+        self._env: TaskEnv | None = None
 
     @property
-    def env(self) -> BatchedEnv:
+    def env(self) -> TaskEnv:
         """The environments, made on first use."""
         if self._env is None:
             how = {"obs": self.obs, **self.options}
@@ -56,7 +56,9 @@ class Evaluator:
     def play(self, agent, name: str = "") -> Episodes | None:
         """All episodes with `agent`, shown under `name`; `None` if interrupted."""
         with self.progress.during(f"evaluating {name}".rstrip(), self._steps(), "steps") as stepped:
-            return run_episodes(self.env, agent, self.seeds, should_stop=self.should_stop, stepped=stepped)
+            more = range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.env.num_envs - self.episodes)
+            seeds, rows = [*self.seeds, *more], self.episodes
+            return run_episodes(self.env, agent, seeds, None, self.should_stop, stepped, rows)
 
     def _steps(self) -> int | None:
         """Agent steps of a whole episode, if anybody is to be told."""

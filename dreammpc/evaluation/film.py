@@ -64,7 +64,7 @@ def film(
         return None
     try:
         for name, agent in agents.items():
-            played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop, stepped)
+            played = run_episodes(env, agent, seed, VIDEO_SIZE, should_stop, stepped, 1)
             if played is None:
                 return None
             episodes[name] = played

@@ -34,7 +34,7 @@ CONFIGS = {"tdmpc2": AlgorithmConfig, "bmpc": BMPCConfig}
 
 
 class Training:
-    """Pendulum with a tiny model.
+    """Pendulum, or another task, with a tiny model.
 
     Args:
         folder: of the run.
@@ -45,6 +45,8 @@ class Training:
         planner: settings.
         more: callbacks, after all others.
         accelerator, precision: what trains, and in what.
+        task, env: what is trained on, and what its environments are made with.
+        place: of the replay, see `assembly.build_feed`.
         algorithm_settings: in place of the defaults here.
     """
 
@@ -61,25 +63,29 @@ class Training:
         more: tuple[Callback, ...] = (),
         accelerator: str = "cpu",
         precision: str = "32-true",
+        task: str = "pendulum-swingup",
+        env: dict[str, Any] | None = None,
+        place: Any = None,
         **algorithm_settings: Any,
     ):
         seed = seed_everything(1)
         small = {"batch_size": 8, "utd": 0.1, "seed_steps": 100}
         settings = dataclasses.asdict(CONFIGS[algorithm](**{**small, **algorithm_settings}))
-        env = assembly.build_env("pendulum-swingup", seed)
+        made = env or {}
+        env = assembly.build_env(task, seed, **made)
         model = assembly.build_model(env, MODEL, None, algorithm)
         self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), settings)
-        self.feed = assembly.build_feed(env, self.agent, steps, seed, settings)
+        self.feed = assembly.build_feed(env, self.agent, steps, seed, settings, folder=place)
         self.algorithm = assembly.build_algorithm(self.agent, self.feed, settings)
         config = {"model": MODEL, "algorithm": settings, "steps": steps}
-        facts = assembly.describe("pendulum-swingup", model, config, [])
+        facts = assembly.describe(task, model, config, [])
         resumed = load_checkpoint(resume)[DESCRIPTION] if resume else None
         self.logger = JSONLLogger(folder, resumed["env_steps"] if resumed else None)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.feed, facts, save_every)
         self.stop = GracefulStop(self.feed)
         callbacks: list[Callback] = [self.stop, Monitor(self.feed, log_every)]
         if evaluate_every is not None:
-            evaluator = Evaluator("pendulum-swingup", 1, 1000, env.action_repeat, self.stop.requested)
+            evaluator = Evaluator(task, 1, 1000, env.action_repeat, self.stop.requested, options=env.options)
             planners = {"policy": build_planner({"name": "policy"}, model.action_dim)}
             play = lambda: evaluator.compare(model, planners)  # noqa: E731
             self.evaluation = Evaluation(self.feed, play, self.checkpoints, evaluate_every)

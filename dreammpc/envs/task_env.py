@@ -1,0 +1,147 @@
+"""What every task is behind `make_env`: B environments as one of TorchRL's, with what a run asks of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from dreammpc.envs.drawing import FRAME_SHAPE, observed
+from dreammpc.interfaces import ForeignError, RunError, UsageError
+from dreammpc.support.faults import told
+
+
+class TaskEnv(EnvBase):
+    """B environments of one task; `batch_size=[B]` always, also for one. Keys:
+
+    - ``observation`` float32 [B, O]; not with ``obs="pixels"``
+    - ``pixels`` uint8 [B, 3, 64, 64], the present frame; not with ``obs="state"``
+    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
+    - ``reward`` float32 [B, 1]
+    - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
+
+    A reset with a mask ``"_reset"`` [B, 1] restarts the rows that it names; the others go on. What the
+    environments return is checked on every step.
+
+    Args:
+        task: its name, for messages and logs.
+        obs: what is observed: ``state``, ``pixels`` or ``both``.
+        num_envs: B.
+        observation_dim: O, 0 with pixels alone.
+        action_dim: A.
+        device: where all of it is; None is the CPU.
+
+    Attributes:
+        task, obs, num_envs: as given.
+        action_repeat: control steps per decision, 1 where the environments do not say.
+        max_episode_steps: time limit in decisions, None where the environments do not say.
+        episodic: whether an episode can end before its time limit; True where the environments do not say.
+        fps: decisions per simulated second, for videos; 30 where the environments do not say.
+        success: [B], success of the last step, a number in [0, 1]; NaN before one and where none is reported.
+        any_success: [B], whether any step of the episode so far was a success; NaN likewise.
+        full_return: the return that is worth a normalized score of 1, as the environments say it; None where
+            they do not: success is the score there, if it is reported.
+        variant: which of several versions of the task's environment this is, for tables; else empty.
+        layout: the entries that the observation was joined of, if it was.
+        options: those of :func:`make_env` for the task's own family.
+        steps: that every environment has been asked for.
+        stateless: why the last `get_state` was None, where the environments can be blamed for it.
+    """
+
+    action_repeat: int = 1
+    max_episode_steps: int | None = None
+    episodic: bool = True
+    full_return: float | None = None
+    variant: str = ""
+    fps: float = 30.0
+    layout: str = ""
+    stateless: str = ""
+    success: Any
+    any_success: Any
+
+    def __init__(
+        self,
+        task: str,
+        obs: str,
+        num_envs: int,
+        observation_dim: int,
+        action_dim: int,
+        device: torch.device | None = None,
+    ):
+        super().__init__(batch_size=[num_envs], device=device)
+        self.task, self.obs, self.num_envs = task, obs, num_envs
+        self.options: dict[str, Any] = {}
+        self.steps = 0
+        self._whole = True  # False after a step or a reset that failed
+        rows, on = (num_envs, 1), {"device": device}
+        flag = Categorical(2, shape=rows, dtype=torch.bool, **on)
+        self._observed = observed(obs)
+        specs: dict[str, Any] = {
+            "observation": Unbounded((num_envs, observation_dim), **on),
+            "pixels": Bounded(0, 255, (num_envs, *FRAME_SHAPE), dtype=torch.uint8, **on),
+        }
+        self.observation_spec = Composite(
+            {key: specs[key] for key in self._observed}, shape=self.batch_size, **on
+        )
+        self.action_spec = Bounded(-1, 1, (num_envs, action_dim), dtype=torch.float32, **on)
+        self.reward_spec = Unbounded(rows, **on)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=self.batch_size, **on
+        )
+
+    @property
+    def title(self) -> str:
+        """The task's name, with its variant if it has one."""
+        return f"{self.task} ({self.variant})" if self.variant else self.task
+
+    def facts(self) -> dict[str, str]:
+        """What a run's log says of the environments beside its settings."""
+        found = {"variant": self.variant, "observation": self.layout}
+        return {name: text for name, text in found.items() if text}
+
+    def seed_rows(self, seeds: Sequence[int]) -> None:
+        """Let row i start its next episode from `seeds[i]`; `set_seed(s)` is `seed_rows([s, s + 1, …])`.
+
+        Raises:
+            ValueError: not one seed for each row.
+        """
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, Any] | None:
+        """All that the following steps depend on, as plain containers.
+
+        None where the environments do not offer it (`stateless` says why), and after a step that failed.
+        """
+        return None
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_state` of an equal environment returned; this one must have been reset.
+
+        Raises:
+            Unusable: an environment does not take it. It must be reset then.
+        """
+        raise NotImplementedError
+
+    def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
+        """Draws row ``index`` as uint8 [height, width, 3].
+
+        Raises:
+            Undrawable: there is no picture.
+        """
+        raise NotImplementedError
+
+    def _place(self, row: int | None, what: str = "") -> str:
+        """Where something went wrong: in the present step, or in `what` came between two."""
+        between = f"{what} after " if self.steps else f"{what} before "
+        when = f"{between if what else ''}step {self.steps or 1}"
+        environment = "" if row is None else f"environment {row}, "
+        return f"task {self.task!r}, {environment}{when}"
+
+    def _fault(self, row: int | None, error: BaseException, what: str = "") -> RunError:
+        """What an environment raised, or what is wrong with its answer, as the error that ends the run."""
+        place = self._place(row, what)
+        if isinstance(error, UsageError | RunError):
+            return RunError(f"{place}: {error}")
+        return ForeignError(f"{place}: {told(error)}")
