@@ -1,7 +1,7 @@
 """docs/add_a_planner.md: its files are written, its commands are run, in the order of the page."""
 
-import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/add_a_planner.md").read_text()
@@ -16,8 +17,8 @@ PACKAGE = ROOT / "tests/plugin_package"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
 SHORT = {
-    "train": "task=push-home steps=300 algorithm.seed_steps=100 algorithm.batch_size=16 evaluation.every=150"
-    " evaluation.episodes=1 evaluation.video=false save_every=300 trainer.compile=false tracking=none",
+    "train": "task=push-home steps=60 algorithm.seed_steps=40 algorithm.batch_size=16 evaluation.every=30"
+    " evaluation.episodes=1 evaluation.video=false save_every=60 trainer.compile=false tracking=none",
     "evaluate": "episodes=2",
 }
 
@@ -46,25 +47,12 @@ def folder(tmp_path_factory) -> Path:
     shutil.copytree(PACKAGE / "my_planners", folder / "my-planners/my_planners")
     shutil.copyfile(folder / "best_of.py", folder / "my-planners/my_planners/best_of.py")
     # The package of the task does not offer the planner: the page's own commands must make that known.
-    shutil.copytree(PACKAGE, folder / "tasks")
-    project = (PACKAGE / "pyproject.toml").read_text().replace('"my-planners"', '"push-task"')
-    (folder / "tasks/pyproject.toml").write_text(re.sub(r"^best_of = .*\n", "", project, flags=re.MULTILINE))
-    install(folder / "tasks", folder / "site-tasks")
+    shutil.copytree(PACKAGE / "my_planners", folder / "site-tasks/my_planners")
+    about = folder / "site-tasks/push_task-0.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: push-task\nVersion: 0.1\n")
+    (about / "entry_points.txt").write_text("[dreammpc.envs]\npush- = my_planners.push:make\n")
     return folder
-
-
-def install(package: Path, target: Path) -> None:
-    """pip, without a network and into a folder of its own."""
-    words = "install --quiet --no-index --no-build-isolation --no-deps --disable-pip-version-check --target"
-    run([sys.executable, "-m", "pip", *words.split(), str(target), str(package)], package, os.environ)
-
-
-def run(command: list[str], folder: Path, environment) -> str:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment, timeout=600, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_page_and_the_package_of_the_tests_are_the_same():
@@ -73,23 +61,34 @@ def test_the_page_and_the_package_of_the_tests_are_the_same():
         assert line in (PACKAGE / "pyproject.toml").read_text().splitlines()
 
 
-def test_the_pages_own_test_passes(folder):
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_best_of.py"]
-    assert "1 passed" in run(command, folder, {**os.environ, "PYTHONPATH": path})
+def test_the_pages_own_test_passes(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    tests = [it for name, it in runpy.run_path(str(folder / "test_best_of.py")).items() if "test_" in name]
+    del sys.modules["best_of"]
+    assert len(tests) == 1
+    tests[0]()
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)), ids=COMMANDS)
 def test_command(number, folder):
     words = shlex.split(COMMANDS[number])
-    installed, path = folder / "site", [str(ROOT), str(folder / "site-tasks")]
+    installed, path = folder / "site", [folder / "site-tasks"]
     if words[:2] == ["pip", "install"]:
-        install(folder / words[2], installed)
+        pip = [
+            "install",
+            "--no-index",
+            "--no-build-isolation",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--target",
+        ]
+        command = [sys.executable, "-m", "pip", *pip, str(installed), words[2]]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
         return
     if installed.is_dir():
-        path.insert(1, str(installed))
+        path.insert(0, installed)
     if words[0] == "PYTHONPATH=.":
-        path.insert(0, str(folder))
+        path.insert(0, folder)
         words = words[1:]
     program, *rest = words
     assert program in ("dreammpc", "lightning")
@@ -99,15 +98,16 @@ def test_command(number, folder):
         rest[place:place] = SHORT[recipe].split()
         if recipe == "train" and "folder=" not in COMMANDS[number]:
             rest[place:place] = [f"folder=run{number}", "evaluation.planners=[policy]"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
-    output = run([sys.executable, "-m", "dreammpc.cli", *rest], folder, environment)
+    done = Forked(*rest, cwd=folder, path=path).wait()
+    assert done.returncode == 0, done.stderr
+    output = done.stdout
     if rest[:2] == ["run", "evaluate"]:
         names = next(word for word in words if word.startswith("planner=")).partition("=")[2].split(",")
         assert all(re.search(rf"^\| {name} +\|", output, re.MULTILINE) for name in names), output
     elif "--cfg" in rest:
         assert ": best_of.BestOf\n" in output and "gain: 2\n" in output
     elif rest[0] == "run":
-        assert "push-home after 300 environment steps" in output
+        assert "push-home after 60 environment steps" in output
     elif len(rest) > 1:
         assert "gain: float = 1.0\n    scale of the policy's noise in the rollouts.\n" in output
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, launch, refused
+from commands import TINY, refused, run_here
 
 from dreammpc.models import BMPCModel
 from dreammpc.trained.loading import load_agent
@@ -29,8 +29,7 @@ def run(tmp_path_factory) -> Path:
         "evaluation.video=false",
         "tracking=none",
     ]
-    result = launch("train", *TINY, *more, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    run_here("train", *TINY, *more, cwd=folder)
     return folder
 
 
@@ -41,7 +40,7 @@ def logged(folder: Path) -> list[dict]:
 def test_the_policy_learns_only_after_the_seed_phase(run):
     updates = [line for line in logged(run) if "loss/value" in line]
     learned = [line["env_steps"] for line in updates if "loss/policy" in line]
-    assert updates[0]["env_steps"] == 300 and min(learned) > 300 and max(learned) == 600
+    assert updates[0]["env_steps"] == 3000 and min(learned) > 3000 and max(learned) == 6000
     assert any("reanalyze/moved" in line for line in updates)
     content = load_checkpoint(run / LAST)
     assert content["policy_updates"] == 75  # 150 of 300 agent steps, every second one
@@ -55,7 +54,7 @@ def test_evaluation_during_training_is_by_its_own_planners(run):
     assert all("eval/dream_mpc/return" in line for line in lines)
     last = lines[-1]
     final = next(line for line in logged(run) if "final/dream_mpc" in line)
-    assert final["env_steps"] == last["env_steps"] == 600
+    assert final["env_steps"] == last["env_steps"] == 6000
     assert final["final/dream_mpc"] == pytest.approx(last["eval/dream_mpc/return"])  # two candidates here too
     assert final["final/policy"] == pytest.approx(last["eval/return"])
 
@@ -63,8 +62,7 @@ def test_evaluation_during_training_is_by_its_own_planners(run):
 def test_the_trained_agent_is_loaded_and_evaluated(run):
     agent = load_agent(run / LAST, "mppi", num_samples=8, num_elites=4, num_policy=2)
     assert isinstance(agent.model, BMPCModel) and not agent.record
-    result = launch("evaluate", f"checkpoint={LAST}", "planner=policy", "episodes=1", cwd=run)
-    assert result.returncode == 0, result.stderr
+    result = run_here("evaluate", f"checkpoint={LAST}", "planner=policy", "episodes=1", cwd=run)
     assert "| policy " in result.stdout
 
 
@@ -112,9 +110,8 @@ def test_resume_goes_on_with_the_renewed_plans(run):
     assert set(plans) == {"expert/mean", "expert/std", "expert/value"}
     random = (plans["expert/mean"] == 0).all(1) & (plans["expert/std"] == 1).all(1)
     assert 0 < int(random.sum()) < 150  # of the 150 random rows some have been planned anew
-    result = launch("train", f"resume={LAST}", "steps=700", "tracking=none", cwd=run)
-    assert result.returncode == 0, result.stderr
+    run_here("train", f"resume={LAST}", "steps=7000", "tracking=none", cwd=run)
     after = load_checkpoint(run / LAST)
-    assert after["dreammpc"]["env_steps"] == 700
+    assert after["dreammpc"]["env_steps"] == 7000
     assert after["policy_updates"] == before["policy_updates"] + 25
     assert len(plans_of(run, after)["expert/mean"]) == 350

@@ -16,6 +16,9 @@ TASK = "task=gym-odd_envs:RaiseEarly-v0"
 LAST = "run/checkpoints/last.ckpt"
 QUICK = [
     *TINY,
+    "env.action_repeat=1",
+    "planner=policy",
+    "evaluation.planners=[policy]",
     "tracking=none",
     "algorithm.seed_steps=100",
     "steps=320",

@@ -1,6 +1,8 @@
 """The commands as tests start them: in a process of their own, or a recipe in this one."""
 
+import contextlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -11,19 +13,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "task=cartpole-swingup",
-    "steps=600",
-    "algorithm.seed_steps=300",
+    "env.action_repeat=20",
+    "steps=6000",
+    "algorithm.seed_steps=3000",
     "algorithm.batch_size=16",
     "algorithm.utd=0.2",
-    "evaluation.every=300",
+    "evaluation.every=3000",
     "evaluation.episodes=1",
     "evaluation.planners=[policy,dream_mpc]",
-    "save_every=200",
+    "save_every=2000",
     "trainer.compile=false",
-    "tracking.log_every=100",
+    "tracking.log_every=1000",
     "folder=run",
 ]
-PENDULUM = [*TINY, "task=gym-InvertedPendulum-v5", "steps=400", "evaluation.every=200", "tracking=none"]
+"""A training of 300 agent steps, the first 150 of them random; an episode has 50."""
+PENDULUM = [
+    *TINY,
+    "task=gym-InvertedPendulum-v5",
+    "env.action_repeat=1",
+    "steps=400",
+    "algorithm.seed_steps=300",
+    "evaluation.every=200",
+    "save_every=200",
+    "tracking=none",
+    "tracking.log_every=100",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
 
 
@@ -33,12 +47,6 @@ def run_python(code):
         key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
     }
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
-
-
-def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """`dreammpc run` with these arguments, in a process of its own."""
-    command = [sys.executable, "-m", "dreammpc.cli", "run", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
 
 
 def recipe(name: str):
@@ -59,6 +67,18 @@ def refused(name: str, arguments: list[str], monkeypatch, capsys) -> str:
     lines = captured.err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
     return lines[0]
+
+
+def run_here(name: str, *arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess:
+    """`lightning run NAME ...` in the folder `cwd`, but in this process; it must end with `code`."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            recipe(name)()
+    assert stop.value.code == code, err.getvalue()
+    return subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def train(folder: Path, *arguments: str) -> int:
