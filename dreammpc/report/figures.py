@@ -3,15 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dreammpc.evaluation.aggregate import STATISTICS
 from dreammpc.evaluation.results import Results
 from dreammpc.evaluation.summary import THRESHOLDS, Estimate, Summary, Table
-from dreammpc.report import labels
+from dreammpc.report.drawing import SOFT, Picture, look, published_look
 from dreammpc.report.inputs import Curve, Reference
-from dreammpc.report.svg import Chart, Scale, around, colour, published_colour
 
 STEPS_IN_K = 1000
 LONGEST = 40
@@ -20,6 +20,7 @@ FEW = 12
 """A training of no more evaluations than this has larger dots at them."""
 MANY = 5
 """With more methods than this, bands and bars would hide each other."""
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 SHORTEST_MS, LONGEST_MS = 1e-9, 1e9
 """Times between these are drawn; a file may hold none, 0 or infinity."""
 
@@ -33,8 +34,8 @@ class Figure:
     """Heading and SVG of each panel."""
     caption: str
     """How to read it."""
-    legend: list[tuple[str, str]] = field(default_factory=list)
-    """Classes and name of each line."""
+    legend: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    """Look and name of each line."""
     table: Table | None = None
 
 
@@ -52,8 +53,8 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
         (task, _curve_panel(task, group, references.get(task, []), kinds, published))
         for task, group in sorted(tasks.items())
     ]
-    legend = [(colour(i), kind) for i, kind in enumerate(kinds)]
-    legend += [(published_colour(i), f"{name}, published") for i, name in enumerate(published)]
+    legend = [(look(i), kind) for i, kind in enumerate(kinds)]
+    legend += [(published_look(i), f"{name}, published") for i, name in enumerate(published)]
     caption = (
         "Mean return, or success at the last step, of each evaluation during training, over environment steps"
         " (simulator control steps)."
@@ -75,38 +76,37 @@ def _curve_panel(
     for ref in references:
         last = min(int(np.searchsorted(ref.env_steps, end)), len(ref.env_steps) - 1)  # the first point beyond
         shown.append((ref, last + 1))
-    heights = [value for curve in group for value in curve.returns]
-    heights += [value for ref, stop in shown for value in ref.mean[:stop]]
-    end = max([end, *(ref.env_steps[stop - 1] for ref, stop in shown)])
-    chart = Chart(Scale(0, end / STEPS_IN_K), around([0.0, *heights]))
     metric, digits = group[0].metric, group[0].digits
-    chart.axes("environment steps, thousands", metric)
+    picture = Picture(440, 290, "environment steps, thousands", metric)
     for ref, stop in shown:
         steps = ref.env_steps[:stop] / STEPS_IN_K
-        classes = published_colour(published.index(ref.name))
-        chart.line(steps, ref.mean[:stop], classes, f"{ref.name}, published")
+        index = published_look(published.index(ref.name))
+        picture.line(steps, ref.mean[:stop], f"{ref.name}, published", index, 1.8)
     told = []
     for i, kind in enumerate(kinds):
         own = [curve for curve in group if curve.kind == kind]
         for curve in own:
-            steps = curve.env_steps / STEPS_IN_K
-            thin = " thin" if len(own) > 1 else ""
-            chart.line(steps, curve.returns, colour(i) + thin, f"{kind}, seed {curve.seed}")
+            thin = (1, 0.55) if len(own) > 1 else (2, 1)
+            picture.line(
+                curve.env_steps / STEPS_IN_K, curve.returns, f"{kind}, seed {curve.seed}", look(i), *thin
+            )
         if len(own) > 1:
             common = sorted(set.intersection(*(set(curve.env_steps) for curve in own)))
             means = [np.mean([c.returns[c.env_steps == step] for c in own]) for step in common]
-            chart.line(np.array(common) / STEPS_IN_K, means, f"{colour(i)} thick", f"{kind}, mean")
+            picture.line(np.array(common) / STEPS_IN_K, means, f"{kind}, mean", look(i), 3)
         for curve in own:
             radius = 3.5 if len(curve.returns) <= FEW else 2
             for step, value in zip(curve.env_steps / STEPS_IN_K, curve.returns, strict=True):
                 told_here = f"{kind}, seed {curve.seed}, {step:g}k: {value:.{digits}f}"
-                chart.dot(step, value, colour(i), told_here, radius)
+                picture.dot(step, value, told_here, look(i), radius)
         if own:
             last = np.mean([curve.returns[-1] for curve in own])
             told.append(
                 f"{kind}: {len(own)} trainings, the last evaluations at {last:.{digits}f} in the mean"
             )
-    return chart.render(f"Learning curves on {task}", "; ".join(told) + ".")
+    low, high = picture.axes.get_ylim()
+    picture.axes.set(xlim=(0, None), ylim=(min(low, -0.06 * high), high))
+    return picture.render(f"Learning curves on {task}", "; ".join(told) + ".")
 
 
 def curve_table(tasks: dict[str, list[Curve]], references: dict[str, list[Reference]]) -> Table:
@@ -133,10 +133,10 @@ def aggregates(results: Results, summary: Summary) -> Figure:
     panels = []
     for name in STATISTICS:
         found = {method: summary.aggregates[method][name] for method in results.methods}
-        label = "optimality gap (lower is better)" if name == "optimality gap" else "normalised score"
+        label = "optimality gap (lower is better)" if name == "optimality gap" else "normalized score"
         panels.append((name, _dots(name, found, label, results.methods)))
     caption = (
-        "Normalised scores (return over what the environment calls a full one, 1000 in the control suite, or"
+        "Normalized scores (return over what the environment calls a full one, 1000 in the control suite, or"
         f" success) over {', '.join(map(results.title, summary.tasks))}. IQM: the mean of the middle half of"
         " all runs. Optimality gap: by how much runs fall short of 1; lower is better." + _bars(summary)
     )
@@ -148,9 +148,8 @@ def comparisons(results: Results, summary: Summary) -> Figure:
     panels = []
     for base in dict.fromkeys(comparison.base for comparison in summary.comparisons):
         found = {c.method: c.probability for c in summary.comparisons if c.base == base}
-        scale = Scale(0, 1, ticks=(0, 0.25, 0.5, 0.75, 1))
         name = f"against {base}"
-        panels.append((name, _dots(name, found, "probability of improvement", results.methods, scale, 0.5)))
+        panels.append((name, _dots(name, found, "probability of improvement", results.methods, half=True)))
     caption = (
         "How likely it is that one scores higher than the other on a task drawn at random, for one training"
         " seed of each. Intervals that lie on one side of one half speak for a difference." + _bars(summary)
@@ -164,63 +163,52 @@ def _bars(summary: Summary) -> str:
     return " Bars: 95 % stratified-bootstrap intervals over training seeds."
 
 
-def _dots(
-    name: str,
-    found: dict[str, Estimate],
-    label: str,
-    methods: list[str],
-    scale: Scale | None = None,
-    rule: float | None = None,
-) -> str:
-    """A row for each method's estimate, with its interval."""
-    values = [estimate.value for estimate in found.values()]
-    values += [float(end) for estimate in found.values() if estimate.interval for end in estimate.interval]
-    longest = max(map(len, found))
-    left, rows = 24 + 8 * min(longest, LONGEST), len(found)
-    chart = Chart(scale or around(values), Scale(rows - 0.5, -0.5), width=300 + left, left=left, right=62)
-    chart.height = 64 + 30 * rows
-    chart.axes(label)
-    if rule is not None:
-        chart.parts.append(
-            f'<path class="axis" d="M{chart.px(rule):.1f} {chart.top}V{chart.height - chart.bottom}"/>'
-        )
+def _dots(name: str, found: dict[str, Estimate], label: str, methods: list[str], half: bool = False) -> str:
+    """A row for each method's estimate, with its interval; `half` has a line at one half."""
+    picture = Picture(430, 56 + 29 * len(found), label)
     told = []
     for i, (method, estimate) in enumerate(found.items()):
-        own = colour(methods.index(method))
-        chart.text(left - 14, chart.py(i) + 4, _short(method), "name end")
+        own, text = look(methods.index(method)), f"{method}: {estimate.text(3)}"
         if estimate.interval is not None:
-            chart.line(estimate.interval, [i, i], f"{own} bar", f"{method}: {estimate.text(3)}")
-        chart.dot(estimate.value, i, own, f"{method}: {estimate.text(3)}", radius=5)
-        chart.text(chart.width - 48, chart.py(i) + 4, f"{estimate.value:.3f}", "tick")
+            picture.line(estimate.interval, [i, i], text, own, 3, 0.5)
+        picture.dot(estimate.value, i, text, own, radius=5)
         told.append(f"{method} {estimate.text(3)}")
-    return chart.render(name, "; ".join(told) + ".")
+    picture.rows([_short(method) for method in found], [f"{each.value:.3f}" for each in found.values()])
+    if half:
+        picture.axes.set_xlim(0, 1)
+        picture.axes.set_xticks(QUARTERS, map("{:g}".format, QUARTERS))
+        picture.axes.axvline(0.5, color=SOFT, linewidth=0.72)
+    return picture.render(name, "; ".join(told) + ".")
 
 
 def profiles(results: Results, summary: Summary) -> Figure:
     """Share of runs above each score."""
-    shares = Scale(0, 1, ticks=(0, 0.25, 0.5, 0.75, 1))
-    chart = Chart(shares, shares, width=480, height=310)
-    chart.axes("normalised score τ", "share of runs above τ")
+    picture = Picture(480, 310, "normalized score τ", "share of runs above τ")
+    picture.axes.set(xlim=(0, 1), ylim=(0, 1))
+    for axis in (picture.axes.xaxis, picture.axes.yaxis):
+        axis.set_ticks(QUARTERS, map("{:g}".format, QUARTERS))
     for i, method in enumerate(results.methods):
         _, band = summary.profiles[method]
         if band is not None and len(results.methods) <= MANY:
-            chart.band(THRESHOLDS, band.low, band.high, colour(i))
+            picture.axes.fill_between(
+                THRESHOLDS, band.low, band.high, color=look(i)["color"], alpha=0.13, lw=0
+            )
     for i, method in enumerate(results.methods):
-        chart.line(THRESHOLDS, summary.profiles[method][0], colour(i), method)
+        picture.line(THRESHOLDS, summary.profiles[method][0], method, look(i))
     marks = [0.1, 0.25, 0.5, 0.75, 0.9]
     rows = []
     for method in results.methods:
         values = [summary.profiles[method][0][round(100 * mark)] for mark in marks]
         rows.append([method, *(f"{value:.2f}" for value in values)])
     told = f"Share of runs above 0.5: {', '.join(f'{row[0]} {row[3]}' for row in rows)}."
-    legend = [(colour(i), method) for i, method in enumerate(results.methods)]
+    legend = [(look(i), method) for i, method in enumerate(results.methods)]
     caption = (
         "A run is one trained agent on one task. Higher is better; where lines cross, neither always is."
     )
     if any(band is not None for _, band in summary.profiles.values()):
         caption += " Bands: 95 % stratified-bootstrap intervals"
         caption += "." if len(results.methods) <= MANY else f", left out for more than {MANY} lines."
-    panel = chart.render("Performance profiles", told)
+    panel = picture.render("Performance profiles", told)
     table = ["share of runs above", *map(str, marks)], rows
     return Figure("Performance profiles", [("", panel)], caption, legend, table)
 
@@ -240,51 +228,34 @@ def latency(results: Results, summary: Summary) -> Figure:
     rows = [[name, _number(times[name], 2), score.text(3)] for name, score in scores.items()]
     pictures = []
     if shown:
-        chart = _latency_chart(shown, times, scores, [colour(results.methods.index(name)) for name in shown])
+        picture = _latency_picture(
+            shown, times, scores, [look(results.methods.index(name)) for name in shown]
+        )
         told = "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows if name in shown) + "."
-        pictures = [("", chart.render("Planner latency against score", told))]
+        pictures = [("", picture.render("Planner latency against score", told))]
     return Figure("Latency against return", pictures, caption, table=(["planner", "ms", "IQM"], rows))
 
 
-def _latency_chart(
-    methods: list[str], times: dict[str, float], scores: dict[str, Estimate], colours: list[str]
-) -> Chart:
+def _latency_picture(
+    methods: list[str], times: dict[str, float], scores: dict[str, Estimate], looks: list[dict[str, Any]]
+) -> Picture:
     """A dot, a bar and a name for each method."""
-    own = [times[method] for method in methods]
-    heights = [scores[method].value for method in methods]
-    bars = {name: bar for name in methods if (bar := scores[name].interval) and len(methods) <= MANY}
-    heights += [float(end) for bar in bars.values() for end in bar]
-    x = Scale(min(own) / 2, max(own) * 2, log=True)
-    chart = Chart(x, around(heights), width=480, left=62)
-    names = [_short(method) for method in methods]
-    for extra in (0, 100, 200, 300):  # a higher picture where not all names find room
-        chart.height = 310 + 14 * max(0, len(methods) - MANY) + extra
-        points = [(chart.px(times[method]), chart.py(scores[method].value)) for method in methods]
-        dots = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
-        covered = [
-            (x - 3, chart.py(float(bars[name].high)), x + 3, chart.py(float(bars[name].low)))
-            for name, (x, _) in zip(methods, points, strict=True)
-            if name in bars
-        ]
-        places = labels.place(points, names, dots, covered, chart.frame())
-        if None not in places:
-            break
-    chart.axes("milliseconds per action (logarithmic)", "IQM of normalised scores", y_format="{:.3g}")
-    for method, classes in zip(methods, colours, strict=True):
-        if method in bars:
-            chart.line([times[method]] * 2, bars[method], f"{classes} bar")
-    for point, box, classes in zip(points, places, colours, strict=True):
-        ends = labels.leader(point, box) if box else None
-        if ends:
-            chart.segment(*ends, f"{classes} leader")
-    for method, classes in zip(methods, colours, strict=True):
+    height = 310 + 14 * max(0, len(methods) - MANY)
+    picture = Picture(500, height, "milliseconds per action (logarithmic)", "IQM of normalized scores")
+    points = []
+    for method, own in zip(methods, looks, strict=True):
         ms, estimate = times[method], scores[method]
-        chart.dot(ms, estimate.value, classes, f"{method}: {ms:.2f} ms, {estimate.text(3)}", radius=5)
-    for point, name, box, classes in zip(points, names, places, colours, strict=True):
-        if box:
-            at, side = labels.anchor(point, box)
-            chart.text(at, box[3] - 4, name, f"name halo {side} {classes}")
-    return chart
+        text = f"{method}: {ms:.2f} ms, {estimate.text(3)}"
+        if estimate.interval and len(methods) <= MANY:
+            picture.line([ms, ms], estimate.interval, text, own, 3, 0.5)
+        picture.dot(ms, estimate.value, text, own, radius=5)
+        points.append((ms, estimate.value))
+    picture.axes.set_xscale("log")
+    picture.axes.xaxis.set_major_formatter("{x:g}")
+    picture.axes.minorticks_off()
+    picture.axes.margins(x=0.1, y=0.08)
+    picture.names(points, [_short(method) for method in methods], [own["color"] for own in looks])
+    return picture
 
 
 def _short(name: str) -> str:

@@ -18,10 +18,10 @@ from dreammpc.evaluation.summary import (
     task_table,
 )
 from dreammpc.report import figures
+from dreammpc.report.drawing import swatch
 from dreammpc.report.figures import Figure
 from dreammpc.report.films import films
 from dreammpc.report.inputs import Curve, Inputs
-from dreammpc.report.svg import swatch
 
 
 def render(inputs: Inputs, title: str) -> str:
@@ -89,7 +89,7 @@ def scores(results: Results, summary: Summary) -> list[str]:
 def section(figure: Figure, table: Table | None = None) -> str:
     """A figure under its title; `table` is shown, the figure's own is folded away."""
     layout = {1: "panels single", 2: "panels two", 4: "panels two"}.get(len(figure.pictures), "panels")
-    legend = "".join(f"<li>{swatch(classes)}{escape(name)}</li>" for classes, name in figure.legend)
+    legend = "".join(f"<li>{swatch(look)}{escape(name)}</li>" for look, name in figure.legend)
     panels = "".join(
         f'<div class="panel">{f"<h3>{escape(name)}</h3>" if name else ""}{picture}</div>'
         for name, picture in figure.pictures
