@@ -20,7 +20,7 @@ VARIABLES |= {f"#0b0b{i:02d}": f"k{i}" for i in range(8)} | {f"#0c0c{i:02d}": f"
 DASHES = ("-", (0, (6, 2.5)), (0, (1.6, 2.4)), (0, (6, 2.5, 1.6, 2.5)))
 PIXEL = 0.72
 """Points of a CSS pixel at matplotlib's 100 dots per inch; SVG is written in points."""
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "figure.facecolor": "none",
     "axes.facecolor": "none",
