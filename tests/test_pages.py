@@ -80,7 +80,7 @@ def generated() -> set[str]:
 def test_every_page_has_its_place_on_the_site():
     """A strict build says so, too; this is sooner."""
     told = re.findall(
-        r"^ +- (?:[^:]+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M
+        r"^ +- (?:[^:\n]+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M
     )
     here = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
     notebooks = {f"notebooks/{path.stem}.md" for path in ROOT.glob("docs/notebooks/*.ipynb")}
