@@ -19,8 +19,8 @@ from torchrl.envs.transforms import TensorDictPrimer
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compile_mode, compiled
-from dreammpc.runtime.cuda_graphs import Graphed, leaves, like
-from dreammpc.runtime.devices import forked_rng, module_device, moved, tensor_device
+from dreammpc.runtime.cuda_graphs import Graphed, tree_leaves, tree_unflatten
+from dreammpc.runtime.devices import forked_rng, module_device, tensor_device, to_device
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
 
@@ -34,7 +34,7 @@ class Agent(TensorDictModuleBase):
         noise_scale: of exploration noise, which is in proportion to a plan's `std`; 0 acts greedily.
         noise_correlation: ρ of the noise from one step to the next, 0 ≤ ρ < 1; its variance stays the same.
         compile: how observing and planning run, see `dreammpc.runtime.compiling.MODES`; True is `default`.
-        record: `forward` also writes `expert`, what a policy can learn from the plan (see `expert_of`).
+        record: `forward` also writes `expert`, what a policy can learn from, see `expert_from_plan`.
 
     Raises:
         ValueError: the planner's action dimension differs from the model's; a model that cannot observe.
@@ -135,13 +135,13 @@ class Agent(TensorDictModuleBase):
             return self._replayed(obs, carry, is_init)
         home, held = tensor_device(obs), tensor_device(carry)
         here = self.device or home
-        obs, carry, is_init = moved(obs, here), moved(carry, here), is_init.to(here)
+        obs, carry, is_init = to_device(obs, here), to_device(carry, here), is_init.to(here)
         if self.checked:
             plan, after = self._plan(obs, carry, is_init)
         else:
             plan, after = act(*self._arguments(obs, carry, is_init), True)  # type: ignore[call-arg]
             self.checked = True
-        return plan._replace(action=plan.action.to(home)), moved(after, held)
+        return plan._replace(action=plan.action.to(home)), to_device(after, held)
 
     def _arguments(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         fresh = self.initial_carry(len(is_init), is_init.device)
@@ -155,7 +155,7 @@ class Agent(TensorDictModuleBase):
         if len(is_init) not in self._templates:
             with forked_rng(is_init.device):
                 self._templates[len(is_init)] = act(*arguments)
-        return like(self._templates[len(is_init)], self._act(*arguments))
+        return tree_unflatten(self._templates[len(is_init)], self._act(*arguments))
 
     def _replayed(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
@@ -163,7 +163,7 @@ class Agent(TensorDictModuleBase):
         if how not in self._graphs:
             self._graphs[how] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
         plan, after = self._graphs[how](obs, carry, is_init)
-        return plan, moved(after, tensor_device(carry))
+        return plan, to_device(after, tensor_device(carry))
 
     @torch.no_grad()
     def forward(self, td: TensorDictBase) -> TensorDictBase:
@@ -176,16 +176,16 @@ class Agent(TensorDictModuleBase):
         home, held = tensor_device(obs), tensor_device(before)
         if self.random:
             action = torch.rand(rows.shape[0], self.model.action_dim, device=home) * 2 - 1
-            carry = moved(self.initial_carry(rows.shape[0]), held)
+            carry = to_device(self.initial_carry(rows.shape[0]), held)
             carry["prev_action"] = action
-            expert = no_expert(action) if self.record else None
+            expert = uninformed_expert(action) if self.record else None
         else:
             plan, carry = self.step(obs, before, rows["is_init"])
-            action, expert = plan.action, expert_of(plan) if self.record else None
+            action, expert = plan.action, expert_from_plan(plan) if self.record else None
         td["action"] = action.reshape(*td.batch_size, -1)
         td["next", "_carry"] = carry.reshape(td.batch_size)
         if expert is not None:
-            td["expert"] = moved(expert, home).reshape(td.batch_size)
+            td["expert"] = to_device(expert, home).reshape(td.batch_size)
         return td
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
@@ -193,13 +193,13 @@ class Agent(TensorDictModuleBase):
         return TensorDictPrimer({"_carry": as_spec(self.initial_carry(1)[0])}, expand_specs=True)
 
 
-def expert_of(plan: Plan) -> TensorDictBase:
+def expert_from_plan(plan: Plan) -> TensorDictBase:
     """The first action of a plan as a Gaussian, `mean` and `std` [B, A], and its `value` [B, 1]."""
     content = {"mean": plan.mean[:, 0], "std": plan.std[:, 0], "value": plan.value.unsqueeze(-1)}
     return TensorDict(content, [plan.action.shape[0]]).float()
 
 
-def no_expert(action: Tensor) -> TensorDictBase:
+def uninformed_expert(action: Tensor) -> TensorDictBase:
     """What stands for a plan where none was made: N(0, 1), of value 0, for `action` [B, A]."""
     zeros = torch.zeros_like(action)
     return TensorDict({"mean": zeros, "std": zeros + 1, "value": zeros[:, :1]}, [action.shape[0]])
@@ -253,7 +253,7 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
 
 def act_tensors(*arguments: Any) -> list[Tensor]:
     """The tensors of what `act` returns: not every torch can hand TensorDicts out of what it compiles."""
-    return leaves(act(*arguments))
+    return tree_leaves(act(*arguments))
 
 
 def check_plan(

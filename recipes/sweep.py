@@ -41,7 +41,7 @@ def sweep(config: sweeps.SweepConfig) -> int:
         planner_settings(planner)
     if not config.dry:
         open_folder(folder)
-    sweeps.claim(folder, train, config.dry)
+    sweeps.reserve_folder(folder, train, config.dry)
 
     states = {job: job.state(settings.steps) for job in jobs}
     left = [job for job in jobs if states[job] != "finished" or not job.evaluated(config.evaluate)]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from dreammpc.agent import Agent
 from dreammpc.configuration import assembly, collectors, command_line, planners
-from dreammpc.configuration.recipe import main, overrides, tell
+from dreammpc.configuration.recipe import main, overrides, print_from_rank_zero
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> int:
     agent = assembly.build_agent(model, planner, settings["algorithm"], speed.plans)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
-    need = assembly.claim_replay(env, agent, config.steps, settings, world_size())
+    need = assembly.check_replay_fits(env, agent, config.steps, settings, world_size())
     collector = collectors.build_collector(env, agent, seed, settings)
     shared = world_size(), assembly.replay_folder(settings), collector
     feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], *shared)
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> int:
         precision=speed.precision,
         **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
     )
-    tell(f"{speed}; {config.learning()}\n{need}")
+    print_from_rank_zero(f"{speed}; {config.learning()}\n{need}")
     with checkpoints.restored(config.resume):
         trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
     feed.close()
@@ -91,7 +91,7 @@ def train(config: TrainConfig) -> int:
         if trainer.is_global_zero:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            again = command_line.typed("resume", checkpoints.last)
+            again = command_line.override_text("resume", checkpoints.last)
             print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
@@ -105,7 +105,7 @@ def train(config: TrainConfig) -> int:
     results = evaluator.compare(model, compared)
     print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
-    last = loading.typed(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)
+    last = loading.evaluate_arguments(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
     files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
     with progress.during("saving"):

@@ -195,5 +195,5 @@ def test_our_own_faults_are_not_laid_to_the_user(tmp_path):
 
 
 def test_a_long_text_is_cut():
-    line = faults.told(ValueError("x" * 3000))
+    line = faults.exception_line(ValueError("x" * 3000))
     assert len(line) < 500 and line.endswith("…")

@@ -43,7 +43,7 @@ def test_actors_act_with_the_newest_weights_and_start_again_when_one_dies(collec
     agent = make_agent()
     agent.random = True
     collector = collector_class(
-        make_drift, agent, workers=2, num_envs=2, steps=8, seed=5, ahead=True, restarts=1
+        make_drift, agent, workers=2, num_envs=2, steps=8, seed=5, prefetch=True, restarts=1
     )
     batch = next(collector)
     assert batch.shape == (4, 8)

@@ -14,7 +14,7 @@ from commands import TINY, refused, run_here
 from forked import Forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dreammpc.configuration.command_line import typed
+from dreammpc.configuration.command_line import override_text
 from dreammpc.configuration.recipe import compose, with_resumed
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.training.files import save_atomically
@@ -247,6 +247,6 @@ def test_a_run_goes_on_with_its_own_settings_and_not_with_those_of_its_size(now,
     "path", ["runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null", "a b\\"]
 )
 def test_what_is_printed_can_be_typed(path):
-    (word,) = shlex.split(typed("resume", path))
+    (word,) = shlex.split(override_text("resume", path))
     (override,) = OverridesParser.create().parse_overrides([word])
     assert override.key_or_group == "resume" and str(override.value()) == path

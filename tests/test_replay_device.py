@@ -5,7 +5,7 @@ import torch
 from foreign import foreign
 from tensordict import TensorDict
 
-from dreammpc.data import Replay, claim, replay_place
+from dreammpc.data import Replay, check_replay_memory, replay_place
 from dreammpc.interfaces import UsageError
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -74,9 +74,9 @@ def test_frames_stay_on_the_host():
 def test_what_does_not_fit_on_the_device_is_one_line(monkeypatch):
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * 10**9, 80 * 10**9))
-    assert claim(10**9, 1000, gpu).endswith("1.0 GB on cuda:0, of 30.0 GB that are free")
+    assert check_replay_memory(10**9, 1000, gpu).endswith("1.0 GB on cuda:0, of 30.0 GB that are free")
     with pytest.raises(UsageError, match=r"25.0 GB do not fit on cuda:0, where 30.0 GB .*storage=memory"):
-        claim(25 * 10**9, 1000, gpu)
+        check_replay_memory(25 * 10**9, 1000, gpu)
 
 
 def test_the_device_is_the_one_that_trains():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from dreammpc.data import Replay, claim, replay_bytes
+from dreammpc.data import Replay, check_replay_memory, replay_bytes
 from dreammpc.data.frames import FRAME_BYTES, FrameStore, ring_size
 from dreammpc.interfaces import UsageError
 from dreammpc.training import archive
@@ -207,10 +207,12 @@ def test_a_million_transitions_of_frames_stay_below_13_gigabytes():
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help(tmp_path):
-    assert claim(3 * 10**6, 1000) == "replay of 1,000 transitions: 3 MB of memory when full"
-    assert claim(3 * 10**6, 1000, tmp_path / "deep" / "er").endswith(f"3 MB on disk, in {tmp_path}/deep/er")
+    assert check_replay_memory(3 * 10**6, 1000) == "replay of 1,000 transitions: 3 MB of memory when full"
+    assert check_replay_memory(3 * 10**6, 1000, tmp_path / "deep" / "er").endswith(
+        f"3 MB on disk, in {tmp_path}/deep/er"
+    )
     with pytest.raises(UsageError, match=r"1,000 transitions: 9.* GB do not fit .* replay.storage=memmap"):
-        claim(9 * 10**15, 1000)
+        check_replay_memory(9 * 10**15, 1000)
     with pytest.raises(UsageError, match=rf"do not fit on the disk of {tmp_path}, .* replay.folder"):
-        claim(9 * 10**15, 1000, tmp_path / "deep" / "er")
+        check_replay_memory(9 * 10**15, 1000, tmp_path / "deep" / "er")
     assert not list(tmp_path.iterdir())

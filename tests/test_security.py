@@ -25,7 +25,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.planning import PLANNERS, Policy
 from dreammpc.report import write_report
 from dreammpc.support.names import file_name, printable
-from dreammpc.tracking.addresses import VARIABLE, keep, starred, whole
+from dreammpc.tracking.addresses import VARIABLE, full_address, redacted, store_address
 from dreammpc.tracking.delivery import Delivery, metrics_of
 from dreammpc.tracking.jsonl import JSONLLogger, read_log
 from dreammpc.tracking.mlflow_run import MlflowRun
@@ -336,17 +336,17 @@ def addresses(monkeypatch):
     ],
 )
 def test_what_may_be_secret_is_starred(text, shown):
-    assert starred(text) == shown
-    assert starred(shown) == shown
+    assert redacted(text) == shown
+    assert redacted(shown) == shown
 
 
 @pytest.mark.parametrize("word", [SECRET, f"'{SECRET}'"])
 def test_only_who_calls_an_address_up_has_it_whole(word, addresses):
     assert concealed(f"tracking.uri={word}") == f"tracking.uri='{STARRED}'"
-    assert whole(STARRED) == SECRET and whole("http://other/") == "http://other/"
+    assert full_address(STARRED) == SECRET and full_address("http://other/") == "http://other/"
     assert concealed("tracking.uri=null") == "tracking.uri=null" and concealed("seed=1") == "seed=1"
-    keep("http://me:other@host/")
-    assert whole("http://me:***@host/") == "http://me:other@host/" and whole(STARRED) == SECRET
+    store_address("http://me:other@host/")
+    assert full_address("http://me:***@host/") == "http://me:other@host/" and full_address(STARRED) == SECRET
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dreammpc.configuration.recipe import compose
 from dreammpc.envs import list_tasks
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.sweeps import TASK_SETS, Runner, check_installed, claim, expand, grid
+from dreammpc.sweeps import TASK_SETS, Runner, check_installed, expand, grid, reserve_folder
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -96,10 +96,10 @@ def test_what_is_left_of_a_grid(tmp_path):
 
 
 def test_a_folder_holds_one_kind_of_runs(tmp_path):
-    claim(tmp_path, ["algorithm=bmpc", "steps=1000", "tracking=none"])
-    claim(tmp_path, ["steps=2000", "algorithm=bmpc", "tracking.uri=x"])
+    reserve_folder(tmp_path, ["algorithm=bmpc", "steps=1000", "tracking=none"])
+    reserve_folder(tmp_path, ["steps=2000", "algorithm=bmpc", "tracking.uri=x"])
     with pytest.raises(UsageError, match=r"holds a sweep with algorithm=bmpc, not with none; .* folder="):
-        claim(tmp_path, ["steps=1000"])
+        reserve_folder(tmp_path, ["steps=1000"])
 
 
 def test_words_of_the_command_line():

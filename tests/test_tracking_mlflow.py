@@ -228,5 +228,5 @@ def test_only_what_is_refused_is_dropped(tracker, monkeypatch, caplog):
 
 
 def test_passwords_stay_out_of_messages():
-    hidden = addresses.starred("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
+    hidden = addresses.redacted("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
     assert hidden == "at http://me:***@host:5000/x and sqlite:////a/b@c:d/mlflow.db"

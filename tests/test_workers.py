@@ -97,7 +97,7 @@ from feeds import make_agent
 from dreammpc.data import WorkerCollector
 
 if __name__ == "__main__":
-    collector = WorkerCollector(make_drift, make_agent(), 1, 2, 8, seed=5, ahead=True)
+    collector = WorkerCollector(make_drift, make_agent(), 1, 2, 8, seed=5, prefetch=True)
     next(collector)
     print(*(process.pid for process in collector._collector.procs), flush=True)
     end = sys.argv[1]

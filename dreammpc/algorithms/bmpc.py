@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from dreammpc.agent import Agent, expert_of
+from dreammpc.agent import Agent, expert_from_plan
 from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
 from dreammpc.algorithms.losses import (
     Coefficients,
@@ -145,7 +145,7 @@ def replan(model: BMPCModel, planner: Any, obs: TensorDictBase) -> Plan:
 
 def replanned_tensors(model: BMPCModel, planner: Any, obs: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and std [M, A] of the first action of `replan`, and its value [M, 1]."""
-    expert = expert_of(replan(model, planner, obs))
+    expert = expert_from_plan(replan(model, planner, obs))
     return expert["mean"], expert["std"], expert["value"]
 
 

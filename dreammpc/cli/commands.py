@@ -26,7 +26,7 @@ from dreammpc.runtime.devices import choose_device, where
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
 from dreammpc.trained import loading
-from dreammpc.trained.compare import action_repeat_of, compare, options_of, width_of
+from dreammpc.trained.compare import action_repeat_of, compare, model_options, model_width
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.published import read_published
@@ -106,7 +106,9 @@ def export(
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
     model, facts = loading.load_model(checkpoint, named=named_by(choices))
-    check_task(facts["task"], f"checkpoint {checkpoint}", named_by(choices), options_of(facts).get("kwargs"))
+    check_task(
+        facts["task"], f"checkpoint {checkpoint}", named_by(choices), model_options(facts).get("kwargs")
+    )
     chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
@@ -210,11 +212,11 @@ def demo(
     if video:
         video_path(video)
     model, facts = loading.load_model(path, device, named_by(choices))
-    check_task(facts["task"], f"checkpoint {path}", named_by(choices), options_of(facts).get("kwargs"))
-    set_threads(width_of(facts))
+    check_task(facts["task"], f"checkpoint {path}", named_by(choices), model_options(facts).get("kwargs"))
+    set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
-    how: dict[str, Any] = {"obs": model.obs, "options": options_of(facts)}
+    how: dict[str, Any] = {"obs": model.obs, "options": model_options(facts)}
     evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **how)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:

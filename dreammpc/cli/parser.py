@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from dreammpc.support import faults  # which imports torch
         from dreammpc.support.names import printable
 
-        usage = isinstance(error, ValueError) and not faults.of_others(error)
+        usage = isinstance(error, ValueError) and not faults.raised_by_foreign_code(error)
         line = str(error) if usage else faults.report(error)
         print(printable(f"error: {' '.join(line.splitlines())}"), file=sys.stderr)
         sys.exit(2 if usage else 1)

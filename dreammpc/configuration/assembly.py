@@ -11,7 +11,7 @@ from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration.collectors import count_rows
-from dreammpc.data import Feed, Replay, claim, make_collector, replay_bytes, replay_place
+from dreammpc.data import Feed, Replay, check_replay_memory, make_collector, replay_bytes, replay_place
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -113,7 +113,7 @@ def replay_folder(settings: dict[str, Any]) -> Any:
     return replay_place(**settings["replay"], run=settings["folder"], rank=rank, accelerator=accelerator)
 
 
-def claim_replay(
+def check_replay_fits(
     env: TaskEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
 ) -> str:
     """One line that says what the replay will take; UsageError if there is not as much."""
@@ -121,7 +121,7 @@ def claim_replay(
     sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = here * replay_bytes(capacity, env.num_envs, *sizes)
-    return claim(needed, here * capacity, replay_folder(settings))
+    return check_replay_memory(needed, here * capacity, replay_folder(settings))
 
 
 def build_feed(

@@ -5,7 +5,7 @@ from typing import Any
 
 from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector, make_collector
-from dreammpc.data.memory import claim_shared
+from dreammpc.data.memory import check_shared_memory
 from dreammpc.data.workers import shared_bytes
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
@@ -33,7 +33,7 @@ def build_collector(env: TaskEnv, agent: Agent, seed: int, settings: dict[str, A
     ahead = chosen["kind"] != "multiprocess"
     if kind is WorkerCollector:
         needed = shared_bytes(env, agent, chosen["workers"], chosen["steps"])
-        claim_shared(needed, f"the {chosen['workers']} workers of collector={chosen['kind']}")
+        check_shared_memory(needed, f"the {chosen['workers']} workers of collector={chosen['kind']}")
     return kind(make, agent, chosen["workers"], env.num_envs, chosen["steps"], seed, ahead)
 
 

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import expand
-from dreammpc.tracking.addresses import keep
+from dreammpc.tracking.addresses import store_address
 
 COMPARE = ("evaluate", "pendulum")
 """Recipes that play several planners, with settings for all of them."""
@@ -63,7 +63,7 @@ def concealed(word: str) -> str:
     key, _, value = word.partition("=")
     if key.lstrip("+") != "tracking.uri" or "://" not in value:
         return word
-    return f"{key}={quoted(keep(unquoted(value)))}"
+    return f"{key}={quoted(store_address(unquoted(value)))}"
 
 
 def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
@@ -171,7 +171,7 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def typed(key: str, value: object) -> str:
+def override_text(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
     return shlex.quote(f"{key}={quoted(str(value))}")
 

@@ -34,7 +34,7 @@ from dreammpc.runtime.processes import end_with_parent
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support import faults
 from dreammpc.support.names import printable
-from dreammpc.tracking.addresses import keep, starred
+from dreammpc.tracking.addresses import redacted, store_address
 from dreammpc.training import (
     DESCRIPTION,
     check_free,
@@ -69,7 +69,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 check_learning()
                 offer_files()
                 if address := OmegaConf.select(config, "tracking.uri"):  # of a YAML file
-                    config.tracking.uri = keep(address)
+                    config.tracking.uri = store_address(address)
                 code = function(OmegaConf.to_object(config)) or 0
             except (UsageError, OmegaConfBaseException) as error:
                 fail(describe(error, name))
@@ -169,7 +169,7 @@ def with_resumed(arguments: list[str], recipe: str) -> list[str]:
     if "folder" not in given:
         stored.append(f"folder={quoted(str(Path(path).parent.parent))}")
     for line in said:
-        tell(line)
+        print_from_rank_zero(line)
     return [*options, *stored, *words]
 
 
@@ -191,7 +191,9 @@ def newest_checkpoint(words: list[str], options: list[str], recipe: str) -> Path
         folders = runs_of(config.task)
         expected = {"task": config.task} | ({"seed": config.seed} if "seed" in given else {})
     path, said = find_resumable(folders, **expected)
-    tell("\n".join([*said, f"resume=auto: {path or 'nothing to go on with, a new run begins'}"]))
+    print_from_rank_zero(
+        "\n".join([*said, f"resume=auto: {path or 'nothing to go on with, a new run begins'}"])
+    )
     return path
 
 
@@ -217,18 +219,18 @@ def overrides() -> list[str]:
     return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
 
 
-def tell(text: str) -> None:
+def print_from_rank_zero(text: str) -> None:
     """Print to stderr; of several processes only rank 0 speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(printable(starred(text)), file=sys.stderr)
+        print(printable(redacted(text)), file=sys.stderr)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     """Say what went wrong in one line and exit. Of a fault every process tells: it may have it alone."""
     rank = os.environ.get("RANK", "0")
     if code == EXIT_FAULT and rank != "0":
-        print(printable(starred(f"error: rank {rank}: {message}")), file=sys.stderr)
-    tell(f"error: {' '.join(message.splitlines())}")
+        print(printable(redacted(f"error: rank {rank}: {message}")), file=sys.stderr)
+    print_from_rank_zero(f"error: {' '.join(message.splitlines())}")
     sys.exit(code)
 
 

@@ -2,7 +2,7 @@
 
 from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed
-from dreammpc.data.memory import claim, replay_bytes, replay_place
+from dreammpc.data.memory import check_replay_memory, replay_bytes, replay_place
 from dreammpc.data.replay import Replay, WindowSampler
 from dreammpc.data.workers import WorkerCollector, WorkersDied
 
@@ -12,7 +12,7 @@ __all__ = [
     "WindowSampler",
     "WorkerCollector",
     "WorkersDied",
-    "claim",
+    "check_replay_memory",
     "make_collector",
     "replay_bytes",
     "replay_place",

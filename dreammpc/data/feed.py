@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 
 from dreammpc.data.collector import get_state, set_state
 from dreammpc.data.replay import Replay
-from dreammpc.runtime.devices import CPU, moved
+from dreammpc.runtime.devices import CPU, to_device
 
 
 class Turn:
@@ -155,7 +155,7 @@ class Feed:
             self.turn = max(1, int(steps * self.utd))
 
     def _count_returns(self, batch: TensorDictBase) -> None:
-        batch = moved(batch.select("is_init", ("next", "reward"), ("next", "done")), CPU)
+        batch = to_device(batch.select("is_init", ("next", "reward"), ("next", "done")), CPU)
         rewards, dones = batch["next", "reward"].squeeze(-1), batch["next", "done"].squeeze(-1)
         starts = batch["is_init"].squeeze(-1)
         for start, reward, done in zip(starts.unbind(1), rewards.unbind(1), dones.unbind(1), strict=True):

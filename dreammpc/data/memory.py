@@ -50,7 +50,7 @@ def replay_place(
     return Path(folder) / f"memmap-{zlib.crc32(bytes(Path(run).resolve())):08x}-rank{rank}"
 
 
-def claim(needed: int, transitions: int, folder: Path | torch.device | None = None) -> str:
+def check_replay_memory(needed: int, transitions: int, folder: Path | torch.device | None = None) -> str:
     """One line that says what the replay will take.
 
     Args:
@@ -61,7 +61,7 @@ def claim(needed: int, transitions: int, folder: Path | torch.device | None = No
     """
     what = f"replay of {transitions:,} transitions: {gigabytes(needed)}"
     if isinstance(folder, torch.device):
-        return f"{what} on {folder}{_claim_device(needed, what, folder)}"
+        return f"{what} on {folder}{_check_device_memory(needed, what, folder)}"
     if folder is not None:
         there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
         free = shutil.disk_usage(there).free
@@ -80,7 +80,7 @@ def claim(needed: int, transitions: int, folder: Path | torch.device | None = No
     return f"{what} of memory when full"
 
 
-def _claim_device(needed: int, what: str, device: torch.device) -> str:
+def _check_device_memory(needed: int, what: str, device: torch.device) -> str:
     """What is to be said of a replay on `device`; UsageError if it does not fit there."""
     if device.type != "cuda":
         return ", which is memory"
@@ -93,7 +93,7 @@ def _claim_device(needed: int, what: str, device: torch.device) -> str:
     return f", of {gigabytes(free)} that are free"
 
 
-def claim_shared(needed: int, what: str) -> None:
+def check_shared_memory(needed: int, what: str) -> None:
     """Raise UsageError unless there are `needed` bytes of memory to share with other processes, for `what`.
 
     Without them the system ends a process (SIGBUS) as soon as it writes there.

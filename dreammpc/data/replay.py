@@ -23,7 +23,7 @@ from torchrl.data import (
 from dreammpc.data.frames import FrameStore
 from dreammpc.data.sampler import WindowSampler
 from dreammpc.interfaces import UsageError
-from dreammpc.runtime.devices import CPU, moved
+from dreammpc.runtime.devices import CPU, to_device
 
 EPISODE = 2**32
 PIXELS, NEXT_PIXELS = "pixels", ("next", "pixels")
@@ -118,7 +118,7 @@ class Replay:
         if missing:
             raise KeyError(f"replay: the batch lacks {missing[0]}; it has {sorted(map(str, available))}")
         rows, is_init = batch.select(*self.keys), batch["is_init"].squeeze(-1).cpu()
-        rows = moved(rows, self.device or CPU)
+        rows = to_device(rows, self.device or CPU)
         stamps = self._stamp(is_init)
         rows["frame"] = stamps.to(self.device or CPU)
         if self.frames is not None:
@@ -235,7 +235,7 @@ class Replay:
             self._origin = 0 if len(content) == self.capacity else start
             index = (torch.arange(start, state["written"]) - self._origin) % self.capacity
             content = content[torch.argsort(index)]
-            self._append(moved(content, self.device or CPU), content["frame"])
+            self._append(to_device(content, self.device or CPU), content["frame"])
             self.buffer.writer._cursor = (state["written"] - self._origin) % self.capacity
         self.written, self.episodes = state["written"], state["episodes"]
         self._frame = torch.full((self.num_envs,), -2, dtype=torch.int64)

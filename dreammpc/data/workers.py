@@ -27,7 +27,7 @@ from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox, mailbox_bytes
-from dreammpc.data.reports import report_in, reporting
+from dreammpc.data.worker_errors import read_worker_error, reporting_errors
 from dreammpc.interfaces import RunError
 from dreammpc.runtime.devices import CPU, module_device
 from dreammpc.runtime.processes import end_with_parent
@@ -46,7 +46,7 @@ class WorkerCollector:
     """Collects forever with copies of an agent, in `workers` processes at once.
 
     Every item is a TensorDict [workers · B, steps], worker after worker, B being the batch size of one
-    worker's environment. Before the workers begin a batch they are sent the agent's weights. With `ahead`
+    worker's environment. Before the workers begin a batch they are sent the agent's weights. With `prefetch`
     they begin the next batch when one is handed out, so that collecting and learning overlap and a batch is
     older by one turn of both; without, they rest meanwhile.
 
@@ -59,7 +59,7 @@ class WorkerCollector:
         num_envs: B.
         steps: agent steps of each environment in a batch.
         seed: of the first worker; the others' are far from it, and so are those of other ranks.
-        ahead: see above.
+        prefetch: see above.
         restarts: how often workers are started again.
     """
 
@@ -71,12 +71,12 @@ class WorkerCollector:
         num_envs: int,
         steps: int,
         seed: int,
-        ahead: bool = False,
+        prefetch: bool = False,
         restarts: int = 3,
     ):
         self.make_env, self.agent = make_env, agent
         self.workers, self.num_envs, self.steps = workers, num_envs, steps
-        self.seed, self.ahead, self.restarts = seed, ahead, restarts
+        self.seed, self.prefetch, self.restarts = seed, prefetch, restarts
         self.rows = workers * num_envs
         self._starts = 0
         self._collector: Any = None
@@ -108,7 +108,7 @@ class WorkerCollector:
                 return self._batch()
             except self.deaths as error:
                 started, dead = self._collector is not None, self._dead()
-                told = report_in(self._reports.name) if self._reports else None
+                told = read_worker_error(self._reports.name) if self._reports else None
                 self.shutdown()
                 if told is not None:  # no accident: it would be raised again
                     raise told from told.__cause__
@@ -120,12 +120,12 @@ class WorkerCollector:
                 log.warning("collection: %s; all start again (%d of %d)", reason, self._starts, self.restarts)
 
     def _batch(self) -> TensorDictBase:
-        if not self.ahead:
+        if not self.prefetch:
             self._mailbox.post(self.agent)
             return next(self._batches)
-        batch = self._batches.take()
+        batch = self._batches.get()
         self._mailbox.post(self.agent)
-        self._batches.begin()
+        self._batches.request()
         return batch
 
     def _dead(self) -> str:
@@ -166,9 +166,9 @@ class WorkerCollector:
     def _start(self) -> None:
         self._mailbox, self._collector = self._make_workers()
         self._batches = iter(self._collector)
-        if self.ahead:
-            self._batches = Ahead(self._batches)
-            self._batches.begin()
+        if self.prefetch:
+            self._batches = Prefetcher(self._batches)
+            self._batches.request()
 
     def _make_workers(self) -> tuple[Any, Any]:
         """The mailbox of the weights, and TorchRL's collector that has the workers."""
@@ -183,7 +183,7 @@ class WorkerCollector:
             cat_results=0,
             use_buffers=True,
             num_threads=torch.get_num_threads(),
-            init_fn=Begin(os.getpid()),
+            init_fn=WorkerInit(os.getpid()),
         )
 
 
@@ -210,8 +210,8 @@ def _shut_down(reference: "weakref.ref[WorkerCollector]") -> None:
 
 
 @dataclass(frozen=True)
-class Begin:
-    """Runs first in a worker."""
+class WorkerInit:
+    """Starts a worker process: a session of its own, which ends with its parent."""
 
     parent: int
 
@@ -232,9 +232,9 @@ class WorkerEnv:
 
     def __call__(self) -> EnvBase:
         torch.manual_seed(self.seed)
-        env = reporting(self.make_env, self.reports)(seed=self.seed)
-        env._step = reporting(env._step, self.reports)
-        env._reset = reporting(env._reset, self.reports)
+        env = reporting_errors(self.make_env, self.reports)(seed=self.seed)
+        env._step = reporting_errors(env._step, self.reports)
+        env._reset = reporting_errors(env._reset, self.reports)
         return with_carry(env, self.primer)
 
 
@@ -246,16 +246,16 @@ class WorkerPolicy:
     mailbox: Mailbox
     reports: str | None = None
 
-    def __call__(self) -> "Copy":
-        return Copy(self.agent, self.mailbox, self.reports)
+    def __call__(self) -> "SyncedAgent":
+        return SyncedAgent(self.agent, self.mailbox, self.reports)
 
 
-class Copy(TensorDictModuleBase):
+class SyncedAgent(TensorDictModuleBase):
     """An agent that takes the newest weights before it acts."""
 
     def __init__(self, agent: Any, mailbox: Mailbox, reports: str | None = None):
         super().__init__()
-        self.act = reporting(self._act, reports)
+        self.act = reporting_errors(self._act, reports)
         self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
         self.agent, self.mailbox, self.seen = agent, mailbox, 0
 
@@ -267,8 +267,8 @@ class Copy(TensorDictModuleBase):
         return self.agent(td)
 
 
-class Ahead:
-    """Takes the items of an iterator in a thread, while the caller does something else."""
+class Prefetcher:
+    """Fetches the next item of an iterator in a thread, while the caller does something else."""
 
     def __init__(self, items: Any):
         self._wanted: queue.SimpleQueue = queue.SimpleQueue()
@@ -284,11 +284,11 @@ class Ahead:
 
         threading.Thread(target=work, name="collection", daemon=True).start()
 
-    def begin(self) -> None:
-        """Have the thread take one item."""
+    def request(self) -> None:
+        """Have the thread fetch one item."""
         self._wanted.put(True)
 
-    def take(self) -> Any:
+    def get(self) -> Any:
         """Wait for that item; an error that came instead of it is raised."""
         found = self._found.get()
         if isinstance(found, Exception):

@@ -19,7 +19,7 @@ from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
 from dreammpc.envs.trial import Examination, Played, Stopped, many, play, reset, step_once
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 ALONE = 20
 """Steps of the repetitions: drawn, and from a state that was put back."""
@@ -45,7 +45,7 @@ def _examine(found: Examination, task: str, steps: int) -> None:
     except (ValueError, RunError) as error:
         return found.error("made", str(error).removeprefix(f"task {task!r} "))
     except Exception as error:
-        return found.error("made", f"it cannot be made: {told(error)}")
+        return found.error("made", f"it cannot be made: {exception_line(error)}")
     size, act = _spaces(found, first, task)
     _wrappers(found, first)
     played = play(found, first, act, size, steps)
@@ -60,7 +60,7 @@ def _examine(found: Examination, task: str, steps: int) -> None:
         try:
             env.close()
         except (Exception, SystemExit) as error:
-            found.warn("close", f"close() raised {told(error)}")
+            found.warn("close", f"close() raised {exception_line(error)}")
 
 
 def _spaces(
@@ -178,7 +178,7 @@ def _drawn(found: Examination, task: str, act: Any, size: int | None, played: Pl
         env.reset(seed=0)
         picture(env.render(height=64, width=64))  # type: ignore[call-arg]
     except Exception as error:
-        reason = str(error) if isinstance(error, UsageError | RunError) else told(error)
+        reason = str(error) if isinstance(error, UsageError | RunError) else exception_line(error)
         found.warn("video", f"no video: {reason.removeprefix(f'task {task!r} ')}{advice(error)}")
         return
     quiet, stream, seen = Examination(found.task), np.random.default_rng(0), []

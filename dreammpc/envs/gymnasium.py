@@ -24,7 +24,7 @@ from dreammpc.envs.drawing import picture, scaled
 from dreammpc.envs.observations import Joined, is_flat, is_picture, leaves
 from dreammpc.envs.wrapper import frames_per_second
 from dreammpc.interfaces import ForeignError, UsageError
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 PREFIX = "gym-"
 TIME_LIMIT = 1000
@@ -129,7 +129,7 @@ def make(
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
     except (Exception, SystemExit) as error:
-        raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
+        raise ForeignError(f"task {task!r} cannot be made: {exception_line(error)}") from error
     if not is_flat(env.observation_space):
         env = Joined(env, task)
     limit = max_episode_steps or (env.spec.max_episode_steps if env.spec else None)

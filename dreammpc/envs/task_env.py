@@ -10,7 +10,7 @@ from torchrl.envs import EnvBase
 
 from dreammpc.envs.drawing import FRAME_SHAPE, observed
 from dreammpc.interfaces import ForeignError, RunError, UsageError
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 
 class TaskEnv(EnvBase):
@@ -144,4 +144,4 @@ class TaskEnv(EnvBase):
         place = self._place(row, what)
         if isinstance(error, UsageError | RunError):
             return RunError(f"{place}: {error}")
-        return ForeignError(f"{place}: {told(error)}")
+        return ForeignError(f"{place}: {exception_line(error)}")

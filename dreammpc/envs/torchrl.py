@@ -19,7 +19,7 @@ from dreammpc.envs.torchrl_specs import heeds_masks
 from dreammpc.interfaces import ForeignError, RunError, UsageError
 from dreammpc.plugins.registry import Registry
 from dreammpc.runtime.devices import forked_rng
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 PREFIX = "torchrl:"
 FACTORIES = Registry("TorchRL environment", "dreammpc.torchrl")
@@ -103,7 +103,7 @@ def _made(task: str, factory: Any, own: dict[str, Any]) -> EnvBase:
     except ImportError as error:
         raise UsageError(f"task {task!r} cannot be made: {' '.join(str(error).split())}") from error
     except (Exception, SystemExit) as error:
-        raise ForeignError(f"task {task!r} cannot be made: {told(error)}") from error
+        raise ForeignError(f"task {task!r} cannot be made: {exception_line(error)}") from error
     if not isinstance(env, EnvBase):
         raise UsageError(
             f"task {task!r} gave a {type(env).__name__}; expected a TorchRL environment (EnvBase)"
@@ -129,6 +129,6 @@ def _check(env: EnvBase, task: str, made: str) -> None:
         text = " ".join(str(error).split())
         raise UsageError(f"task {task!r}: its specs do not hold (check_env_specs): {text[:300]}") from error
     except (Exception, SystemExit) as error:
-        raise ForeignError(f"task {task!r}: check_env_specs: {told(error)}") from error
+        raise ForeignError(f"task {task!r}: check_env_specs: {exception_line(error)}") from error
     finally:
         logger.setLevel(level)

@@ -16,7 +16,7 @@ from dreammpc.envs.drawing import Undrawable, picture
 from dreammpc.envs.state import Unusable, plain, unplain
 from dreammpc.envs.task_env import TaskEnv
 from dreammpc.interfaces import RunError
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 TIME_LIMIT = 1000
 """Steps after which an environment without a limit of its own is cut off."""
@@ -252,7 +252,9 @@ class TorchRLEnv(TaskEnv):
             try:
                 owner.set_state(_moved(unplain(saved["own"]), env.device))
             except Exception as error:
-                raise Unusable(f"set_state() of {type(owner).__qualname__} raised {told(error)}") from error
+                raise Unusable(
+                    f"set_state() of {type(owner).__qualname__} raised {exception_line(error)}"
+                ) from error
             held = saved["now"]
             content = None if held is None else _moved(unplain(held), env.device)
             self._now[i] = content and TensorDict(content, env.batch_size, device=env.device)
@@ -271,7 +273,7 @@ class TorchRLEnv(TaskEnv):
         except checks.Mismatch as error:
             raise Undrawable(f"task {self.task!r}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise Undrawable(f"task {self.task!r}: render() raised {told(error)}") from error
+            raise Undrawable(f"task {self.task!r}: render() raised {exception_line(error)}") from error
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         for env in self.envs:

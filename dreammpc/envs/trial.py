@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from dreammpc.envs import checks
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 SLOW_RESET_S, SLOW_STEP_S = 1.0, 0.1
 ENOUGH_S = 4.0
@@ -103,7 +103,7 @@ def reset(found: Examination, env: gymnasium.Env, size: int | None, seed: int | 
         found.error("reset", str(error))
         raise Stopped from None
     except (Exception, SystemExit) as error:
-        found.error("reset", str(checks.old_answer(error) or f"reset() raised {told(error)}"))
+        found.error("reset", str(checks.old_answer(error) or f"reset() raised {exception_line(error)}"))
         raise Stopped from None
     return _observed(found, env, observation, size, "reset")
 
@@ -121,7 +121,9 @@ def step_once(
             return _rest(found, env, (*answer[:4], {}), size, step)
         raise Stopped from None
     except (Exception, SystemExit) as error:
-        found.error("step", f"step {step}: {checks.old_answer(error) or f'step() raised {told(error)}'}")
+        found.error(
+            "step", f"step {step}: {checks.old_answer(error) or f'step() raised {exception_line(error)}'}"
+        )
         raise Stopped from None
     return _rest(found, env, (observation, reward, terminated, truncated, info), size, step)
 

@@ -16,7 +16,7 @@ from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
 from dreammpc.envs.task_env import TaskEnv
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.support.faults import told
+from dreammpc.support.faults import exception_line
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class BatchedEnv(TaskEnv):
         except checks.Mismatch as error:
             raise Undrawable(f"task {self.task!r}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise Undrawable(f"task {self.task!r}: render() raised {told(error)}") from error
+            raise Undrawable(f"task {self.task!r}: render() raised {exception_line(error)}") from error
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Closes every environment; a second call does nothing. What one raises is only reported."""
@@ -218,7 +218,7 @@ class BatchedEnv(TaskEnv):
                 try:
                     env.close()
                 except (Exception, SystemExit) as error:
-                    log.warning("%s: close() failed: %s", self._place(i, "close"), told(error))
+                    log.warning("%s: close() failed: %s", self._place(i, "close"), exception_line(error))
 
 
 def frames_per_second(env: gymnasium.Env) -> float:

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from dreammpc.runtime.devices import CPU, device_name, forked_rng, module_device, moved, tensor_device, where
+from dreammpc.runtime.devices import (
+    CPU,
+    device_name,
+    forked_rng,
+    module_device,
+    tensor_device,
+    to_device,
+    where,
+)
 
 
 @dataclass
@@ -117,7 +125,7 @@ def run_episodes(
             obs["action"] = action
             obs = env.step(obs)["next"]
             stepped()
-            told = moved(obs.select("reward", "terminated", "done"), CPU)
+            told = to_device(obs.select("reward", "terminated", "done"), CPU)
             returns += told["reward"].squeeze(-1) * alive
             lengths += alive
             terminated |= told["terminated"].squeeze(-1) & alive

@@ -38,12 +38,12 @@ def check_protocol(rows: Sequence[Row]) -> None:
         for other, theirs in rest:
             if theirs != seeds:
                 raise UsageError(
-                    f"{task}: {first[0]} ({first[1]}) played {_told(seeds)}, {other[0]} ({other[1]})"
-                    f" {_told(theirs)}; evaluate all from the same starts"
+                    f"{task}: {first[0]} ({first[1]}) played {_starts_text(seeds)}, {other[0]} ({other[1]})"
+                    f" {_starts_text(theirs)}; evaluate all from the same starts"
                 )
 
 
-def _told(seeds: set[int]) -> str:
+def _starts_text(seeds: set[int]) -> str:
     return f"{len(seeds)} starts from seed {min(seeds)}"
 
 

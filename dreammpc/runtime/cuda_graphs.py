@@ -56,10 +56,10 @@ class Graphed:
         Raises:
             ValueError: they have other shapes or types than those of the first call.
         """
-        given = leaves(arguments)
+        given = tree_leaves(arguments)
         if self._inputs is None:
             buffer = Buffer(given, self.device)
-            self._inputs = buffer, like(arguments, buffer.here)
+            self._inputs = buffer, tree_unflatten(arguments, buffer.here)
         buffer, static = self._inputs
         if self.device.type != "cuda":
             buffer.fill(given)
@@ -74,12 +74,12 @@ class Graphed:
             return self._output
         assert self._results is not None
         results, template = self._results
-        return like(template, results.fetch())
+        return tree_unflatten(template, results.fetch())
 
     def _run(self, static: Any) -> Any:
         output = self.function(*static)
         if self.to_host:
-            found = leaves(output)
+            found = tree_leaves(output)
             if self._results is None:
                 self._results = Buffer(found, self.device), output
             torch._foreach_copy_(self._results[0].here, found)
@@ -198,17 +198,17 @@ def views(content: Tensor, examples: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def leaves(tree: Any) -> list[Tensor]:
+def tree_leaves(tree: Any) -> list[Tensor]:
     """All tensors of nested TensorDicts, tuples, lists and dicts, by the order of keys."""
     if isinstance(tree, Tensor):
         return [tree]
     if isinstance(tree, TensorDictBase | dict):
-        return [leaf for key in sorted(tree.keys()) for leaf in leaves(tree[key])]
-    return [] if tree is None else [leaf for child in tree for leaf in leaves(child)]
+        return [leaf for key in sorted(tree.keys()) for leaf in tree_leaves(tree[key])]
+    return [] if tree is None else [leaf for child in tree for leaf in tree_leaves(child)]
 
 
-def like(tree: Any, tensors: Iterable[Tensor]) -> Any:
-    """`tree` with other tensors, in the order of `leaves`; its TensorDicts name no device."""
+def tree_unflatten(tree: Any, tensors: Iterable[Tensor]) -> Any:
+    """`tree` with other tensors, in the order of `tree_leaves`; its TensorDicts name no device."""
     rest = iter(tensors)
 
     def rebuilt(part: Any) -> Any:

@@ -96,7 +96,7 @@ def tensor_device(values: TensorDictBase) -> torch.device:
     return CPU if tensor is None else tensor.device
 
 
-def moved(values: TensorDictBase, device: torch.device) -> TensorDictBase:
+def to_device(values: TensorDictBase, device: torch.device) -> TensorDictBase:
     """A TensorDict on `device`: itself if it is there."""
     return values if tensor_device(values) == device else values.to(device)
 

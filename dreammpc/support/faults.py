@@ -57,44 +57,44 @@ def keep_in(folder: Path | None) -> None:
 
 def report(error: BaseException) -> str:
     """One line that tells of `error`; a traceback that says more than the line is written to a file."""
-    parts = [described(error), *getattr(error, "__notes__", [])]
-    plain = isinstance(error, RunError | UsageError) or of_storage(error)
+    parts = [error_line(error), *getattr(error, "__notes__", [])]
+    plain = isinstance(error, RunError | UsageError) or is_storage_error(error)
     if isinstance(error, ForeignError) or not plain:
         parts.append(f"traceback: {_keep(error.__cause__ or error)}")
     return "; ".join(parts)
 
 
-def described(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """The line without notes, and nothing is written."""
     if isinstance(error, RunError | UsageError):
         return str(error)
-    if isinstance(error, OSError) and of_storage(error):
+    if isinstance(error, OSError) and is_storage_error(error):
         return f"{error.filename or 'a file'} cannot be written: {error.strerror}"
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
     # What others raised first: a StopIteration, say, that Python has made a RuntimeError of.
-    error = next((each for each in chain if of_others(each)), error)
-    place, whose = place_of(error), "a fault of dreammpc, or of what it was given: "
+    error = next((each for each in chain if raised_by_foreign_code(each)), error)
+    place, whose = source_line(error), "a fault of dreammpc, or of what it was given: "
     if place is not None and place.foreign:
         whose = f"{_owner(place.frame)}: "
-    return whose + told(error)
+    return whose + exception_line(error)
 
 
-def of_storage(error: BaseException) -> bool:
+def is_storage_error(error: BaseException) -> bool:
     """Whether a disk raised it."""
     return isinstance(error, OSError) and error.errno in STORAGE
 
 
-def told(error: BaseException) -> str:
+def exception_line(error: BaseException) -> str:
     """An exception in one line: its type, its text, and the line of code that it came from."""
     text = " ".join(str(error).split())
     text = f"{text[:LONGEST]}…" if len(text) > LONGEST else text
-    place = place_of(error)
+    place = source_line(error)
     return f"{type(error).__name__}{': ' * bool(text)}{text}" + (f" ({place})" if place else "")
 
 
-def place_of(error: BaseException) -> Place | None:
+def source_line(error: BaseException) -> Place | None:
     """The innermost line of foreign code that an exception passed; without any, that of this package."""
     ours, foreign = None, None
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -106,9 +106,9 @@ def place_of(error: BaseException) -> Place | None:
     return foreign or ours
 
 
-def of_others(error: BaseException) -> bool:
+def raised_by_foreign_code(error: BaseException) -> bool:
     """Whether neither this package nor one that it stands on raised it."""
-    place = place_of(error)
+    place = source_line(error)
     return place is not None and place.foreign and not isinstance(error, UsageError)
 
 

@@ -7,7 +7,7 @@ parent   the MLflow run that the trainings' runs are under
 schema   the recipe's configuration
 """
 
-from dreammpc.sweeps.jobs import Job, claim, grid
+from dreammpc.sweeps.jobs import Job, grid, reserve_folder
 from dreammpc.sweeps.local import Runner
 from dreammpc.sweeps.parent import parent_run
 from dreammpc.sweeps.schema import SweepConfig
@@ -19,8 +19,8 @@ __all__ = [
     "Runner",
     "SweepConfig",
     "check_installed",
-    "claim",
     "expand",
     "grid",
     "parent_run",
+    "reserve_folder",
 ]

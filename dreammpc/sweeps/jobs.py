@@ -91,7 +91,7 @@ def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Seq
     ]
 
 
-def claim(folder: Path, overrides: Sequence[str], dry: bool = False) -> None:
+def reserve_folder(folder: Path, overrides: Sequence[str], dry: bool = False) -> None:
     """Note the trainings' overrides in `folder/sweep.json`; a folder holds runs of one kind only.
 
     More `steps`, other tracking and other devices do not make another kind. `dry` only looks.

@@ -1,6 +1,6 @@
 """Addresses with a password or a token: starred at the door, and whole only for whoever calls them up.
 
-`starred` is what a configuration, a file, a log or a message may hold. The address itself stays in the
+`redacted` is what a configuration, a file, a log or a message may hold. The address itself stays in the
 environment of this process, where the processes that it starts find it too.
 """
 
@@ -13,25 +13,25 @@ VARIABLE = "DREAMMPC_ADDRESSES"
 STARS = "***"
 
 
-def starred(text: str) -> str:
+def redacted(text: str) -> str:
     """`text` with what may be secret in addresses starred: passwords, users of http, what is behind `?`."""
     text = re.sub(r"(://[^/:@\s]*):\S*@", rf"\1:{STARS}@", text)
     text = re.sub(r"(https?://)[^/:@\s]+@", rf"\1{STARS}@", text)
     return re.sub(r"([?&;][\w.%-]+=)[^&;\s'\"]+", rf"\1{STARS}", text)
 
 
-def keep(address: str) -> str:
-    """`address` as `starred` has it; what was starred is found again by `whole`."""
-    shown = starred(address)
-    if shown != address and address not in kept():
-        os.environ[VARIABLE] = " ".join([*kept(), address])
+def store_address(address: str) -> str:
+    """`address` as `redacted` has it; what was starred is found again by `full_address`."""
+    shown = redacted(address)
+    if shown != address and address not in stored_addresses():
+        os.environ[VARIABLE] = " ".join([*stored_addresses(), address])
     return shown
 
 
-def whole(address: str) -> str:
-    """The address that `keep` was given, by what it returned; any other as it is."""
-    return next((each for each in reversed(kept()) if starred(each) == address), address)
+def full_address(address: str) -> str:
+    """The address that `store_address` was given, by what it returned; any other as it is."""
+    return next((each for each in reversed(stored_addresses()) if redacted(each) == address), address)
 
 
-def kept() -> list[str]:
+def stored_addresses() -> list[str]:
     return os.environ.get(VARIABLE, "").split()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dreammpc.tracking.addresses import starred
+from dreammpc.tracking.addresses import redacted
 
 log = logging.getLogger(__name__)
 
@@ -94,5 +94,5 @@ class Follower:
 
 def one_line(error: Exception, length: int = 160) -> str:
     """What an exception says, without what may be secret."""
-    text = starred(" ".join(str(error).split())) or type(error).__name__
+    text = redacted(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from dreammpc.tracking.addresses import starred, whole
+from dreammpc.tracking.addresses import full_address, redacted
 from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import Follower
 from dreammpc.tracking.jsonl import JSONLLogger
@@ -64,8 +64,8 @@ class MLflowTracker(JSONLLogger):
         resume_step: float | None = None,
     ) -> None:
         super().__init__(folder, resume_step)
-        tracking_uri = whole(tracking_uri)
-        self._uri = starred(tracking_uri)  # for messages
+        tracking_uri = full_address(tracking_uri)
+        self._uri = redacted(tracking_uri)  # for messages
         self._experiment = experiment
         self._run_name = run_name
         self._delivery: Delivery | None = None
@@ -160,7 +160,7 @@ class MLflowTracker(JSONLLogger):
             log.warning(self.hint())  # which is printed of a run that ends well
 
     def _sync(self) -> str:
-        uri = [] if self._uri == starred(usual_uri()) else ["--uri", self._uri]
+        uri = [] if self._uri == redacted(usual_uri()) else ["--uri", self._uri]
         return shlex.join(["dreammpc", "sync", str(self._path.parent), *uri])
 
     def _where(self) -> str:

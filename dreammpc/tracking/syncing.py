@@ -8,7 +8,7 @@ from typing import Any
 
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.atomic import from_json
-from dreammpc.tracking.addresses import keep, starred, whole
+from dreammpc.tracking.addresses import full_address, redacted, store_address
 from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import one_line
 from dreammpc.tracking.jsonl import LOG, PARAMS, last_record
@@ -39,7 +39,7 @@ def sync(
     """
     if find_spec("mlflow") is None:
         raise UsageError("sync needs MLflow, which is not installed here")
-    to, refused = keep(address(uri, key="--uri")), []
+    to, refused = store_address(address(uri, key="--uri")), []
     for runs in [find_runs(Path(path)) for path in paths]:
         parent = None
         for folder in runs:
@@ -86,7 +86,7 @@ def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Deli
         note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
     if note.status in (None, RUNNING):  # killed, or trained without MLflow
         note.status = "FINISHED" if any(key.startswith("final/") for key in last_record(folder)) else "KILLED"
-    return Delivery(folder, note, whole(to), {} if parent is None else {PARENT_TAG: parent})
+    return Delivery(folder, note, full_address(to), {} if parent is None else {PARENT_TAG: parent})
 
 
 def _named(folder: Path) -> tuple[str, str]:
@@ -110,4 +110,6 @@ def _sent(folder: Path, to: str, delivery: Delivery) -> str:
                 f"MLflow at {to} can't be written ({one_line(error)}): {folder} keeps all, send it later"
             ) from error
     torn = f", {delivery.torn} torn lines left out" if delivery.torn else ""
-    return f"{folder}: {lines} lines and {files} files sent to run {delivery.note.run} at {starred(to)}{torn}"
+    return (
+        f"{folder}: {lines} lines and {files} files sent to run {delivery.note.run} at {redacted(to)}{torn}"
+    )

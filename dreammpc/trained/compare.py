@@ -101,18 +101,18 @@ def compare(
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
         model, facts = loading.load_model(path, named=named_now)
         if task is None:
-            check_task(facts["task"], f"checkpoint {path}", kwargs=options_of(facts).get("kwargs"))
+            check_task(facts["task"], f"checkpoint {path}", kwargs=model_options(facts).get("kwargs"))
         build(model, planners, settings or {})
         env = assembly.build_env(
-            task or facts["task"], 0, 1, action_repeat_of(facts), obs=model.obs, **options_of(facts)
+            task or facts["task"], 0, 1, action_repeat_of(facts), obs=model.obs, **model_options(facts)
         )
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
         model, facts = loading.load_model(path, chosen, named_now)
-        set_threads(width_of(facts))
+        set_threads(model_width(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
-        how: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": options_of(facts)}
+        how: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": model_options(facts)}
         evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **how)
         for planner_name, planner in build(model, planners, settings or {}).items():
             agent = Agent(model, planner, noise_scale, compile)
@@ -133,7 +133,7 @@ def compare(
         evaluator.close()
 
 
-def width_of(facts: Mapping[str, Any]) -> int:
+def model_width(facts: Mapping[str, Any]) -> int:
     """Of the hidden layers of a checkpoint's model."""
     return facts["model"].get("mlp_dim", 0)
 
@@ -170,7 +170,7 @@ def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
     return facts["config"].get("env", {}).get("action_repeat")
 
 
-def options_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+def model_options(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the environments of training were made with besides, see `make_env`."""
     names = ("kwargs", "max_episode_steps", "action_bound")
     made = facts["config"].get("env", {})

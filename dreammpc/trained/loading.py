@@ -8,7 +8,7 @@ from typing import Any
 from dreammpc.agent import Agent
 from dreammpc.algorithms import ALGORITHMS, algorithm_class
 from dreammpc.configuration.assembly import without_name
-from dreammpc.configuration.command_line import typed as word_for
+from dreammpc.configuration.command_line import override_text as word_for
 from dreammpc.configuration.planners import build_planner
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import UsageError
@@ -89,7 +89,7 @@ def load_agent(
     return Agent(model, planner)
 
 
-def typed(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:
+def evaluate_arguments(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:
     """The words that `evaluate` takes a checkpoint with, as one types them."""
     return " ".join(
         [word_for("checkpoint", checkpoint), *map(shlex.quote, confirmations(task, algorithm, kwargs))]

@@ -2,11 +2,11 @@
 
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, OwnFolder, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints
+from dreammpc.training.distributed_env import world_size
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, release_folders
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
 from dreammpc.training.speed import Speed, choose_speed
-from dreammpc.training.started import world_size
 from dreammpc.training.trainer import (
     check_devices,
     keep_memory,

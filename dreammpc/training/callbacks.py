@@ -19,7 +19,7 @@ from dreammpc.interfaces import RunError
 from dreammpc.support.progress import Phase, Progress
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.owner import check_all
-from dreammpc.training.replicas import gathered, largest
+from dreammpc.training.replicas import all_gather, all_reduce_max
 
 
 class Monitor(Callback):
@@ -58,7 +58,7 @@ class Monitor(Callback):
         metrics = self._averages()
         metrics["speed/updates_per_s"] = (updates - self._began[1]) / seconds
         metrics["speed/env_steps_per_s"] = (steps - self._began[2]) / seconds
-        finished = [episode for mine in gathered(trainer, self.feed.finished) for episode in mine]
+        finished = [episode for mine in all_gather(trainer, self.feed.finished) for episode in mine]
         self.feed.finished.clear()
         if finished:
             returns, lengths = zip(*finished, strict=True)
@@ -272,7 +272,7 @@ class GracefulStop(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._steps += 1
         if trainer.world_size > 1 and self._steps % self.agree_every == 0:
-            self.signal = largest(trainer, self.signal or 0) or None
+            self.signal = all_reduce_max(trainer, self.signal or 0) or None
             trainer.should_stop = self.signal is not None
         if self.feed.exhausted:
             trainer.should_stop = True

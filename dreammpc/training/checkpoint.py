@@ -29,7 +29,7 @@ from dreammpc.training.files import intact, save_atomically, sweep_drafts
 from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
 from dreammpc.training.optimizers import check_optimizers
 from dreammpc.training.owner import check_owned
-from dreammpc.training.replicas import gathered
+from dreammpc.training.replicas import all_gather
 from dreammpc.training.streams import random_state, set_random_state
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,9 @@ class Checkpoints(Callback):
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        saveable = exception.saveable if isinstance(exception, RunError) else not faults.of_storage(exception)
+        saveable = (
+            exception.saveable if isinstance(exception, RunError) else not faults.is_storage_error(exception)
+        )
         # Of several processes the others may be gone, and the last good checkpoint holds everyone's replay.
         if self._started and trainer.world_size == 1 and saveable:
             try:
@@ -180,7 +182,7 @@ class Checkpoints(Callback):
             except RunError as error:
                 log.warning("%s", error)
             except Exception as error:  # whatever was raised at first is what the run ends with
-                log.warning("no checkpoint of this moment: %s", faults.told(error))
+                log.warning("no checkpoint of this moment: %s", faults.exception_line(error))
         if saveable and self._good is not None and isinstance(exception, Exception):
             path, steps = self._good
             exception.add_note(f"saved at {steps} environment steps, go on with resume={path}")
@@ -268,7 +270,7 @@ class Checkpoints(Callback):
             "feed": self.feed.state_dict(),
             "random": random_state(pl_module.device),
         }
-        everyone = gathered(trainer, mine)
+        everyone = all_gather(trainer, mine)
         checkpoint[DESCRIPTION] = {
             **self._describe(),
             "resume": {"ranks": everyone, "best_score": self.best_score},

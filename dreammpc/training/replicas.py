@@ -1,4 +1,4 @@
-"""Several processes that train one agent: equal weights, averaged gradients, one decision to stop."""
+"""Data-parallel training: broadcast weights, averaged gradients, and collectives over the processes."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,25 +9,25 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 
-from dreammpc.training.started import told_while_waiting, world_size
+from dreammpc.training.distributed_env import warn_while_waiting, world_size
 
 _stores: list[distributed.Store] = []
 """Kept open: without a launcher the first process serves the others, which may come later to read."""
 
 
-def of_first(make: Callable[[], str]) -> str:
-    """What `make` gives the first process; all must call this together, before the training starts.
+def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
+    """What `make` returns in rank 0; all processes must call this together, before the training starts.
 
-    The others go on when the first has made it.
+    The others wait for it.
     """
     if world_size() == 1:
         return make()
-    with told_while_waiting():
+    with warn_while_waiting():
         store, rank, _ = next(distributed.rendezvous("env://"))
     _stores.append(store)
     if rank == 0:
-        store.set("dreammpc/of_first", make())
-    return store.get("dreammpc/of_first").decode()
+        store.set("dreammpc/rank_zero", make())
+    return store.get("dreammpc/rank_zero").decode()
 
 
 class ReplicaStrategy(DDPStrategy):
@@ -65,8 +65,8 @@ class ReplicaStrategy(DDPStrategy):
         torch._foreach_copy_(tensors, torch._utils._unflatten_dense_tensors(flat, tensors))
 
 
-def gathered(trainer: Trainer, mine: Any) -> list[Any]:
-    """What every process passed here, in order of rank; all of them must call this together."""
+def all_gather(trainer: Trainer, mine: Any) -> list[Any]:
+    """What every process passed, in order of rank; all processes must call this together."""
     if trainer.world_size == 1:
         return [mine]
     everyone: list[Any] = [None] * trainer.world_size
@@ -74,8 +74,8 @@ def gathered(trainer: Trainer, mine: Any) -> list[Any]:
     return everyone
 
 
-def largest(trainer: Trainer, number: int) -> int:
-    """The largest of the numbers that the processes pass here; all of them must call this together."""
+def all_reduce_max(trainer: Trainer, number: int) -> int:
+    """The largest of the numbers that the processes pass; all processes must call this together."""
     if trainer.world_size == 1:
         return number
     held = torch.tensor(number, device=trainer.strategy.root_device)

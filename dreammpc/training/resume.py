@@ -13,10 +13,10 @@ from dreammpc.support import faults
 from dreammpc.support.names import file_name, printable
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
+from dreammpc.training.distributed_env import world_size
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, own
-from dreammpc.training.replicas import of_first
-from dreammpc.training.started import world_size
+from dreammpc.training.replicas import broadcast_from_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def open_run(folder: str | Path | None, resume: str | Path | None, task: str = "
     Raises:
         UsageError: it cannot be written, a new run would go over another one, or another training owns it.
     """
-    path = open_folder(of_first(lambda: str(_open_first(folder, resume, task, seed))))
+    path = open_folder(broadcast_from_rank_zero(lambda: str(_open_first(folder, resume, task, seed))))
     faults.keep_in(path)
     return path
 

@@ -20,9 +20,9 @@ from dreammpc.interfaces import UsageError
 from dreammpc.runtime.devices import choose_device
 from dreammpc.runtime.threads import set_threads
 from dreammpc.training.checkpoint import AtomicCheckpointIO
+from dreammpc.training.distributed_env import check_launched_processes, world_size
 from dreammpc.training.replicas import ReplicaStrategy
 from dreammpc.training.speed import Speed, calls_of, check_precision, choose_speed
-from dreammpc.training.started import check_started, world_size
 
 
 def make_trainer(
@@ -48,7 +48,7 @@ def make_trainer(
         UsageError: the device or the number of devices is not there; a precision that cannot train here; or
             the number of processes that were started is not the number that would train together.
     """
-    check_started(devices, num_nodes)
+    check_launched_processes(devices, num_nodes)
     started = world_size()
     device = choose_device(accelerator, training=True)
     if precision is not None:
@@ -108,9 +108,9 @@ def check_devices(accelerator: str, devices: int | str, num_nodes: int = 1) -> N
 
     Raises:
         UsageError: no such device here, fewer than asked for, or one process for several; see also
-            `check_started`.
+            `check_launched_processes`.
     """
-    check_started(devices, num_nodes)
+    check_launched_processes(devices, num_nodes)
     device = choose_device(accelerator, training=True)
     on_gpu = device.type == "cuda"
     there = torch.cuda.device_count() if on_gpu else os.cpu_count() or 1

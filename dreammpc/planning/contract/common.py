@@ -127,7 +127,7 @@ def weights(model: Any) -> dict[str, Tensor]:
     return {f"weight {key}": value for key, value in [*model.named_parameters(), *model.named_buffers()]}
 
 
-def leaves(name: str, td: TensorDictBase) -> dict[str, Tensor]:
+def named_tensors(name: str, td: TensorDictBase) -> dict[str, Tensor]:
     """The tensors of `td`, named `name[key]`."""
     return {f"{name}[{key}]": td.get(tuple(key.split("."))) for key in structure(td)}
 

@@ -95,14 +95,14 @@ class Case:
         names = self.input_names.get(method, ("latent", "action"))
         tensors: dict[str, Tensor] = {}
         for name, value in zip(names, self.inputs[method], strict=True):
-            tensors |= {name: value} if isinstance(value, Tensor) else common.leaves(name, value)
+            tensors |= {name: value} if isinstance(value, Tensor) else common.named_tensors(name, value)
         return tensors
 
 
 def tensors_of(method: str, result: Any) -> dict[str, Tensor]:
     """The tensors that a method returned, by name."""
     if isinstance(result, TensorDictBase):
-        return common.leaves(f"{method} latent", result)
+        return common.named_tensors(f"{method} latent", result)
     if isinstance(result, Outcome):
         return {"outcome reward": result.reward, "outcome discount": result.discount}
     return {method: result}
@@ -271,7 +271,11 @@ def _observe(case: Case, obs: TensorDictBase) -> None:
         expect(hasattr(model, method), named, f"`{method}`", "none")
     belief = case.call("initial_belief", size, case.device)
     action = torch.zeros(size, model.action_dim, device=case.device)
-    given = {**common.leaves("obs", obs), **common.leaves("belief", belief), **common.weights(model)}
+    given = {
+        **common.named_tensors("obs", obs),
+        **common.named_tensors("belief", belief),
+        **common.weights(model),
+    }
     before = common.copies(given)
     latent = case.call("observe", obs, action, belief)
     common.expect_unchanged(f"{named}.observe", given, before)

@@ -146,7 +146,7 @@ def _initial_state(case: Case) -> None:
 
 
 def _expect_finite(name: str, td: TensorDictBase) -> None:
-    for key, value in common.leaves("", td).items():
+    for key, value in common.named_tensors("", td).items():
         expect(value.isfinite().all(), name + key, "finite numbers", "some that are not")
 
 
@@ -175,14 +175,14 @@ def _shapes(case: Case) -> None:
 def _diagnostics(name: str, diagnostics: Any, size: int) -> None:
     expect(isinstance(diagnostics, TensorDictBase), name, "a TensorDict", type(diagnostics).__name__)
     expect(diagnostics.batch_size == (size,), name, f"batch size [{size}]", list(diagnostics.batch_size))
-    for key, value in common.leaves("", diagnostics).items():
+    for key, value in common.named_tensors("", diagnostics).items():
         expect(value.shape == (size,), name + key, f"one number per environment, [{size}]", list(value.shape))
 
 
 def _repeatable(case: Case) -> None:
     """Nothing is mutated, and the same call gives the same plan: no state is kept elsewhere."""
     name, state = f"{case.named}.plan", case.plan(seed=5).state
-    given = {**common.leaves("latent", case.latent), **common.leaves("state", state)}
+    given = {**common.named_tensors("latent", case.latent), **common.named_tensors("state", state)}
     given |= common.weights(case.model)
     with_gradient = {key: weight.grad for key, weight in given.items() if weight.grad is not None}
     given |= {f"gradient of {key}": gradient for key, gradient in with_gradient.items()}
@@ -198,9 +198,9 @@ def _repeatable(case: Case) -> None:
         )
     two = case.plan(state)
     case.expect_same(two, one, "the same plan for the same latent, state and seed")
-    for key, value in common.leaves("state", one.state).items():
+    for key, value in common.named_tensors("state", one.state).items():
         expected = "the same state for the same latent, state and seed"
-        common.expect_close(f"{name}: {key}", common.leaves("state", two.state)[key], value, expected)
+        common.expect_close(f"{name}: {key}", common.named_tensors("state", two.state)[key], value, expected)
 
 
 def _rows(case: Case) -> None:
@@ -275,9 +275,11 @@ def _device(case: Case, device: torch.device) -> None:
         state = case.planner.initial_state(case.size, device)
         plan = case.planner.plan(Imagination(model), latent, state)
     expect(not watch.found, f"{case.named}.plan{why}", NO_HOST, f"one that {watch.found}")
-    common.expect_device(f"{case.named}.initial_state{why}", common.leaves("", state), device)
+    common.expect_device(f"{case.named}.initial_state{why}", common.named_tensors("", state), device)
     results = {f": {field}": getattr(plan, field) for field in FIELDS}
-    results |= common.leaves(": state", plan.state) | common.leaves(": diagnostics", plan.diagnostics)
+    results |= common.named_tensors(": state", plan.state) | common.named_tensors(
+        ": diagnostics", plan.diagnostics
+    )
     common.expect_device(f"{case.named}.plan{why}", results, device)
 
 

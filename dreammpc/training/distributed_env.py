@@ -1,4 +1,4 @@
-"""What was started: how many processes the environment speaks of, and whether that is what is meant."""
+"""The process group that environment variables declare (WORLD_SIZE, RANK), checked against the settings."""
 
 import contextlib
 import logging
@@ -13,8 +13,8 @@ from dreammpc.interfaces import UsageError
 log = logging.getLogger(__name__)
 
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-TELL_S = 5.0
-"""Processes that are waited for so long are told of."""
+WAIT_WARNING_S = 5.0
+"""Seconds after which waiting for other processes is reported."""
 
 
 def world_size() -> int:
@@ -23,10 +23,10 @@ def world_size() -> int:
     Raises:
         UsageError: WORLD_SIZE is no number.
     """
-    return number("WORLD_SIZE", 1)
+    return env_number("WORLD_SIZE", 1)
 
 
-def number(variable: str, otherwise: int) -> int:
+def env_number(variable: str, otherwise: int) -> int:
     """A variable of the environment that counts processes.
 
     Raises:
@@ -34,11 +34,11 @@ def number(variable: str, otherwise: int) -> int:
     """
     text = os.environ.get(variable, "")
     if text and not text.isdecimal():
-        raise UsageError(f"{variable}={text} is set, and is no number; {unset(variable)}")
+        raise UsageError(f"{variable}={text} is set, and is no number; {unset_advice(variable)}")
     return int(text or otherwise)
 
 
-def check_started(devices: int | str, num_nodes: int) -> None:
+def check_launched_processes(devices: int | str, num_nodes: int) -> None:
     """Refuse processes that were not asked for, and say where a scheduler has more than train here.
 
     Args:
@@ -50,29 +50,31 @@ def check_started(devices: int | str, num_nodes: int) -> None:
     started = world_size()
     if started == 1:
         for variable in ("RANK", "LOCAL_RANK"):
-            if found := number(variable, 0):
-                raise UsageError(f"{variable}={found} is set, but for one process; {unset(*found_set())}")
+            if found := env_number(variable, 0):
+                raise UsageError(
+                    f"{variable}={found} is set, but for one process; {unset_advice(*variables_set())}"
+                )
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning would take SLURM's number of the task for it
-        tell_slurm()
+        warn_of_slurm_tasks()
         return
     here = int(devices) if str(devices).isdigit() else 1
     if started != here * num_nodes and (str(devices).isdigit() or num_nodes == 1):
         raise UsageError(
-            f"{spelt()} say that {started} processes train together, but {here * num_nodes} would (devices"
-            f" {devices}, machines {num_nodes}): start them with `lightning run RECIPE --devices N`, or for"
-            f" one process {unset(*found_set())}"
+            f"{variables_text()} say that {started} processes train together, but {here * num_nodes} would"
+            f" (devices {devices}, machines {num_nodes}): start them with `lightning run RECIPE --devices N`, or"
+            f" for one process {unset_advice(*variables_set())}"
         )
     if missing := [variable for variable in VARIABLES if variable not in os.environ]:
         raise UsageError(
-            f"{spelt()} say that {started} processes train together, without {', '.join(missing)};"
-            f" {unset(*found_set())}"
+            f"{variables_text()} say that {started} processes train together, without {', '.join(missing)};"
+            f" {unset_advice(*variables_set())}"
         )
 
 
-def tell_slurm() -> None:
+def warn_of_slurm_tasks() -> None:
     """Say it if SLURM has several tasks, each of which is a training of its own here."""
-    tasks = number("SLURM_NTASKS", 1)
-    if tasks == 1 or number("SLURM_PROCID", 0):
+    tasks = env_number("SLURM_NTASKS", 1)
+    if tasks == 1 or env_number("SLURM_PROCID", 0):
         return
     log.warning(
         "SLURM has %d tasks here (SLURM_NTASKS), and each process that it starts is a training by itself; for"
@@ -83,16 +85,16 @@ def tell_slurm() -> None:
 
 
 @contextlib.contextmanager
-def told_while_waiting() -> Iterator[None]:
+def warn_while_waiting() -> Iterator[None]:
     """Say whom this process waits for if that takes long."""
     host, port, rank = (os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"))
     text = (
-        f"waiting for {world_size()} processes at {host}:{port}, of which this is {rank}: {spelt()} say so;"
-        f" if one process is meant, {unset(*found_set())}"
+        f"waiting for {world_size()} processes at {host}:{port}, of which this is {rank}:"
+        f" {variables_text()} say so; if one process is meant, {unset_advice(*variables_set())}"
     )
-    timer = threading.Timer(TELL_S, log.warning, ["%s", text])
+    timer = threading.Timer(WAIT_WARNING_S, log.warning, ["%s", text])
     timer.daemon = True
-    if number("LOCAL_RANK", 0) == 0 or "DREAMMPC_LAUNCHER" not in os.environ:
+    if env_number("LOCAL_RANK", 0) == 0 or "DREAMMPC_LAUNCHER" not in os.environ:
         timer.start()
     try:
         yield
@@ -100,14 +102,14 @@ def told_while_waiting() -> Iterator[None]:
         timer.cancel()
 
 
-def found_set() -> list[str]:
+def variables_set() -> list[str]:
     return [variable for variable in VARIABLES if variable in os.environ]
 
 
-def spelt() -> str:
-    """The variables as they are."""
-    return " ".join(f"{variable}={os.environ[variable]}" for variable in found_set())
+def variables_text() -> str:
+    """The variables that are set, as `NAME=value`."""
+    return " ".join(f"{variable}={os.environ[variable]}" for variable in variables_set())
 
 
-def unset(*variables: str) -> str:
+def unset_advice(*variables: str) -> str:
     return f"type `unset {' '.join(variables)}` first"

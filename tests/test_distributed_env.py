@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed import TCPStore
 
 from dreammpc.interfaces import UsageError
-from dreammpc.training import make_trainer, started
-from dreammpc.training.replicas import of_first
-from dreammpc.training.started import check_started
+from dreammpc.training import distributed_env, make_trainer
+from dreammpc.training.distributed_env import check_launched_processes
+from dreammpc.training.replicas import broadcast_from_rank_zero
 
 LEFT = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
 UNSET = "unset WORLD_SIZE RANK LOCAL_RANK MASTER_ADDR MASTER_PORT"
@@ -45,10 +45,10 @@ def test_processes_that_were_not_asked_for_are_refused(there, devices, nodes, sa
     for name, value in there.items():
         monkeypatch.setenv(name, value)
     if said is None:
-        check_started(devices, nodes)
+        check_launched_processes(devices, nodes)
         return
     with pytest.raises(UsageError, match=said):
-        check_started(devices, nodes)
+        check_launched_processes(devices, nodes)
 
 
 @pytest.mark.parametrize(("task", "lines"), [("0", 1), ("1", 0)])
@@ -74,10 +74,12 @@ def test_who_waits_says_for_whom(monkeypatch, caplog):
         "MASTER_PORT": str(port),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(started, "TELL_S", 0.05)
+    monkeypatch.setattr(distributed_env, "WAIT_WARNING_S", 0.05)
     made = []
     with caplog.at_level(logging.WARNING):
-        waiting = threading.Thread(target=lambda: made.append(of_first(lambda: "it")), daemon=True)
+        waiting = threading.Thread(
+            target=lambda: made.append(broadcast_from_rank_zero(lambda: "it")), daemon=True
+        )
         waiting.start()
         deadline = time.monotonic() + 300
         while not caplog.records and time.monotonic() < deadline:
@@ -87,4 +89,4 @@ def test_who_waits_says_for_whom(monkeypatch, caplog):
     assert f"type `{UNSET}` first" in line and not made
     other = TCPStore("127.0.0.1", port, 2, False, timedelta(seconds=300))
     waiting.join(300)
-    assert made == ["it"] and other.get("dreammpc/of_first") == b"it"
+    assert made == ["it"] and other.get("dreammpc/rank_zero") == b"it"

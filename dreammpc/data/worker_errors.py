@@ -1,4 +1,4 @@
-"""What was raised in a worker, told to its parent: the worker writes a file and ends without a word."""
+"""Exceptions of a worker process, passed to its parent in a file."""
 
 import functools
 import json
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import ForeignError, RunError
-from dreammpc.support.faults import described
+from dreammpc.support.faults import error_line
 
 EXIT = 81
 """Exit code of a worker that has written a report."""
 
 
-class InWorker(Exception):
+class WorkerTraceback(Exception):
     """A traceback of another process, as the cause of what is raised in this one."""
 
 
-def reporting(function: Callable[..., Any], folder: str | None) -> Callable[..., Any]:
+def reporting_errors(function: Callable[..., Any], folder: str | None) -> Callable[..., Any]:
     """`function` for a worker: what it raises goes to a file in `folder` and ends the process."""
     if folder is None:
         return function
@@ -29,7 +29,7 @@ def reporting(function: Callable[..., Any], folder: str | None) -> Callable[...,
         try:
             return function(*arguments, **named)
         except Exception as error:
-            content = {"line": described(error), "traceback": "".join(traceback.format_exception(error))}
+            content = {"line": error_line(error), "traceback": "".join(traceback.format_exception(error))}
             draft = Path(folder) / f"{os.getpid()}.tmp"
             draft.write_text(json.dumps(content), encoding="utf-8")
             draft.rename(draft.with_suffix(".json"))
@@ -38,12 +38,12 @@ def reporting(function: Callable[..., Any], folder: str | None) -> Callable[...,
     return call
 
 
-def report_in(folder: str) -> RunError | None:
+def read_worker_error(folder: str) -> RunError | None:
     """What a worker has written, as an error of this process; None if nothing was."""
     for path in sorted(Path(folder).glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         path.unlink()
         error = ForeignError(f"in a worker: {content['line']}")
-        error.__cause__ = InWorker(f"\n{content['traceback']}")
+        error.__cause__ = WorkerTraceback(f"\n{content['traceback']}")
         return error
     return None
