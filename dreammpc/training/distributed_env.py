@@ -61,8 +61,8 @@ def check_launched_processes(devices: int | str, num_nodes: int) -> None:
     if started != here * num_nodes and (str(devices).isdigit() or num_nodes == 1):
         raise UsageError(
             f"{variables_text()} say that {started} processes train together, but {here * num_nodes} would"
-            f" (devices {devices}, machines {num_nodes}): start them with `lightning run RECIPE --devices N`, or"
-            f" for one process {unset_advice(*variables_set())}"
+            f" (devices {devices}, machines {num_nodes}): start them with `lightning run RECIPE --devices N`,"
+            f" or for one process {unset_advice(*variables_set())}"
         )
     if missing := [variable for variable in VARIABLES if variable not in os.environ]:
         raise UsageError(
