@@ -40,7 +40,7 @@ def transitions(count: int, plans: bool) -> TensorDict:
 
 
 def weights(name: str, size: str) -> dict:
-    """Of a model and its optimisers after one step, as a checkpoint holds them."""
+    """Of a model and its optimizers after one step, as a checkpoint holds them."""
     model = ALGORITHMS[name].model_class(OBS, ACT, 0.99, **vars(SIZES[size]))
     agent = Agent(model, make_planner("mppi", ACT), record=name == "bmpc")
     algorithm = ALGORITHMS[name](agent)

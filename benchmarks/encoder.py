@@ -1,7 +1,7 @@
 """What an encoder of frames learns from random play, and whether it collapses.
 
     python benchmarks/encoder.py --task cartpole-swingup --updates 1500 --latent-dim 384
-    python benchmarks/encoder.py --grey
+    python benchmarks/encoder.py --gray
 
 Updates a TD-MPC2 agent on random transitions, without acting, and prints how far apart frames lie in its
 latent (the mean standard deviation over frames; 0 is collapsed) and how much of each entry of the state a
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--encoder-lr-scale", type=float, default=0.3)
     parser.add_argument("--latent-dim", type=int, default=SIZES["nano"].latent_dim)
     parser.add_argument(
-        "--grey", action="store_true", help="images less grey, as published, not less their mean"
+        "--gray", action="store_true", help="images less gray, as published, not less their mean"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
     optimizers = algorithm.configure_optimizers()
     algorithm.optimizers = lambda: optimizers
     algorithm.manual_backward = lambda loss: loss.backward()
-    if not options.grey:
+    if not options.gray:
         model.encoder.conv.centre.copy_(model.encoder.conv.mean_frame(images[:train]))
 
     print("| updates | std of the latent | consistency | mean R² | R² of each entry of the state |")

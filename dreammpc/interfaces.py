@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     """TensorDict [B] of scalars per environment, the same keys from every built-in planner.
 
     In return units: `objective`, the best J of all that could have been chosen; `objective_before`, that of
-    the first candidates, before any refinement; `objective_policy`, that of the un-optimised policy rollouts;
+    the first candidates, before any refinement; `objective_policy`, that of the un-optimized policy rollouts;
     `gain`, objective - objective_policy. Where nothing was finite these are 0 and `fallback` is 1; where a
     planner never scores policy rollouts (`dream_mpc_paper`) the last two are NaN.
     Counts and flags: `gradient_norm`, mean over candidates at the last gradient step, and `clipped`, the

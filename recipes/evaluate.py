@@ -14,7 +14,7 @@ from dreammpc.evaluation import table
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.results import collect, titled
 from dreammpc.evaluation.rows import Row, as_metrics, targets, write_rows
-from dreammpc.evaluation.summary import many, markdown, summarise
+from dreammpc.evaluation.summary import many, markdown, summarize
 from dreammpc.interfaces import UsageError
 from dreammpc.tracking import address, record_evaluation
 from dreammpc.trained.compare import Played, compare, find_checkpoints
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> None:
     if len(checkpoints) > 1:
         try:
             scores = collect(rows)
-            print(f"{markdown(scores, summarise(scores))}\n")
+            print(f"{markdown(scores, summarize(scores))}\n")
         except UsageError as reason:  # last.ckpt and best.ckpt of one run, say: each has its own table above
             print(f"no table of all together: {reason}\n")
 

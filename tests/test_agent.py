@@ -177,9 +177,9 @@ def test_exploration_noise_is_in_proportion_to_std_and_correlated_in_time(correl
     actions = explored(correlation)
     assert actions.mean(0).tolist() == pytest.approx([0.0, 0.5] * B, abs=0.03)
     assert actions.std(0).tolist() == pytest.approx([0.05, 0.2] * B, rel=0.1)
-    centred = actions - actions.mean(0)
+    centered = actions - actions.mean(0)
     for lag in (1, 2):
-        found = (centred[lag:] * centred[:-lag]).mean(0) / centred.square().mean(0)
+        found = (centered[lag:] * centered[:-lag]).mean(0) / centered.square().mean(0)
         assert found.tolist() == pytest.approx([correlation**lag] * (A * B), abs=0.08)
 
 

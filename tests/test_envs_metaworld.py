@@ -88,12 +88,12 @@ def test_an_episode_goes_on_from_its_state_to_the_bit(task):
 
 
 def test_frames_are_upright():
-    """The room's grey wall is above the table, wherever the camera of the package stands."""
+    """The room's gray wall is above the table, wherever the camera of the package stands."""
     env = make_env("mw-window-open", 1, seed=1, render=True)
     env.reset()
     frame = env.render(0, 96, 96).astype(float)
     top, bottom = frame[:16].mean((0, 1)), frame[-16:].mean((0, 1))
-    assert frame.shape == (96, 96, 3) and np.ptp(top) < 25, "grey"
+    assert frame.shape == (96, 96, 3) and np.ptp(top) < 25, "gray"
     assert bottom[0] > bottom[2] + 25, "the table is brown"
     env.close()
 

@@ -7,7 +7,7 @@ from score_rows import score_rows
 from dreammpc.evaluation.aggregate import Interval
 from dreammpc.evaluation.results import collect, common
 from dreammpc.evaluation.rows import read_rows, write_rows
-from dreammpc.evaluation.summary import Estimate, markdown, summarise, task_estimate, task_table
+from dreammpc.evaluation.summary import Estimate, markdown, summarize, task_estimate, task_table
 from dreammpc.interfaces import UsageError
 
 
@@ -32,7 +32,7 @@ def test_the_score_is_what_the_rows_say_wherever_returns_lie():
     rows = [{**row, "score": float(row["episode"] == 0), "return": -5000.0} for row in score_rows()]
     results = collect(rows)
     assert results.runs["mppi", "cup-catch"][0].score == 0.25 and results.notes == []
-    assert summarise(results).aggregates["mppi"]["mean"].value == 0.25
+    assert summarize(results).aggregates["mppi"]["mean"].value == 0.25
 
 
 def test_a_task_of_which_some_runs_have_no_score_is_left_out_and_said():
@@ -48,22 +48,22 @@ def test_a_task_of_which_some_runs_have_no_score_is_left_out_and_said():
 
 def test_success_at_the_last_step_and_at_any_is_a_table_of_its_own():
     rows = score_rows(tasks=["mw-reach", "walker-walk"], planners=["mppi"], train_seeds=(1, 2))
-    assert "Success" not in markdown(collect(rows), summarise(collect(rows)))
+    assert "Success" not in markdown(collect(rows), summarize(collect(rows)))
     for row in rows:
         if row["task"] == "mw-reach":
             last = float(row["episode"] == 0)
             row |= {"success": last, "any_success": float(row["episode"] < 2), "score": last, "variant": "v3"}
-    text = markdown(results := collect(rows), summarise(results))
+    text = markdown(results := collect(rows), summarize(results))
     assert "Success at the last step (at any step):" in text
     assert "| mw-reach (v3) | 0.25 [0.25, 0.25] (0.50 [0.50, 0.50]) |" in text
-    assert "Normalised scores over mw-reach (v3), walker-walk:" in text
-    assert summarise(results).aggregates["mppi"]["mean"].value < 0.5  # of 0.25 and 0.6 or so
+    assert "Normalized scores over mw-reach (v3), walker-walk:" in text
+    assert summarize(results).aggregates["mppi"]["mean"].value < 0.5  # of 0.25 and 0.6 or so
     with pytest.raises(UsageError, match=r"mw-reach: several versions of its environment, v3 and v2"):
         collect(rows + [{**row, "variant": "v2", "train_seed": 3} for row in rows])
 
 
 def test_planners_on_the_same_agents_are_compared_in_pairs():
-    summary = summarise(collect(score_rows()))
+    summary = summarize(collect(score_rows()))
     told = [(c.method, c.base) for c in summary.comparisons]
     assert told == [("policy", "mppi"), ("dream_mpc", "mppi"), ("dream_mpc", "policy")]
     better = summary.comparisons[1]
@@ -85,7 +85,7 @@ def test_methods_are_told_apart_by_what_differs():
     assert collect(rows).methods == ["policy", "mppi horizon=3", "mppi horizon=5"]
     results = collect(score_rows() + score_rows(algorithm="bmpc"))
     assert results.methods[0] == "policy on tdmpc2 nano" and len(results.methods) == 6
-    told = {(c.method, c.base) for c in summarise(results).comparisons}
+    told = {(c.method, c.base) for c in summarize(results).comparisons}
     assert ("mppi on bmpc nano", "mppi on tdmpc2 nano") in told
     assert ("dream_mpc on bmpc nano", "mppi on tdmpc2 nano") not in told
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_refused(rows, words):
 
 def test_one_training_seed_has_no_interval_and_says_so():
     results = collect(score_rows(train_seeds=[1]))
-    summary = summarise(results)
+    summary = summarize(results)
     assert summary.aggregates["mppi"]["IQM"].interval is None
     assert summary.comparisons[0].difference.interval is None and summary.profiles["mppi"][1] is None
     assert results.notes == [
@@ -140,7 +140,7 @@ def test_what_was_not_played_is_left_out_for_all_and_said():
     results = collect(rows)
     tasks, scores = common(results)
     assert tasks == ["cup-catch"] and {len(runs[0]) for runs in scores.values()} == {2}
-    text = markdown(results, summarise(results))
+    text = markdown(results, summarize(results))
     assert "dream_mpc was not played on walker-walk: aggregates of all planners leave that task out" in text
     assert "cup-catch: dream_mpc not played with every training seed" in text
     assert "over cup-catch:" in text
@@ -171,7 +171,7 @@ def test_unknown_scales_other_machines_and_budgets_are_said():
 
 
 def test_markdown_is_tables_of_equal_width():
-    text = markdown(results := collect(score_rows()), summarise(results))
+    text = markdown(results := collect(score_rows()), summarize(results))
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
     assert len(tables) == 3
     for table in tables:
@@ -196,7 +196,7 @@ def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():
     rows = score_rows(tasks=["cup-catch"], planners=["mppi"], episodes=2)
     rows += score_rows(tasks=["walker-walk"], planners=["policy"], episodes=3)
     results = collect(rows)
-    text = markdown(results, summarise(results))
+    text = markdown(results, summarize(results))
     assert "2 to 3 episodes per agent and planner" in text
     assert "No task of a known scale was played by every planner, so there are no aggregates." in text
     assert "IQM" not in text
@@ -204,7 +204,7 @@ def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():
 
 def test_a_ratio_to_nothing_is_left_empty():
     rows = [{**row, "return": 0.0, "score": 0.0} for row in score_rows(planners=["policy", "mppi"])]
-    text = markdown(results := collect(rows), summarise(results))
+    text = markdown(results := collect(rows), summarize(results))
     assert "| policy against mppi | +0.000 [+0.000, +0.000] |  | 0.50 [0.50, 0.50] |" in text
 
 
@@ -212,7 +212,7 @@ def test_a_ratio_whose_base_may_be_nothing_has_no_interval():
     rows = score_rows(tasks=["cup-catch"], planners=["policy", "mppi"])
     for row in rows:
         row["score"] = 0.5 if row["train_seed"] == 1 or row["planner"] == "policy" else 0.0
-    comparison = summarise(collect(rows)).comparisons[0]
+    comparison = summarize(collect(rows)).comparisons[0]
     assert comparison.ratio.text(2) == "3.00"
     assert "[" in comparison.difference.text(2)
     assert Estimate(1.5, Interval(np.float64(1), np.float64(np.inf))).text(1) == "1.5"

@@ -10,7 +10,7 @@ from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
-from dreammpc.algorithms import bmpc, latent
+from dreammpc.algorithms import bmpc, latent_algorithm
 from dreammpc.configuration.planners import check_graphable
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
@@ -88,7 +88,7 @@ def test_copies_keep_no_node_of_autograd():
 
 @DEVICES
 def test_weights_that_move_are_captured_anew(device, monkeypatch):
-    for module in (agents, latent):
+    for module in (agents, latent_algorithm):
         monkeypatch.setattr(module, "compiled", lambda f, mode: f)
     algorithm = make_tdmpc2(compile="graphs").to(device)
     optimizers = algorithm.configure_optimizers()
@@ -110,7 +110,7 @@ def test_what_is_new_begins_as_zeros():
 
 
 def updated(make, batches, mode, device):
-    """Weights, metrics, plans written back and optimisers' steps after an update on each batch."""
+    """Weights, metrics, plans written back and optimizers' steps after an update on each batch."""
     torch.manual_seed(0)
     algorithm, written = make(compile=mode).to(device), []
     optimizers = algorithm.configure_optimizers()
@@ -127,7 +127,7 @@ def updated(make, batches, mode, device):
 @pytest.mark.parametrize("name", ["tdmpc2", "bmpc"])
 def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
     """One batch is not finite; BMPC plans anew in every second update."""
-    for module in (latent, bmpc):
+    for module in (latent_algorithm, bmpc):
         monkeypatch.setattr(module, "compiled", lambda f, mode: f)
     make = make_tdmpc2 if name == "tdmpc2" else lambda **more: make_bmpc(reanalyze_interval=2, **more)
     torch.manual_seed(5)

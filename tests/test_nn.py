@@ -1,4 +1,4 @@
-"""Building blocks: two-hot returns, SimNorm, Mish, MLP, the stacked ensemble, dropout, initialisation."""
+"""Building blocks: two-hot returns, SimNorm, Mish, MLP, the stacked ensemble, dropout, initialization."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_two_hot_encodes_on_101_bins_of_symlog(symlog_value, weights):
     torch.testing.assert_close(code, expected, atol=2e-4, rtol=0)
 
 
-def test_two_hot_sums_to_one_and_touches_two_neighbours():
+def test_two_hot_sums_to_one_and_touches_two_neighbors():
     x = torch.cat([torch.randn(500) * 10.0**k for k in range(-3, 6)])
     code = TwoHot().encode(x)
     torch.testing.assert_close(code.sum(-1), torch.ones_like(x), atol=2e-4, rtol=0)
@@ -143,7 +143,7 @@ def test_mlp_is_linear_layernorm_mish_and_a_plain_linear():
     assert len(mlp.norms) == 2
 
 
-def test_mlp_with_an_output_normalises_the_last_layer_too():
+def test_mlp_with_an_output_normalizes_the_last_layer_too():
     torch.manual_seed(0)
     mlp = MLP([3, 6, 16], output=simnorm)
     x = torch.randn(4, 3)
@@ -222,16 +222,16 @@ def test_dropout_mask_has_the_rate_and_keeps_the_mean(p, dtype):
     assert (mask == 0).double().mean().item() == pytest.approx(
         p, abs=5 * math.sqrt(p * (1 - p) / count) + 1e-5
     )
-    neighbours = (mask[..., 1:] == 0) & (mask[..., :-1] == 0)  # four elements share one 64-bit draw
-    assert neighbours.double().mean().item() == pytest.approx(
-        p * p, abs=5 * p / math.sqrt(neighbours.numel()) + 1e-5
+    neighbors = (mask[..., 1:] == 0) & (mask[..., :-1] == 0)  # four elements share one 64-bit draw
+    assert neighbors.double().mean().item() == pytest.approx(
+        p * p, abs=5 * p / math.sqrt(neighbors.numel()) + 1e-5
     )
 
 
-# --- initialisation -------------------------------------------------------------------------------------
+# --- initialization -------------------------------------------------------------------------------------
 
 
-def test_initialisation_of_the_model():
+def test_initialization_of_the_model():
     torch.manual_seed(0)
     model = TDMPC2Model(24, 6, num_heads=5)
     linears = [m for m in model.modules() if isinstance(m, nn.Linear)]

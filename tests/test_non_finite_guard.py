@@ -26,7 +26,7 @@ def changed(before: dict, after: dict) -> set[str]:
 
 
 def with_updates(count: int = 2, **settings):
-    """An algorithm whose optimisers have a state."""
+    """An algorithm whose optimizers have a state."""
     torch.manual_seed(0)
     algorithm = make_tdmpc2(**settings)
     for _ in range(count):

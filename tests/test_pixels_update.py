@@ -59,7 +59,7 @@ def test_one_training_step_moves_the_whole_encoder(cls, obs):
 
 
 @pytest.mark.parametrize("obs", ["pixels", "both"])
-def test_images_are_centred_once_before_the_first_update(obs):
+def test_images_are_centered_once_before_the_first_update(obs):
     replay, batches = make_replay(obs), []
 
     def begin(algorithm):

@@ -1,4 +1,4 @@
-"""Dream-MPC: step rules, clipping, choice and fallback; our preset and the released behaviour."""
+"""Dream-MPC: step rules, clipping, choice and fallback; our preset and the released behavior."""
 
 import math
 
@@ -169,7 +169,7 @@ def test_clipping_by_hand(clip_over, expected):
     torch.testing.assert_close(result.diagnostics["clipped"], torch.full((B,), float(clipped)))
 
 
-def test_a_normalised_step_has_the_step_size_as_its_length_per_coordinate():
+def test_a_normalized_step_has_the_step_size_as_its_length_per_coordinate():
     model = random_tdmpc2(A)
     latent = random_latent(model, B)
     policy = proposals_of(model, latent, include_mode=True)

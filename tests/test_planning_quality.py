@@ -15,7 +15,7 @@ from dreammpc.planning import PLANNERS, make_planner
 class Coupled(LinearQuadratic):
     """x' = Fx + Ga with three states and two actions, r = -(|x|² + 0.1|a|²), γ = 0.95.
 
-    The terminal value -xᵀPx is the true one (P from the discrete Riccati equation), so that J's maximiser
+    The terminal value -xᵀPx is the true one (P from the discrete Riccati equation), so that J's maximizer
     starts with -Kx at every horizon.
     """
 

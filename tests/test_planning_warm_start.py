@@ -26,7 +26,7 @@ def test_warm_start_mixes_index_by_index(reuse, include_mode):
 
 
 @pytest.mark.parametrize("preset", ["dream_mpc", "dream_mpc_paper"])
-def test_the_carry_holds_the_candidates_after_optimisation(preset):
+def test_the_carry_holds_the_candidates_after_optimization(preset):
     model = random_tdmpc2(A)
     latent = random_latent(model, B)
     paper = preset == "dream_mpc_paper"

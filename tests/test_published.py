@@ -16,7 +16,7 @@ from dreammpc.cli import parser as cli
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.trained import loading
-from dreammpc.trained.published import read_published, recognise, renamed, size_name
+from dreammpc.trained.published import read_published, recognize, renamed, size_name
 
 PARTS = ("weight", "bias", "ln.weight", "ln.bias")
 
@@ -79,8 +79,8 @@ class Source:
         self.state, self.layout = state, layout
 
     def norm(self, x, weight, bias):
-        centred = x - x.mean(-1, keepdim=True)
-        return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight + bias
+        centered = x - x.mean(-1, keepdim=True)
+        return centered / torch.sqrt(centered.square().mean(-1, keepdim=True) + 1e-5) * weight + bias
 
     def mish(self, x):
         return x * torch.tanh(torch.log1p(torch.exp(x)))
@@ -192,7 +192,7 @@ def test_converted_models_compute_what_the_source_computes(algorithm, layout, sh
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "nano"])
 @pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
-def test_every_size_is_recognised(name, algorithm):
+def test_every_size_is_recognized(name, algorithm):
     """From shapes alone: no numbers are made, so that the largest costs nothing."""
     size, action = SIZES[name], 6
     heads = 2 if algorithm == "bmpc" else size.num_heads
@@ -201,7 +201,7 @@ def test_every_size_is_recognised(name, algorithm):
             algorithm, "old", 24, action, size.enc_dim, size.mlp_dim, size.latent_dim, heads,
             hidden=max(size.num_enc_layers - 1, 1),
         )  # fmt: skip
-    found, widths = recognise(renamed(state, ""))
+    found, widths = recognize(renamed(state, ""))
     assert (found, size_name(widths, found)) == (algorithm, name)
     assert size_name({**widths, "mlp_dim": 77}, found) == "custom"
 

@@ -13,7 +13,7 @@ from score_rows import score_rows
 from dreammpc.cli import parser as cli
 from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.rows import write_rows
-from dreammpc.evaluation.summary import summarise
+from dreammpc.evaluation.summary import summarize
 from dreammpc.interfaces import UsageError
 from dreammpc.report import figures, write_report
 from dreammpc.report.films import names
@@ -116,7 +116,7 @@ def test_every_picture_has_its_words(page):
         assert set(attributes["aria-labelledby"].split()) <= set(names)
     assert all(attributes.get("alt") for tag, attributes in parsed.tags if tag == "img")
     descriptions = re.findall(r"<desc[^>]*>([^<]*)</desc>", text)
-    iqm = summarise(collect(score_rows())).aggregates["dream_mpc"]["IQM"]
+    iqm = summarize(collect(score_rows())).aggregates["dream_mpc"]["IQM"]
     assert iqm.interval is not None and f"dream_mpc {iqm.text(3)}" in descriptions[0]
     assert "2 trainings, the last evaluations at 550 in the mean" in descriptions[-1]
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from score_rows import MILLISECONDS, QUALITY, score_rows
 
 from dreammpc.evaluation.results import collect
-from dreammpc.evaluation.summary import Estimate, summarise
+from dreammpc.evaluation.summary import Estimate, summarize
 from dreammpc.report import figures
 from dreammpc.report.drawing import Picture, look, published_look, swatch
 from dreammpc.report.inputs import Curve
@@ -25,7 +25,7 @@ def scores_of(count, monkeypatch):
         monkeypatch.setitem(QUALITY, name, 0.7 + 0.01 * i)
         monkeypatch.setitem(MILLISECONDS, name, 20.0 + i)
     results = collect(score_rows(planners=names))
-    return results, summarise(results)
+    return results, summarize(results)
 
 
 @pytest.mark.parametrize("count", [1, 11, 40])

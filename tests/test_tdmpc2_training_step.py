@@ -1,11 +1,11 @@
-"""TD-MPC2 as a LightningModule: optimisers, the draws of an update, and what one training step changes."""
+"""TD-MPC2 as a LightningModule: optimizers, the draws of an update, and what one training step changes."""
 
 import pytest
 import torch
 from updates import A, B, H, K, make_batch, make_tdmpc2
 
 
-def test_optimisers():
+def test_optimizers():
     algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25)
     model = algorithm.model
     ours, policys = algorithm.configure_optimizers()

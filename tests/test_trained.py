@@ -176,7 +176,7 @@ NAME = "cartpole-swingup/mine"
 @pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
 @pytest.mark.parametrize(("planner", "most"), [("policy", 0.001), ("dream_mpc", 0.001), ("mppi", 0.15)])
 def test_rounding_leaves_what_is_planned(planner, most, algorithm, tmp_path):
-    """MPPI draws its action among 64 elites, so a small change of scores may choose its neighbour."""
+    """MPPI draws its action among 64 elites, so a small change of scores may choose its neighbor."""
     run = write_run(tmp_path / "run", algorithm)
     path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path)
     before, _ = loading.load_model(run / "checkpoints/last.ckpt")

@@ -16,13 +16,13 @@ from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.algorithms.updates import Updates
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.nn import GREY, ConvFeatures, sample_shift
+from dreammpc.nn import GRAY, ConvFeatures, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
 from dreammpc.runtime.compiling import compiled
 
 
 class LatentAlgorithm(Updates):
-    """World model, policy and planner, updated once per batch with manual optimisation.
+    """World model, policy and planner, updated once per batch with manual optimization.
 
     Args:
         agent: the world model and the planner that acts in it.
@@ -102,7 +102,7 @@ class LatentAlgorithm(Updates):
         if self._began or not isinstance(conv, ConvFeatures):
             return
         self._began = True
-        if (conv.centre == GREY).all():
+        if (conv.centre == GRAY).all():
             mean = conv.mean_frame(batch["next", "pixels"].flatten(0, -4))
             conv.centre.copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
 
@@ -146,7 +146,7 @@ class LatentAlgorithm(Updates):
         return {**metrics, "count/skipped_updates": self.guard.finish_update()}
 
     def gradient_step(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
-        """One clipped step of the optimiser of that number, if all is finite; the norm before clipping."""
+        """One clipped step of the optimizer of that number, if all is finite; the norm before clipping."""
         self.manual_backward(self.guard.nan_gradient_unless_finite(loss))
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         chosen: Any = self.optimizers()[optimizer]  # type: ignore[index]

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Updates(lightning.LightningModule):
-    """A LightningModule whose training is `update`, with optimisation of its own.
+    """A LightningModule whose training is `update`, with optimization of its own.
 
     Args:
         compile: see `dreammpc.runtime.compiling.MODES`; with `graphs` an update is a captured CUDA graph.

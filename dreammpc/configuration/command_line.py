@@ -56,7 +56,7 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
 
 
 def concealed(word: str) -> str:
-    """`tracking.uri=ADDRESS` with passwords and tokens starred; other words as they are.
+    """`tracking.uri=ADDRESS` with passwords and tokens redacted; other words as they are.
 
     So they are in nothing that Hydra, a run's files or a message hold; who calls it up finds it whole.
     """

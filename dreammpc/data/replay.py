@@ -111,7 +111,7 @@ class Replay:
         Of rows that stay on their device `is_init` alone comes to the CPU, where windows are drawn.
 
         Raises:
-            KeyError: a key is missing (TorchRL would store uninitialised memory without a word).
+            KeyError: a key is missing (TorchRL would store uninitialized memory without a word).
         """
         available = set(batch.keys(True, True))
         missing = [key for key in self._expected if key not in available]

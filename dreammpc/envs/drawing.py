@@ -17,7 +17,7 @@ from dreammpc.interfaces import OBS_KEYS, RunError, UsageError
 from dreammpc.plugins.registry import unknown
 
 FRAME_SHAPE = (3, 64, 64)
-"""Of one frame: colour, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
+"""Of one frame: color, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
 
 
 def observed(obs: str) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 CHANNELS = (1, 3, 4)
-"""Gray, colour, colour with alpha."""
+"""Gray, color, color with alpha."""
 
 
 def _no_picture(frame: Any) -> Mismatch:

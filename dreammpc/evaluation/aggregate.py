@@ -1,6 +1,6 @@
 """Scores over tasks × runs → aggregates with intervals (Agarwal et al. 2021, arXiv 2108.13264).
 
-`Scores` are normalised scores by task: one array [..., n] for each, over the n training runs of that task.
+`Scores` are normalized scores by task: one array [..., n] for each, over the n training runs of that task.
 Statistics take that list of arrays and work on their last axes, so that bootstrap samples come in front.
 `rliable`, the paper's own program, is not used: it needs arch < 8, which fails to import beside pandas 3.
 """

@@ -29,7 +29,7 @@ class Run:
     returns: np.ndarray
     """[episodes]"""
     score: float
-    """Normalised, the mean over episodes; NaN where the task's environment gives it no scale."""
+    """Normalized, the mean over episodes; NaN where the task's environment gives it no scale."""
     success: float | None
     """Share of the episodes, at the last step; None where the environment does not report it."""
     any_success: float | None
@@ -141,7 +141,7 @@ def collect(rows: Sequence[Row]) -> Results:
 
 
 def common(results: Results) -> tuple[list[str], dict[str, list[np.ndarray]]]:
-    """The tasks that every method has played, and each method's normalised scores on them, by task.
+    """The tasks that every method has played, and each method's normalized scores on them, by task.
 
     Of a task only those runs count whose training seed every method of the same agents has. Tasks are sorted,
     so that what is drawn of them at random does not depend on the order of the rows.

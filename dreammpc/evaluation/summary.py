@@ -60,7 +60,7 @@ class Summary:
     """Runs of each task, over all methods."""
 
 
-def summarise(results: Results) -> Summary:
+def summarize(results: Results) -> Summary:
     """Aggregates, comparisons and profiles over the tasks and runs that all methods share."""
     tasks, scores = common(results)
     if not tasks:
@@ -146,7 +146,7 @@ def markdown(results: Results, summary: Summary) -> str:
     if successes := success_table(results):
         parts += ["Success at the last step (at any step):", _markdown_table(*successes)]
     if summary.aggregates:
-        over = inert(f"Normalised scores over {', '.join(map(results.title, summary.tasks))}:")
+        over = inert(f"Normalized scores over {', '.join(map(results.title, summary.tasks))}:")
         parts += [over, _markdown_table(*aggregate_table(results, summary))]
     if summary.comparisons:
         parts += ["One against another, of IQM:", _markdown_table(*comparison_table(summary))]

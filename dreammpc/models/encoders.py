@@ -55,7 +55,7 @@ class FusedEncoder(nn.Module):
 
     Joined before SimNorm, every group of the latent can read from either. (Averaging two finished latents, as
     the published program does, would have both encoders agree on one code, and half of each is lost where one
-    of them cannot know what the other sees.) Each part is normalised first, and begins with the same weight,
+    of them cannot know what the other sees.) Each part is normalized first, and begins with the same weight,
     however wide it is: a few joint angles would drown in 512 features.
 
     Args:

@@ -2,11 +2,11 @@
 
 from dreammpc.nn.ensemble import StackedMLP
 from dreammpc.nn.layers import MLP, mish, simnorm
-from dreammpc.nn.pixels import GREY, ConvFeatures, random_shift, sample_shift
+from dreammpc.nn.pixels import GRAY, ConvFeatures, random_shift, sample_shift
 from dreammpc.nn.two_hot import TwoHot, symexp, symlog
 
 __all__ = [
-    "GREY",
+    "GRAY",
     "MLP",
     "ConvFeatures",
     "StackedMLP",

@@ -66,6 +66,6 @@ class MLP(nn.Module):
 
 
 def init_linear_(weight: Tensor, bias: Tensor) -> None:
-    """TD-MPC2's initialisation in place: weights truncated normal with std 0.02, biases zero."""
+    """TD-MPC2's initialization in place: weights truncated normal with std 0.02, biases zero."""
     nn.init.trunc_normal_(weight, std=0.02)
     nn.init.zeros_(bias)

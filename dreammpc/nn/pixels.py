@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 SHIFT = 3
 """Pixels, at most, by which an image moves in training."""
-GREY = 0.5
+GRAY = 0.5
 """Halfway between black and white."""
 
 
@@ -36,7 +36,7 @@ class ConvFeatures(nn.Module):
     """Four convolutions of 32 channels: kernels 7, 5, 3, 3, strides 2, 2, 2, 1, ReLU between.
 
     Images go in less `centre`, which training sets to the mean image before its first update. As published it
-    is grey. Then the background, equal in all images, is most of what goes through the convolutions, and they
+    is gray. Then the background, equal in all images, is most of what goes through the convolutions, and they
     tell images apart so little that an encoder learns to say the same of all (docs/ablations.md).
 
     Weights begin orthogonal with ReLU's gain, as in the program of DrQ-v2 (arXiv 2107.09645). As torch has
@@ -53,7 +53,7 @@ class ConvFeatures(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.frames = channels // 3
-        self.register_buffer("centre", torch.full((3, 64, 64), GREY))
+        self.register_buffer("centre", torch.full((3, 64, 64), GRAY))
         layers: list[nn.Module] = []
         for kernel, stride in ((7, 2), (5, 2), (3, 2), (3, 1)):
             conv = nn.Conv2d(channels, 32, kernel, stride)

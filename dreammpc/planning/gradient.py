@@ -1,4 +1,4 @@
-"""Planners that climb the model's gradient: Dream-MPC, its released behaviour, and one without a prior.
+"""Planners that climb the model's gradient: Dream-MPC, its released behavior, and one without a prior.
 
 Letters: see `dreammpc.interfaces`.
 """
@@ -35,17 +35,17 @@ class DreamMPC(PlannerPreset):
             coordinate, whatever the scale of returns; wants a smaller α.
         clip: norm at which gradients are clipped.
         clip_over: `candidate` clips each by itself; `all` uses one norm over an environment's candidates,
-            so that one exploding candidate flattens the rest (released behaviour).
+            so that one exploding candidate flattens the rest (released behavior).
         reuse: weight ρ of the previous candidates, shifted by one step, in the warm start.
         reuse_strategy: which previous candidate a rollout is mixed with: `index` that of its own number,
             `best` the executed one, `matched` the nearest by distance between sequences of actions, `none`.
         include_mode: the first candidate is the policy's noise-free rollout.
         selection: `rescored` takes the best by J after the last step; `before_last_step` ranks by J from
-            before the last step and projects on [-1, 1] only at the end (released behaviour).
-        keep_policy: the un-optimised policy rollouts stay in the running, so that by the model's own J the
+            before the last step and projects on [-1, 1] only at the end (released behavior).
+        keep_policy: the un-optimized policy rollouts stay in the running, so that by the model's own J the
             plan is never worse than the policy.
         non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none
-            is; `zero` sets such J to 0, which can win when returns are negative (released behaviour).
+            is; `zero` sets such J to 0, which can win when returns are negative (released behavior).
         uncertainty_coef: λ, how much the value heads' disagreement costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
@@ -96,9 +96,9 @@ class DreamMPC(PlannerPreset):
 @register_planner("dream_mpc_paper")
 @dataclass(frozen=True)
 class DreamMPCPaper(DreamMPC):
-    """Dream-MPC with the released program's behaviour in every point where it differs from our default.
+    """Dream-MPC with the released program's behavior in every point where it differs from our default.
 
-    It never scores the un-optimised policy rollouts, so it cannot tell its gain over the policy (NaN).
+    It never scores the un-optimized policy rollouts, so it cannot tell its gain over the policy (NaN).
     """
 
     step_size: float = 0.1

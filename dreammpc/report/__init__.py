@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreammpc.evaluation.results import collect
-from dreammpc.evaluation.summary import markdown, summarise
+from dreammpc.evaluation.summary import markdown, summarize
 from dreammpc.interfaces import UsageError
 from dreammpc.report.inputs import read
 from dreammpc.report.page import render
@@ -40,7 +40,7 @@ def write_report(
         text = render(inputs, title)
     elif inputs.rows:
         results = collect(inputs.rows)
-        text = markdown(results, summarise(results)) + "\n"
+        text = markdown(results, summarize(results)) + "\n"
     else:
         raise UsageError(f"output {output}: tables are made of scores (.csv, .json), and there are none")
     try:

@@ -14,7 +14,7 @@ from dreammpc.evaluation.summary import (
     heading,
     many,
     success_table,
-    summarise,
+    summarize,
     task_table,
 )
 from dreammpc.report import figures
@@ -51,7 +51,7 @@ def render(inputs: Inputs, title: str) -> str:
         told = "".join(f"<li>{escape(note)}</li>" for note in notes)
         parts.append(f'<aside class="notes" aria-label="Notes"><ul>{told}</ul></aside>')
     if results is not None:
-        parts += scores(results, summarise(results))
+        parts += scores(results, summarize(results))
     if inputs.curves:
         parts.append(section(figures.curves(inputs.curves, inputs.references)))
     if inputs.videos:

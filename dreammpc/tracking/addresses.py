@@ -1,4 +1,4 @@
-"""Addresses with a password or a token: starred at the door, and whole only for whoever calls them up.
+"""Redacts passwords and tokens in addresses, and keeps the full address for whoever connects to it.
 
 `redacted` is what a configuration, a file, a log or a message may hold. The address itself stays in the
 environment of this process, where the processes that it starts find it too.
@@ -14,14 +14,14 @@ STARS = "***"
 
 
 def redacted(text: str) -> str:
-    """`text` with what may be secret in addresses starred: passwords, users of http, what is behind `?`."""
+    """`text` with `***` for secrets of addresses: passwords, users of http, what is behind `?`."""
     text = re.sub(r"(://[^/:@\s]*):\S*@", rf"\1:{STARS}@", text)
     text = re.sub(r"(https?://)[^/:@\s]+@", rf"\1{STARS}@", text)
     return re.sub(r"([?&;][\w.%-]+=)[^&;\s'\"]+", rf"\1{STARS}", text)
 
 
 def store_address(address: str) -> str:
-    """`address` as `redacted` has it; what was starred is found again by `full_address`."""
+    """`address` as `redacted` has it; `full_address` finds the original again."""
     shown = redacted(address)
     if shown != address and address not in stored_addresses():
         os.environ[VARIABLE] = " ".join([*stored_addresses(), address])

@@ -25,7 +25,7 @@ class Note:
     """What is delivered of a run, and what is still to be.
 
     Attributes:
-        uri: MLflow's address, starred; compared, never called.
+        uri: MLflow's address, redacted; compared, never called.
         experiment, run_name: of MLflow's run.
         run: its id, once it is known.
         token: a tag of the run that finds it where it was made and the answer was lost.

@@ -87,7 +87,7 @@ def read_published(path: str | Path) -> Published:
     found = entries(path)
     try:
         weights = renamed(found, where)
-        algorithm, widths = recognise(weights)
+        algorithm, widths = recognize(weights)
         action_dim = weights["actor.linears.2.weight"].shape[0] // 2
         pixels = "encoder.linears.0.weight" not in weights
         obs_dim = 0 if pixels else weights["encoder.linears.0.weight"].shape[1]
@@ -200,7 +200,7 @@ def theirs(text: str) -> str:
     return text
 
 
-def recognise(weights: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
+def recognize(weights: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
     """The algorithm, and the widths as in `SIZES`, from the shapes of the weights.
 
     For pixels nothing tells of `enc_dim` and `num_enc_layers`, which are given those of 5M.

@@ -204,7 +204,7 @@ class Checkpoints(Callback):
         self._good = self.last, self.feed.env_steps
 
     def _roll_back(self, trainer: Trainer, module: LightningModule) -> None:
-        """Weights and optimisers as of the newest checkpoint; clock, replay and random streams go on.
+        """Weights and optimizers as of the newest checkpoint; clock, replay and random streams go on.
 
         Raises:
             RunError: it has been done before, or there is no checkpoint.

@@ -33,8 +33,8 @@ def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
 class ReplicaStrategy(DDPStrategy):
     """Equal replicas whose gradients are averaged in one flat message after every backward pass.
 
-    DistributedDataParallel's wrapper does not synchronise manual optimisation and refuses parameters that
-    a loss leaves out; here every parameter that has a gradient takes part, whichever optimiser it has. The
+    DistributedDataParallel's wrapper does not synchronize manual optimization and refuses parameters that
+    a loss leaves out; here every parameter that has a gradient takes part, whichever optimizer it has. The
     buffers of the LightningModule itself (running scales of its losses) travel in the same message, so that
     they stay equal too.
 

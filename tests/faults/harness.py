@@ -3,7 +3,7 @@
     python tests/faults/harness.py --kills 50 --terms 10
 
 Since a resumed run repeats the uninterrupted one to the bit, one comparison at the end of a chain of faults
-(weights, optimisers, replay, random streams, log) shows any loss. Each run is a fork of this process, which
+(weights, optimizers, replay, random streams, log) shows any loss. Each run is a fork of this process, which
 has imported everything. Needs Linux; a full and a read-only disk are tried where tmpfs may be mounted.
 """
 

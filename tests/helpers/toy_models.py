@@ -23,7 +23,7 @@ def riccati() -> tuple[float, float]:
 class LinearQuadratic:
     """A independent scalar problems; the policy is poor: `mode` whatever the state, plus `spread`·noise.
 
-    The terminal value is the true one, so J's maximiser starts with -k·x at every horizon. One head.
+    The terminal value is the true one, so J's maximizer starts with -k·x at every horizon. One head.
     """
 
     def __init__(self, action_dim: int = 2, mode: float = 0.0, spread: float = 0.3):
@@ -89,15 +89,15 @@ class Broken(LinearQuadratic):
 
 def random_tdmpc2(action_dim: int = 2, seed: int = 0, **settings) -> TDMPC2Model:
     """A tiny TD-MPC2 model, 5 observations, whose last layers are not zero, so that J differs."""
-    return randomised(TDMPC2Model, action_dim, seed, **settings)
+    return randomized(TDMPC2Model, action_dim, seed, **settings)
 
 
 def random_bmpc(action_dim: int = 2, seed: int = 0, **settings) -> BMPCModel:
     """A tiny BMPC model like `random_tdmpc2`."""
-    return randomised(BMPCModel, action_dim, seed, **settings)
+    return randomized(BMPCModel, action_dim, seed, **settings)
 
 
-def randomised(cls, action_dim: int, seed: int, **settings):
+def randomized(cls, action_dim: int, seed: int, **settings):
     torch.manual_seed(seed)
     sizes = {"enc_dim": 16, "mlp_dim": 32, "latent_dim": 16, "num_heads": 3, "num_enc_layers": 2}
     model = cls(5, action_dim, **(sizes | settings))

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 AMPLIFIED = 0.02
-"""Where other kernels run (autograd chooses its own) and an optimiser amplifies how they round."""
+"""Where other kernels run (autograd chooses its own) and an optimizer amplifies how they round."""
 
 
 class ContractError(AssertionError):
