@@ -89,42 +89,74 @@ def reference() -> dict[str, tuple[str, str]]:
     """Title and text by page: one of the public names, one of the root's modules, one for each folder."""
     pages = {"reference/index.md": ("Public names", public_names())}
     modules = [path for path in sorted(PACKAGE.glob("*.py")) if not path.stem.startswith("_")]
-    pages["reference/root.md"] = ("interfaces, agent", page_of("dreammpc", modules))
+    pages["reference/root.md"] = ("interfaces, agent", page_of("interfaces, agent", modules))
     for folder in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
-        paths = [path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"]
-        pages[f"reference/{folder.name}.md"] = (
-            folder.name,
-            page_of(f"dreammpc.{folder.name}", [folder / "__init__.py", *paths]),
-        )
+        page = page_of(folder.name, [folder / "__init__.py", *modules_of(folder)])
+        pages[f"reference/{folder.name}.md"] = (folder.name, page)
     return pages
 
 
+def modules_of(folder: Path) -> list[Path]:
+    """Its modules and those below, without packages' own."""
+    return [path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"]
+
+
 def page_of(title: str, paths: list[Path]) -> str:
-    parts = [f"# `{title}`"]
+    """The docstrings of modules. Of a package only its own: what it hands out stands where it is made."""
+    parts = [f"# {title}"]
     for path in paths:
-        inside = path.relative_to(ROOT).with_suffix("").parts
-        parts.append(f"::: {'.'.join(part for part in inside if part != '__init__')}")
+        package = path.stem == "__init__"
+        options = "\n    options:\n      members: false" if package else ""
+        parts.append(f"::: {dotted(path)}{options}")
+        if package and (names := exported(path)):
+            parts.append("It hands out " + ", ".join(names) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def dotted(path: Path) -> str:
+    return ".".join(part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__")
+
+
+def exported(path: Path) -> list[str]:
+    """Links to what a package imports from its modules, by name."""
+    found = {alias.name: source for alias, source in imports(path)}
+    return [f"[`{name}`][{where_made(source, name)}]" for name, source in sorted(found.items(), key=str)]
+
+
+def imports(path: Path) -> list[tuple[ast.alias, str]]:
+    """Names that a module imports from modules of ours, and from which."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [
+        (alias, node.module)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dreammpc.") and node.module
+        for alias in node.names
+    ]
+
+
+def where_made(module: str, name: str) -> str:
+    """The dotted name under which the reference has it: imports are followed to where it is defined."""
+    base = ROOT.joinpath(*module.split("."))
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    for alias, source in imports(path):
+        if (alias.asname or alias.name) == name and source != module:  # else a module of the package
+            return where_made(source, alias.name)
+    return f"{module}.{name}"
 
 
 def public_names() -> str:
     """What `import dreammpc` offers, from the imports that its type checker sees."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    rows = [
-        f"- `dreammpc.{alias.name}`, of `{node.module}`"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dreammpc.")
-        for alias in node.names
+    names = [
+        (alias.name, where_made(source, alias.name)) for alias, source in imports(PACKAGE / "__init__.py")
     ]
-    return "\n".join(
-        [
-            "# Public names",
-            "",
-            "What `import dreammpc` hands out; each is imported when it is asked for.",
-            "",
-            *sorted(rows, key=str.lower),
-            "",
-            "The other pages hold the docstrings, room by room ([architecture](../architecture.md)).",
-            "",
-        ]
-    )
+    rows = [
+        f"- [`dreammpc.{name}`][{made}]" for name, made in sorted(names, key=lambda pair: pair[0].lower())
+    ]
+    return f"""# Public names
+
+What `import dreammpc` hands out; each is imported when it is asked for.
+
+{chr(10).join(rows)}
+
+The other pages hold the docstrings, room by room ([architecture](../architecture.md)).
+"""
