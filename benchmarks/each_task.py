@@ -1,14 +1,14 @@
-"""Each of the paper's 24 tasks by its name: a short training, an evaluation with three planners, what its parts take.
+"""Each of the paper's 24 tasks by its name: a short training, an evaluation, and what its parts take.
 
     python benchmarks/each_task.py --output each_task.md
     python benchmarks/each_task.py --tasks mw-reach walker-walk --steps 2000
 
-One process a task, on one thread. Of each it is timed by CPU time, so that other work on the machine counts little:
-simulation, an update (TD-MPC2's, nano, a batch of 256, eager) and one plan of `policy`, `mppi` and `dream_mpc` with
-their default settings. Then the recipe `train` runs as a user would start it, and at its end one whole episode is
-played with each planner; there `mppi` has 32 samples and two iterations, and `dream_mpc` two candidates, since it
-is shown that they run, not what they reach. Memory is the most that the process held. Rows are appended to the
-output as they come, and a task that it has already is left out.
+One process a task, on one thread. Of each it is timed by CPU time, so that other work on the machine counts
+little: simulation, an update (TD-MPC2's, nano, a batch of 256, eager) and one plan of `policy`, `mppi` and
+`dream_mpc` with their default settings. Then the recipe `train` runs as a user would start it, and at its end
+one whole episode is played with each planner; there `mppi` has 32 samples and two iterations, and `dream_mpc`
+two candidates, to show that they run, not what they reach. Memory is the most that the process held.
+Rows are appended to the output as they come, and a task that it has already is left out.
 """
 
 import argparse

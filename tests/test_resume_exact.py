@@ -1,25 +1,13 @@
 """A training that is stopped anywhere and goes on ends bit for bit where an uninterrupted one does."""
 
 import os
-import shutil
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from faults.tiny import Training, everything, lines, raw
-from lightning.pytorch import Callback
-
-
-class Snapshots(Callback):
-    """Saves after some updates, and keeps a copy of the run's folder as it then is."""
-
-    def __init__(self, folder, updates):
-        self.folder, self.updates, self.run = folder, updates, None
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        if self.run.feed.updates in self.updates:
-            self.run.checkpoints.save(trainer)
-            shutil.copytree(self.folder, self.folder.with_name(f"at{self.run.feed.updates}"))
+from faults.tiny import Snapshots, Training, everything, lines, raw
 
 
 @pytest.mark.parametrize(("algorithm", "stops"), [("tdmpc2", (4, 33)), ("bmpc", (27,))])
@@ -47,6 +35,41 @@ def test_bit_for_bit(algorithm, stops, tmp_path):
         different = [place for place, value in expected.items() if raw(value) != raw(got[place])]
         assert not different
         assert lines(folder) == logged
+
+
+FAMILIES = {
+    "meta-world": {"task": "mw-reach", "seed_steps": 90},
+    "humanoidbench": {"task": "h1hand-balance_hard", "seed_steps": 60},
+    "torchrl": {"task": "torchrl:pendulums:SavedPendulums", "env": {"num_envs": 6}, "seed_steps": 60},
+    "normalized": {"env": {"normalize": True}},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families(name, tmp_path, monkeypatch):
+    """HumanoidBench's is the stand-in, whose episodes of 12 steps end while it is learned from."""
+    if name == "meta-world":
+        pytest.importorskip("metaworld")
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent / "stand_in"), *sys.path])
+    settings = {"steps": 260, "save_every": 10**9, "planner": {"name": "policy"}, **FAMILIES[name]}
+    snapshots = Snapshots(tmp_path / "whole", (5,))
+    whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
+    snapshots.run = whole
+    expected = everything(whole.run())
+    assert whole.feed.updates > 8
+    torch.manual_seed(99)
+    folder = tmp_path / "at5"
+    resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
+    got = everything(resumed.run())
+    assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
+
+
+def test_where_the_state_cannot_be_saved_it_is_said(tmp_path, caplog):
+    settings = {"task": "torchrl:pendulums:Pendulums", "env": {"num_envs": 6}, "seed_steps": 60}
+    settings |= {"save_every": 10**9, "planner": {"name": "policy"}}
+    last = Training(tmp_path, steps=120, **settings).run().checkpoints.last
+    Training(tmp_path, steps=180, resume=last, **settings).run()
+    assert "Pendulums has no get_state() and set_state(state)" in caplog.text
 
 
 def test_an_interrupted_evaluation_is_made_up(tmp_path):

@@ -16,7 +16,7 @@ from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.algorithms.updates import Updates
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
-from dreammpc.nn import GRAY, ConvFeatures, sample_shift
+from dreammpc.nn import GRAY, ConvFeatures, moments, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
 from dreammpc.runtime.compiling import compiled
 
@@ -93,11 +93,18 @@ class LatentAlgorithm(Updates):
         return self.agent.model  # type: ignore[return-value]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Centre the images, before the first update of a training (not of one that goes on)."""
+        """What comes before an update, of a batch that is one."""
         if isinstance(batch, TensorDictBase):
             self.before_update(batch)
 
     def before_update(self, batch: TensorDictBase) -> None:
+        """Take the batch into the statistics of observations, if the model has them; and centre the images.
+
+        Of several processes all take in the mean of their batches.
+        """
+        if (normalizer := self.model.normalizer) is not None:
+            found = moments(batch["next", "observation"]).to(self.device)
+            normalizer.update(self.trainer.strategy.reduce(found, reduce_op="mean"))
         conv = getattr(self.model.encoder, "conv", None)
         if self._began or not isinstance(conv, ConvFeatures):
             return

@@ -72,6 +72,7 @@ def build_model(
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
             episodic=env.episodic if episodic is None else episodic,
             obs=env.obs,
+            **({"normalize": True} if env.normalize else {}),
             **without_name(size),
         )
     except ValueError as error:
@@ -202,6 +203,7 @@ def describe(
         "discount": model.discount,
         "episodic": model.episodic,
         "obs": model.obs,
+        "normalize": model.normalizer is not None,
         "config": settings,
         "overrides": overrides,
         **more,
@@ -227,6 +229,11 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
     observed, asked = facts.get("obs", "state"), settings["env"]["obs"]
     if observed != asked:
         raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")
+    scaled, asked = facts.get("normalize", False), settings["env"]["normalize"]
+    if scaled != asked:
+        raise UsageError(
+            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(asked).lower()}"
+        )
     episodic, wanted = facts.get("episodic", False), settings["algorithm"]["episodic"]
     if wanted not in (None, episodic):
         raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {wanted}")

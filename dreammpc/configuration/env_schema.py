@@ -11,11 +11,13 @@ from dreammpc.plugins.settings import at_least
 @dataclasses.dataclass
 class EnvConfig:
     """How many environments, control steps per decision (None: the family's own), what is observed (`state`,
-    `pixels`, `both`); of `gym-…` their arguments, a time limit, and a bound of actions without one."""
+    `pixels`, `both`), and whether the model scales vectors by running statistics; of `gym-…` and `torchrl:…`
+    their arguments, a time limit, and a bound of actions without one."""
 
     num_envs: int = 1
     action_repeat: int | None = None
     obs: str = "state"
+    normalize: bool = False
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_episode_steps: int | None = None
     action_bound: float | None = None
@@ -26,3 +28,7 @@ class EnvConfig:
             raise UsageError(f"env.action_bound must be positive and finite, got {self.action_bound}")
         if self.obs not in OBS_KEYS:
             raise UsageError(unknown(f"env.obs {self.obs!r}", self.obs, list(OBS_KEYS)))
+        if self.normalize and self.obs == "pixels":
+            raise UsageError(
+                "env.normalize scales a vector that is observed, and with env.obs=pixels there is none"
+            )

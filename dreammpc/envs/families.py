@@ -164,6 +164,7 @@ def make_env(
     action_repeat: int | None = None,
     render: bool = False,
     obs: str = "state",
+    normalize: bool = False,
     **options: Any,
 ) -> TaskEnv:
     """Makes ``num_envs`` copies of a task as one batched environment.
@@ -178,6 +179,7 @@ def make_env(
             the control suite).
         render: say so here if frames will be asked for: without it no graphics library is set up.
         obs: what is observed: ``state``, ``pixels`` or ``both``; the latter two draw once per decision.
+        normalize: noted in the environment, for whoever makes a model for it; observations are as they are.
         options: what the task's own family takes besides, of Gymnasium ``kwargs``, ``max_episode_steps`` and
             ``action_bound``; None is as good as nothing.
 
@@ -203,7 +205,7 @@ def make_env(
             if draws:
                 check_drawing(envs[0], task, obs)
             env = BatchedEnv(envs, task, obs)
-    env.options = options
+    env.options, env.normalize = options, normalize
     env.set_seed(seed)
     return env
 

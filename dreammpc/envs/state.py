@@ -107,34 +107,55 @@ def _name(env: gymnasium.Env) -> str:
 
 _ARRAY = "numpy"
 """The only key of a dictionary that stands for what was NumPy's: dtype, shape, whether a scalar, bytes."""
+_BYTES = "bytes"
+"""The only key of a dictionary that stands for bytes, as which a checkpoint holds none: a tensor of them."""
 
 
 def plain(value: Any, whose: str) -> Any:
-    """A state in what `torch.load(weights_only=True)` reads: NumPy's arrays and numbers are marked as such.
+    """A state in what a checkpoint may hold: NumPy's arrays and numbers, and bytes, are marked as such.
 
     Raises:
         Unusable: it holds something else.
     """
-    if value is None or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    if type(value) is bytes:
+        return {_BYTES: _tensor(value)}
     if type(value) is torch.Tensor:
         return value.detach().clone()
     if type(value) in (list, tuple):
         return type(value)(plain(item, whose) for item in value)
-    if type(value) is dict and _ARRAY not in value and all(type(key) in (str, int) for key in value):
+    if (
+        type(value) is dict
+        and not {_ARRAY, _BYTES} & set(value)
+        and all(type(key) in (str, int) for key in value)
+    ):
         return {key: plain(item, whose) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufcU":
         array = np.asarray(value)
-        return {_ARRAY: [array.dtype.str, list(array.shape), isinstance(value, np.generic), array.tobytes()]}
+        return {
+            _ARRAY: [
+                array.dtype.str,
+                list(array.shape),
+                isinstance(value, np.generic),
+                _tensor(array.tobytes()),
+            ]
+        }
     raise Unusable(f"{whose} holds {type(value).__qualname__}, which cannot be saved as plain data")
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
 def unplain(value: Any) -> Any:
     """What `plain` was given, NumPy's arrays and numbers included."""
     if isinstance(value, dict):
+        if set(value) == {_BYTES}:
+            return value[_BYTES].numpy().tobytes()
         if set(value) == {_ARRAY}:
             kind, shape, single, data = value[_ARRAY]
-            array = np.frombuffer(data, np.dtype(kind)).reshape(shape).copy()
+            array = np.frombuffer(data.numpy().tobytes(), np.dtype(kind)).reshape(shape).copy()
             return array[()] if single else array
         return {key: unplain(item) for key, item in value.items()}
     return type(value)(map(unplain, value)) if type(value) in (list, tuple) else value

@@ -46,6 +46,7 @@ class TaskEnv(EnvBase):
         variant: which of several versions of the task's environment this is, for tables; else empty.
         layout: the entries that the observation was joined of, if it was.
         options: those of :func:`make_env` for the task's own family.
+        normalize: whether a model that learns here is to scale observations by running statistics.
         steps: that every environment has been asked for.
         stateless: why the last `get_state` was None, where the environments can be blamed for it.
     """
@@ -57,6 +58,7 @@ class TaskEnv(EnvBase):
     variant: str = ""
     fps: float = 30.0
     layout: str = ""
+    normalize: bool = False
     stateless: str = ""
     success: Any
     any_success: Any

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreammpc.interfaces import MEMORY, OBS_KEYS, Outcome, UsageError
 from dreammpc.models.encoders import make_encoder, no_frames, with_frame
-from dreammpc.nn import MLP, StackedMLP, TwoHot, simnorm
+from dreammpc.nn import MLP, Normalizer, StackedMLP, TwoHot, simnorm
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class LatentModel(nn.Module):
         num_bins, min_bin, max_bin: the two-hot code of rewards and values, in symlog units.
         episodic: learn a termination head; without it `outcome` returns a constant discount.
         obs: what is observed: `state`, `pixels` or `both`.
+        normalize: scale the vector that is observed by running statistics, which training updates.
 
     Raises:
         ValueError: no such `obs`; a width that SimNorm's groups of 8 do not divide, or fewer than one head.
@@ -73,6 +74,7 @@ class LatentModel(nn.Module):
         max_bin: float = 10.0,
         episodic: bool = False,
         obs: str = "state",
+        normalize: bool = False,
     ):
         super().__init__()
         if latent_dim % 8:
@@ -84,6 +86,7 @@ class LatentModel(nn.Module):
         self.discount, self.episodic = discount, episodic
         pair, hidden = latent_dim + action_dim, [mlp_dim, mlp_dim]
         self.two_hot = TwoHot(num_bins, min_bin, max_bin)
+        self.normalizer = Normalizer(obs_dim) if normalize and obs != "pixels" else None
         self.encoder = make_encoder(obs, obs_dim, enc_dim, latent_dim, num_enc_layers)
         self.obs, self.obs_keys = obs, OBS_KEYS[obs]
         self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
@@ -158,7 +161,13 @@ class LatentModel(nn.Module):
 
     def inputs(self, obs: TensorDictBase) -> Any:
         """What the encoder reads of observations [...]: the tensor of states, or else a TensorDict."""
-        return obs["observation"].float() if self.obs == "state" else obs.select(*self.obs_keys)
+        if self.obs == "state":
+            x = obs["observation"].float()
+            return x if self.normalizer is None else self.normalizer(x)
+        seen = obs.select(*self.obs_keys)
+        if self.normalizer is not None:
+            seen["observation"] = self.normalizer(seen["observation"].float())
+        return seen
 
     def encode(self, obs: TensorDictBase) -> TensorDictBase:
         """The latent [M] of `obs` [M], whose `pixels`, if any, are stacks of frames [M, 9, 64, 64]."""

@@ -2,6 +2,7 @@
 
 from dreammpc.nn.ensemble import StackedMLP
 from dreammpc.nn.layers import MLP, mish, simnorm
+from dreammpc.nn.normalizer import Normalizer, moments
 from dreammpc.nn.pixels import GRAY, ConvFeatures, random_shift, sample_shift
 from dreammpc.nn.two_hot import TwoHot, symexp, symlog
 
@@ -9,9 +10,11 @@ __all__ = [
     "GRAY",
     "MLP",
     "ConvFeatures",
+    "Normalizer",
     "StackedMLP",
     "TwoHot",
     "mish",
+    "moments",
     "random_shift",
     "sample_shift",
     "simnorm",

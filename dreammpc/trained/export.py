@@ -28,6 +28,8 @@ FORMAT = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MODEL = "agent.model."
 TARGETS = MODEL + "target_heads."
+SCALES = MODEL + "normalizer."
+"""Statistics of observations, which stay exact."""
 PRIVATE = ("folder", "resume", "replay", "tracking", "trainer", "hydra")
 """Settings that say where and on what a run ran, not what it learned: they stay at home."""
 
@@ -111,7 +113,8 @@ def rounded(weights: dict[str, Tensor], dtype: torch.dtype, source: Path) -> dic
     for key, weight in weights.items():
         if not key.startswith(MODEL) or key.startswith(TARGETS):
             continue
-        kept[key] = weight.to(dtype).contiguous().clone() if weight.is_floating_point() else weight.clone()
+        exact = not weight.is_floating_point() or key.startswith(SCALES)
+        kept[key] = weight.to(dtype).contiguous().clone() if not exact else weight.clone()
         if not torch.isfinite(kept[key]).all():
             what = "is too large for " + str(dtype) if torch.isfinite(weight).all() else "is not finite"
             raise UsageError(f"checkpoint {source}: {key.removeprefix(MODEL)} {what}")

@@ -44,6 +44,8 @@ def load_model(
     ALGORITHMS.check_stored(algorithm, f"checkpoint {checkpoint}", named, f"algorithm={algorithm}")
     model_class, widths = algorithm_class(algorithm).model_class, without_name(facts["model"])
     widths |= {"episodic": facts.get("episodic", False), "obs": facts.get("obs", "state")}
+    if facts.get("normalize", False):
+        widths["normalize"] = True
     try:
         model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     except (TypeError, ValueError, RuntimeError) as error:

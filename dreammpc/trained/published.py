@@ -68,7 +68,9 @@ class Published:
         """
         spaces = self.obs_dim, self.action_dim, discount
         try:
-            model = MODELS[self.algorithm](*spaces, episodic=self.episodic, obs=self.obs, **self.widths)
+            model = MODELS[self.algorithm](
+                *spaces, episodic=self.episodic, obs=self.obs, normalize=False, **self.widths
+            )
             model.load_state_dict(self.weights)
         except (RuntimeError, ValueError) as error:
             reason = theirs(" ".join(str(error).split("\n\t")[-1].split()))

@@ -23,6 +23,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "discount": (int, float),
     "episodic": bool,
     "obs": str,
+    "normalize": bool,
     "versions": dict,
     "tracking_run": (str, NoneType),
     "config": dict,

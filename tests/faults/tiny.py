@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ class Training:
             weights_only=True,
         )
         return self
+
+
+class Snapshots(Callback):
+    """Saves after some updates, and keeps a copy of the run's folder as it then is."""
+
+    def __init__(self, folder, updates):
+        self.folder, self.updates, self.run = folder, updates, None
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if self.run.feed.updates in self.updates:
+            self.run.checkpoints.save(trainer)
+            shutil.copytree(self.folder, self.folder.with_name(f"at{self.run.feed.updates}"))
 
 
 def everything(run: Training) -> dict:
