@@ -66,6 +66,7 @@ def test_train_by_itself_is_the_first_experiment():
         "experiment=tdmpc2",
         "model=5M",
         "algorithm=bmpc",
+        "planner=policy",
         "resume=x",
         "+experiment=bmpc",
     ],

@@ -156,6 +156,7 @@ def test_signal_saves_and_says_where(tmp_path, number, code):
         ("planner.step_rule=leap", ["step_rule", "backtracking", "leap"]),
         ("model.latent_dim=30", ["latent_dim", "multiple of 8", "30"]),
         ("steps=0", ["steps", "at least 1", "0"]),
+        ("algorithm.lr_decay_from=1", ["algorithm.lr_decay_from", "below 1", "1.0"]),
         ("algorithm.noise_correlation=1", ["algorithm.noise_correlation", "below 1", "1.0"]),
         ("env.num_envs=0", ["env.num_envs", "at least 1"]),
         ("obs=pixel", ["env.obs 'pixel'", "did you mean pixels?", "both", "state"]),

@@ -4,6 +4,8 @@ import pytest
 import torch
 from updates import A, B, H, K, make_batch, make_tdmpc2
 
+from dreammpc.interfaces import UsageError
+
 
 def test_optimizers():
     algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25)
@@ -29,6 +31,28 @@ def test_default_learning_rates_are_the_papers():
     ours, policys = make_tdmpc2().configure_optimizers()
     assert [group["lr"] for group in ours.param_groups] == pytest.approx([0.9e-4, 3e-4])
     assert policys.param_groups[0]["lr"] == pytest.approx(3e-4)
+
+
+def test_learning_rates_fall_from_a_share_of_the_steps_to_their_end():
+    done = 0.0
+    algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25, lr_end=0.2, lr_decay_from=0.5, progress=lambda: done)
+    ours, policys = algorithm.optimizers()
+    for done, height in ((0.0, 1.0), (0.5, 1.0), (0.75, 0.6), (1.0, 0.2), (1.5, 0.2)):
+        algorithm.before_update(make_batch())
+        rates = [group["lr"] for optimizer in (ours, policys) for group in optimizer.param_groups]
+        assert rates == pytest.approx([2.5e-4 * height, 1e-3 * height, 1e-3 * height])
+
+
+def test_learning_rates_of_a_checkpoint_stay_where_none_fall():
+    algorithm = make_tdmpc2(lr=1e-3, progress=lambda: 0.9)
+    algorithm.optimizers()[0].param_groups[1]["lr"] = 5e-4  # as restored
+    algorithm.before_update(make_batch())
+    assert algorithm.optimizers()[0].param_groups[1]["lr"] == 5e-4
+
+
+def test_graphs_refuse_learning_rates_that_fall():
+    with pytest.raises(UsageError, match=r"algorithm\.lr_end=0\.1 needs trainer\.compile=off or default"):
+        make_tdmpc2(lr_end=0.1, compile="graphs")
 
 
 def test_draws():

@@ -18,7 +18,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 from dreammpc.nn import GRAY, ConvFeatures, moments, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
-from dreammpc.runtime.compiling import compiled
+from dreammpc.runtime.compiling import compile_mode, compiled
 
 
 class LatentAlgorithm(Updates):
@@ -27,6 +27,9 @@ class LatentAlgorithm(Updates):
     Args:
         agent: the world model and the planner that acts in it.
         lr: Adam's learning rate; the encoder takes `lr * encoder_lr_scale`.
+        lr_end: factor that learning rates have reached at a training's end; 1 leaves them as they are.
+        lr_decay_from: the share of a training's steps from which they fall, linearly.
+        progress: the share of a training's steps that is over, asked before every update; None is never.
         clip: gradient-norm clip, for the model and for the policy.
         target_rate: τ of the target heads' moving average.
         scale_rate: rate of the running percentile scale.
@@ -64,6 +67,9 @@ class LatentAlgorithm(Updates):
         entropy_coef: float = Coefficients().entropy,
         rho: float = Coefficients().rho,
         max_skipped: int = 10,
+        lr_end: float = 1.0,
+        lr_decay_from: float = 0.0,
+        progress: Callable[[], float] | None = None,
         compile: bool | str = False,
     ):
         super().__init__(compile)
@@ -72,10 +78,16 @@ class LatentAlgorithm(Updates):
                 f"algorithm {self.name} trains a {self.model_class.__name__},"
                 f" but the agent's world model is a {type(agent.model).__name__}"
             )
+        if lr_end != 1 and compile_mode(compile) == "graphs":
+            raise UsageError(
+                f"algorithm.lr_end={lr_end:g} needs trainer.compile=off or default: a captured graph keeps the"
+                " learning rate that it was captured with"
+            )
         self.automatic_optimization = False
         self.guard = NonFiniteGuard(max_skipped)
         self.agent = agent
         self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
+        self.lr_end, self.lr_decay_from, self.progress = lr_end, lr_decay_from, progress
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
         self.coef = Coefficients(
             consistency_coef, reward_coef, value_coef, termination_coef, entropy_coef, rho
@@ -83,6 +95,8 @@ class LatentAlgorithm(Updates):
         self._model_loss: Callable = compiled(self.model_loss, compile)
         self._policy_loss: Callable = compiled(self.policy_loss, compile)
         self._began = False
+        self._first_rates: list[list[float]] = []
+        """Learning rates at full height, of every group of every optimizer."""
         self.policy_parameters = list(self.model.actor.parameters())
         held = {id(p) for p in self.policy_parameters}
         self.model_parameters = [p for p in self.model.parameters() if p.requires_grad and id(p) not in held]
@@ -98,10 +112,12 @@ class LatentAlgorithm(Updates):
             self.before_update(batch)
 
     def before_update(self, batch: TensorDictBase) -> None:
-        """Take the batch into the statistics of observations, if the model has them; and centre the images.
+        """Set learning rates; take the batch into the statistics of observations, if any; centre images at first.
 
         Of several processes all take in the mean of their batches.
         """
+        if self.lr_end != 1 and self.progress is not None:
+            self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:
             found = moments(batch["next", "observation"]).to(self.device)
             normalizer.update(self.trainer.strategy.reduce(found, reduce_op="mean"))
@@ -122,10 +138,20 @@ class LatentAlgorithm(Updates):
             {"params": encoder, "lr": self.lr * self.encoder_lr_scale},
             {"params": rest},
         ]
-        return [
+        optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(groups, lr=self.lr, fused=True),
             torch.optim.Adam(self.policy_parameters, lr=self.lr, eps=1e-5, fused=True),
         ]
+        self._first_rates = [[group["lr"] for group in one.param_groups] for one in optimizers]
+        return optimizers
+
+    def set_learning_rates(self, done: float) -> None:
+        """Learning rates for the share `done` of a training's steps."""
+        over = (done - self.lr_decay_from) / (1 - self.lr_decay_from)
+        factor = 1 + (self.lr_end - 1) * min(max(over, 0.0), 1.0)
+        for chosen, rates in zip(self.optimizers(), self._first_rates, strict=True):  # type: ignore[arg-type]
+            for group, rate in zip(chosen.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
 
     def sample_noise(self, batch: TensorDictBase) -> Any:
         """Every random number of one update on `batch` [B, H]."""

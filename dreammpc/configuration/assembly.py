@@ -97,6 +97,7 @@ def build_algorithm(
     bases = [base for base in cls.__mro__ if issubclass(base, LatentAlgorithm)]
     known = {name for base in bases for name in inspect.signature(base).parameters}
     own = {key: value for key, value in settings.items() if key in known}
+    own["progress"] = feed.progress
     if cls.learns_from_plans:
         own["write_back"] = feed.replay.update
     return cls(agent, compile=compile, **own)

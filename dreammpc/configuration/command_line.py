@@ -27,7 +27,7 @@ LITERAL = (
 """Keys whose values, paths and names, are taken as they are typed."""
 FIRST = "cartpole-swingup"
 """The experiment that `train` runs by itself, a first look within minutes."""
-CHOICES = {"task", "experiment", "model", "algorithm", "learning", "env.obs", "resume"}
+CHOICES = {"task", "experiment", "model", "algorithm", "learning", "planner", "env.obs", "resume"}
 
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -177,6 +177,6 @@ def override_text(key: str, value: object) -> str:
 
 
 def with_first_experiment(arguments: list[str]) -> list[str]:
-    """The words of `train`, with `FIRST` where they choose neither a task nor what learns in it."""
+    """The words of `train`, with `FIRST` where they choose no task, no planner and nothing of what learns."""
     keys = {argument.partition("=")[0].lstrip("+~") for argument in arguments}
     return arguments if keys & CHOICES else [*arguments, f"experiment={FIRST}"]

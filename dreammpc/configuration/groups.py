@@ -26,6 +26,8 @@ from dreammpc.sweeps import SweepConfig
 
 REGISTRIES: dict[str, Registry] = {"planner": PLANNERS, "algorithm": ALGORITHMS}
 SCALARS = (bool, int, float, str)
+FROM_ASSEMBLY = ("agent", "compile", "write_back", "progress")
+"""What an algorithm's constructor gets besides settings."""
 
 
 def register_schemas() -> None:
@@ -74,7 +76,7 @@ def algorithm_content(name: str) -> dict[str, Any]:
     if cls is not parent:
         fields: list[Any] = [("name", str, dataclasses.field(default=name))]
         for key, parameter in inspect.signature(cls).parameters.items():
-            if key not in ("agent", "compile", "write_back") and parameter.default is not parameter.empty:
+            if key not in FROM_ASSEMBLY and parameter.default is not parameter.empty:
                 kind = type(parameter.default) if isinstance(parameter.default, SCALARS) else Any
                 fields.append((key, kind, dataclasses.field(default=parameter.default)))
         content["algorithm"] = dataclasses.make_dataclass(name, fields, bases=(content["algorithm"],))

@@ -48,7 +48,8 @@ class AlgorithmConfig:
 
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
     `seed_steps` are the environment steps of random action that a run begins with, by default those of five
-    episodes. `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
+    episodes. Learning rates fall linearly from the share `lr_decay_from` of the run's steps on, to `lr_end` of
+    their height at its end. `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
     """
 
     name: str = "tdmpc2"
@@ -74,6 +75,8 @@ class AlgorithmConfig:
     entropy_coef: float = 1e-4
     rho: float = 0.5
     max_skipped: int = 10
+    lr_end: float = 1.0
+    lr_decay_from: float = 0.0
 
     def __post_init__(self):
         own = type(self).name
@@ -82,10 +85,14 @@ class AlgorithmConfig:
                 f"algorithm.name is {self.name!r} over {own}'s settings; use algorithm={self.name}"
             )
         at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps", "max_skipped")
-        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout")
+        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout", "lr_end")
         if not 0 <= self.noise_correlation < 1:
             given = self.noise_correlation
             raise UsageError(f"algorithm.noise_correlation must be at least 0 and below 1, got {given}")
+        if not 0 <= self.lr_decay_from < 1:
+            raise UsageError(
+                f"algorithm.lr_decay_from must be at least 0 and below 1, got {self.lr_decay_from}"
+            )
 
 
 @dataclasses.dataclass

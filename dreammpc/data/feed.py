@@ -109,6 +109,10 @@ class Feed:
         """Whether all steps have been taken and all updates made."""
         return self.agent_steps >= self.total_steps and self.owed < 1
 
+    def progress(self) -> float:
+        """The share of all steps that has been taken, from 0 to 1."""
+        return min(self.agent_steps / self.total_steps, 1.0)
+
     def __len__(self) -> int:
         # Without a length Lightning prefetches a batch: collection would run one step ahead of the weights.
         return 10**9
