@@ -6,7 +6,6 @@ environment's TensorDict under `_carry` and is reset, by the mask `is_init`, her
 An agent plans where its model's weights are; environments may be elsewhere.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,9 +17,10 @@ from torchrl.envs.transforms import TensorDictPrimer
 
 from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
-from dreammpc.runtime.compiling import compile_mode, compiled
+from dreammpc.runtime.compiling import compile_mode
 from dreammpc.runtime.cuda_graphs import Graphed, tree_leaves, tree_unflatten
 from dreammpc.runtime.devices import forked_rng, module_device, tensor_device, to_device
+from dreammpc.runtime.recording import prepared
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
 
@@ -75,7 +75,7 @@ class Agent(TensorDictModuleBase):
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
         self._compiled = compile
-        self._act: Callable = compiled(act_tensors, compile)
+        self._act = prepared(act_tensors, self._compiled, self.planner)
         self._templates: dict[int, Any] = {}
         """Captured plans; what `act` returns, by the size of the batch."""
         self._graphs: dict[tuple, Graphed] = {}
@@ -88,7 +88,7 @@ class Agent(TensorDictModuleBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._act = compiled(act_tensors, self._compiled)
+        self._act = prepared(act_tensors, self._compiled, self.planner)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Agent":
         self._graphs.clear()  # weights go elsewhere

@@ -34,10 +34,11 @@ def test_default_learning_rates_are_the_papers():
 
 
 def test_learning_rates_fall_from_a_share_of_the_steps_to_their_end():
-    done = 0.0
-    algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25, lr_end=0.2, lr_decay_from=0.5, progress=lambda: done)
+    done = iter((0.0, 0.5, 0.75, 1.0, 1.5))
+    falling = {"lr_end": 0.2, "lr_decay_from": 0.5, "progress": lambda: next(done)}
+    algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25, **falling)
     ours, policys = algorithm.optimizers()
-    for done, height in ((0.0, 1.0), (0.5, 1.0), (0.75, 0.6), (1.0, 0.2), (1.5, 0.2)):
+    for height in (1.0, 1.0, 0.6, 0.2, 0.2):
         algorithm.before_update(make_batch())
         rates = [group["lr"] for optimizer in (ours, policys) for group in optimizer.param_groups]
         assert rates == pytest.approx([2.5e-4 * height, 1e-3 * height, 1e-3 * height])

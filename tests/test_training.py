@@ -1,5 +1,6 @@
 """Trainer assembly: devices, speed settings, averages of metrics. Several processes: test_replicas.py."""
 
+import math
 import os
 from types import SimpleNamespace
 
@@ -79,14 +80,15 @@ def test_what_runs_seldom_is_not_compiled_on_a_cpu(monkeypatch):
         found = choose_speed(device, asked, "32-true", width, "state", calls)
         return found.plans, found.compile
 
-    assert modes(CPU, None, 128, 2_000, 8_000) == ("off", "default")
-    assert modes(CPU, None, 128, 25_000, 25_000) == ("default", "default")
+    assert modes(CPU, None, 128, 2_000, 8_000) == ("recorded", "default")
+    assert modes(CPU, None, 128, 25_000, 25_000) == ("recorded", "default")
+    assert modes(CPU, None, 128, math.inf, 25_000) == ("default", "default")  # no quick planner
     assert modes(CPU, None, 128, 500, 500) == ("off", "off")
     assert modes(CPU, None, 512, 6_000, 2_000) == ("default", "default")
     assert modes(CPU, "default", 128, 1, 1) == ("default", "default")
     assert modes(GPU, None, 128, 1, 1) == (speed.ON_CUDA, speed.ON_CUDA)
     found = choose_speed(CPU, None, "32-true", 128, "state", (2_000, 8_000))
-    assert "trainer.compile=default (plans off)" in str(found)
+    assert "trainer.compile=default (plans recorded)" in str(found)
 
 
 def test_graphs_on_a_cpu_are_said_to_be_none(caplog):

@@ -80,8 +80,8 @@ class LatentAlgorithm(Updates):
             )
         if lr_end != 1 and compile_mode(compile) == "graphs":
             raise UsageError(
-                f"algorithm.lr_end={lr_end:g} needs trainer.compile=off or default: a captured graph keeps the"
-                " learning rate that it was captured with"
+                f"algorithm.lr_end={lr_end:g} needs trainer.compile=off or default: a captured graph keeps"
+                " the learning rate that it was captured with"
             )
         self.automatic_optimization = False
         self.guard = NonFiniteGuard(max_skipped)
@@ -112,7 +112,7 @@ class LatentAlgorithm(Updates):
             self.before_update(batch)
 
     def before_update(self, batch: TensorDictBase) -> None:
-        """Set learning rates; take the batch into the statistics of observations, if any; centre images at first.
+        """Set learning rates; take the batch into the statistics of observations, if any; centre images.
 
         Of several processes all take in the mean of their batches.
         """

@@ -48,8 +48,9 @@ class AlgorithmConfig:
 
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
     `seed_steps` are the environment steps of random action that a run begins with, by default those of five
-    episodes. Learning rates fall linearly from the share `lr_decay_from` of the run's steps on, to `lr_end` of
-    their height at its end. `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
+    episodes. Learning rates fall linearly from the share `lr_decay_from` of the run's steps on, to `lr_end`
+    of their height at its end. `noise_scale` and `noise_correlation` are those of the exploration noise (see
+    `Agent`).
     """
 
     name: str = "tdmpc2"

@@ -1,4 +1,4 @@
-"""How a function runs: as it is written, compiled, or captured as a CUDA graph (`cuda_graphs.py`)."""
+"""How a function runs: as it is written, recorded (`recording.py`), compiled, or captured as a CUDA graph."""
 
 import itertools
 import os
@@ -12,8 +12,9 @@ import torch
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import unknown
 
-MODES = ("off", "default", "graphs")
-"""`off` is eager, `default` is `torch.compile`, `graphs` captures what was compiled as CUDA graphs."""
+MODES = ("off", "recorded", "default", "graphs")
+"""`off` is eager; `recorded` repeats the operations of a first plan, and updates are eager; `default` is
+`torch.compile`; `graphs` captures what was compiled as CUDA graphs."""
 
 _number = itertools.count()
 
@@ -33,7 +34,7 @@ def compile_mode(value: Any, name: str = "compile") -> str | None:
 
 
 def compiled(function: Callable, mode: bool | str = True, backend: str = "inductor") -> Callable:
-    """`function` under `torch.compile` as one graph; in mode `off` (or False) as it is.
+    """`function` under `torch.compile` as one graph; in modes `off` (or False) and `recorded` as it is.
 
     What cannot be one graph is an error and not a slow run. Every call of this gives a function with a code
     object of its own: torch compiles a code object only a few times (`recompile_limit`), and all agents of a
@@ -44,7 +45,7 @@ def compiled(function: Callable, mode: bool | str = True, backend: str = "induct
         mode: see `MODES`.
         backend: of `torch.compile`.
     """
-    if compile_mode(mode) in (None, "off"):
+    if compile_mode(mode) in (None, "off", "recorded"):
         return function
     keep_compiled()
     if not isinstance(function, types.FunctionType):

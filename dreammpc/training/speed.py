@@ -24,6 +24,9 @@ PAYS_FROM = {False: (20_000, 5_000), True: (5_000, 1_000)}
 """Plans and updates from which compiling pays on a CPU, for narrow and wide models: with nano a plan gains
 some 3 ms and an update 10, with 5M 8 and 90 (docs/history.md)."""
 
+RECORDING_PAYS_FROM = 1_000
+"""Plans of narrow models: recording one takes a second or two and spares some 3 ms each."""
+
 QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
 """Planners with few model evaluations."""
 
@@ -84,7 +87,8 @@ def choose_speed(
         device: on which the training will run.
         compile: see `compile_mode`; `None` compiles where there is a compiler. On a CPU that takes half a
             minute each for plans and updates, so that what runs fewer than `PAYS_FROM` times is left as it
-            is; and so are pixels, where it takes minutes and an update then takes longer.
+            is; and so are pixels, where it takes minutes and an update then takes longer. Quick plans of
+            narrow models are recorded there, which is faster than compiled.
         precision: `None` takes bf16-mixed where matrix products in bfloat16 are faster than in float32 (GPUs;
             CPUs where a short trial shows it) and there is enough of them: the hidden `width` is large, or
             `obs`, what is observed, has pixels.
@@ -94,7 +98,7 @@ def choose_speed(
         UsageError: a setting that is unknown, or that the device cannot do.
     """
     mode, pixels = compile_mode(compile, "trainer.compile"), "pixels" in OBS_KEYS[obs]
-    seldom = [False, False]
+    seldom, mode_left_open = [False, False], mode is None
     if mode is None:
         if device.type == "cpu":
             seldom = [number < least for number, least in zip(calls, PAYS_FROM[width >= WIDE], strict=True)]
@@ -102,12 +106,14 @@ def choose_speed(
         mode = ON_CUDA if mode == "default" and device.type == "cuda" else mode
     elif mode == "graphs" and device.type != "cuda":
         log.warning("trainer.compile=graphs is for CUDA: on %s updates and plans are compiled alone", device)
-    if mode != "off" and (missing := missing_compiler(device)):
+    if mode not in ("off", "recorded") and (missing := missing_compiler(device)):
         raise UsageError(f"trainer.compile={mode} needs {missing}; choose off")
     if precision is None:
         precision = "bf16-mixed" if fast_bf16(device) and (pixels or width >= WIDE) else "32-true"
     check_precision(str(precision))
     plans, updates = ("off" if few else mode for few in seldom)
+    if mode_left_open and device.type == "cpu" and width < WIDE and not pixels:
+        plans = "recorded" if RECORDING_PAYS_FROM <= calls[0] < math.inf else plans
     return Speed(device, updates, plans, str(precision), "high" if device.type == "cuda" else "highest")
 
 
