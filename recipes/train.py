@@ -15,7 +15,7 @@ from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
 from dreammpc.tracking import finish_run, make_loggers
-from dreammpc.trained import loading
+from dreammpc.trained import loading, register
 from dreammpc.training import (
     Checkpoints,
     Evaluation,
@@ -111,6 +111,8 @@ def train(config: TrainConfig) -> int:
     with progress.during("saving"):
         where = finish_run(loggers, finals(results), feed.env_steps, files)
     print(where)
+    if to.register:
+        print(register(checkpoints.last, to.register, settings["planner"], to.uri))
     return 0
 
 

@@ -25,7 +25,7 @@ from dreammpc.training.format import DESCRIPTION, FORMAT
 def run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """A short training with MLflow, from another folder than the checkout's."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    return folder, run_here("train", *TINY, cwd=folder)
+    return folder, run_here("train", *TINY, "tracking.register=cart", cwd=folder)
 
 
 def test_train_leaves_what_it_says(run):
@@ -35,8 +35,9 @@ def test_train_leaves_what_it_says(run):
     assert steps == sorted(steps) and steps[-1] == 6000
     assert any("loss/value" in line for line in lines) and any("eval/return" in line for line in lines)
     assert "| policy " in result.stdout and "| dream_mpc " in result.stdout
-    last_line = result.stdout.strip().splitlines()[-1]
-    assert "mlflow ui --backend-store-uri sqlite:///" in last_line
+    last_lines = result.stdout.strip().splitlines()[-2:]
+    assert "mlflow ui --backend-store-uri sqlite:///" in last_lines[0]
+    assert last_lines[1].startswith("models:/cart/1 of run ")
     for name in ("last", "best"):
         content = torch.load(folder / f"run/checkpoints/{name}.ckpt", weights_only=True)
         assert content["dreammpc"]["task"] == "cartpole-swingup"
@@ -61,6 +62,7 @@ def test_train_reaches_mlflow(run):
     assert history and history[-1].step <= 6000
     artifacts = {a.path for a in client.list_artifacts(record.info.run_id, "checkpoints")}
     assert artifacts == {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    assert client.get_model_version("cart", "1").run_id == record.info.run_id
 
 
 def test_video_can_be_read(run):

@@ -134,6 +134,11 @@ def test_stored_overrides_reach_nothing(which, evil, capsys):
     assert not [word for word in facts["overrides"] if "evil" in word or "hydra" in word or word[:1] == "-"]
 
 
+def test_no_file_decides_what_is_registered(evil):
+    evil(lambda d: settings(d, "tracking", register="production"))
+    assert not [word for word in words() if "register" in word]
+
+
 STORED = {
     "planner": (lambda d: settings(d, "planner", name="evilmod.Planner"), "add planner=evilmod.Planner"),
     "target": (

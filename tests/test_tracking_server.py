@@ -1,5 +1,6 @@
 """A real MLflow server on the loopback: sent to, gone, back, synced."""
 
+import json
 import os
 import socket
 import subprocess
@@ -83,3 +84,30 @@ def test_a_server_that_goes_away_has_all_in_the_end(server, tmp_path, monkeypatc
         history = client.get_metric_history(logger.version, "loss")
         assert [metric.step for metric in history] == [100, 200, 300, 400]
         assert [file.path for file in client.list_artifacts(logger.version, "videos")] == ["videos/film.mp4"]
+
+
+def test_a_model_is_served(server, tmp_path, monkeypatch):
+    """From a real server, by MLflow's own: what it answers is what the agent plans."""
+    import torch
+    from tensordict import TensorDict
+
+    from dreammpc import load_agent
+    from dreammpc.trained import register
+
+    uri, start = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    port = free_port()
+    with start():
+        said = register("cartpole-swingup", "cart", {"name": "policy"})
+        agent = load_agent("models:/cart/1", "policy")
+        seen = torch.linspace(-1, 1, 2 * agent.model.obs_dim).reshape(2, -1)
+        words = said.partition("serve it: mlflow ")[2].split()
+        with serving([*words, "--port", str(port)], f"http://127.0.0.1:{port}/ping", tmp_path / "log"):
+            body = json.dumps({"inputs": seen.tolist(), "params": {"seed": 3}}).encode()
+            header = {"Content-Type": "application/json"}
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, header)
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                actions = torch.tensor(json.load(answer)["predictions"])
+    first = torch.ones(2, 1, dtype=torch.bool)
+    plan, _ = agent.step(TensorDict({"observation": seen}, [2]), agent.initial_carry(2), first)
+    assert torch.equal(actions, plan.action)

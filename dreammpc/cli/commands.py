@@ -1,4 +1,4 @@
-"""What the commands around trained agents and `dreammpc sync` do; imported when one is called."""
+"""What the commands around trained agents do; imported when one is called."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dreammpc import tracking, trained
+from dreammpc import trained
 from dreammpc.agent import Agent
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
@@ -32,7 +32,6 @@ from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder, open_target
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
-from dreammpc.training.owner import ended
 
 PACKAGED_BYTES = 3_000_000
 """An agent that comes with the package is no larger."""
@@ -258,12 +257,6 @@ def check_env(task: str, steps: int) -> None:
         print("  nothing wrong" if not found.warnings else "  it can be trained on")
         return
     sys.exit(2)
-
-
-def sync(paths: Sequence[str], uri: str | None) -> None:
-    """Send what is left of runs to MLflow; a line for each. See `dreammpc.tracking.sync`."""
-    for line in tracking.sync(paths, uri, ended):
-        print(printable(line), flush=True)
 
 
 def planner_choices(words: Sequence[str]) -> dict[str, Any]:

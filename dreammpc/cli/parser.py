@@ -8,6 +8,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from dreammpc import __version__
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.set_defaults(command=later("check_env"))
     add_agent_commands(commands)
     add_report_command(commands)
-    add_sync_command(commands)
+    add_mlflow_commands(commands)
     parsed, rest = parser.parse_known_args(words)
     options = vars(parsed)
     command = options.pop("command", parser.print_help)
@@ -127,14 +128,23 @@ def add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     report.set_defaults(command=make_report)
 
 
-def add_sync_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`dreammpc sync`."""
+def add_mlflow_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands that write to MLflow; `dreammpc.cli.mlflow_commands` is imported when one is called."""
+    where = "MLflow's address; MLFLOW_TRACKING_URI or ./mlflow.db by default"
     sync = commands.add_parser("sync", help="send what is left of runs to MLflow, when they have ended")
-    sync.add_argument(
-        "paths", nargs="+", metavar="RUN", help="run folder, or one with some below, as a sweep's"
+    sync.add_argument("paths", nargs="+", metavar="RUN", help="a run's folder, or a sweep's")
+    sync.add_argument("--uri", help=where)
+    sync.set_defaults(command=later("sync", "mlflow_commands"))
+
+    register = commands.add_parser("register", help="make an agent a version of a model at MLflow")
+    register.add_argument("agent", help="a checkpoint, an agent's name, or that of its task")
+    register.add_argument("name", help="of the model")
+    register.add_argument(
+        "choices", nargs="*", default=[], metavar="planner=NAME", help="and planner.KEY=VALUE"
     )
-    sync.add_argument("--uri", help="MLflow's address; MLFLOW_TRACKING_URI or ./mlflow.db by default")
-    sync.set_defaults(command=later("sync"))
+    register.add_argument("--uri", help=where)
+    register.add_argument("--experiment", default="dreammpc", help="of a run that is made (dreammpc)")
+    register.set_defaults(command=later("register", "mlflow_commands"))
 
 
 def make_report(output: str, **options: Any) -> None:
@@ -145,13 +155,11 @@ def make_report(output: str, **options: Any) -> None:
     print(f"report: {output}")
 
 
-def later(name: str) -> Callable[..., None]:
-    """The function `name` of `dreammpc.cli.commands`, imported when it is called."""
+def later(name: str, module: str = "commands") -> Callable[..., None]:
+    """The function `name` of a module of this room, imported when it is called."""
 
     def call(**options: Any) -> None:
-        from dreammpc.cli import commands
-
-        getattr(commands, name)(**options)
+        getattr(import_module(f"dreammpc.cli.{module}"), name)(**options)
 
     return call
 

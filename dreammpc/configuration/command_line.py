@@ -23,6 +23,7 @@ LITERAL = (
     "tracking.experiment",
     "tracking.run_name",
     "tracking.parent",
+    "tracking.register",
 )
 """Keys whose values, paths and names, are taken as they are typed."""
 FIRST = "cartpole-swingup"

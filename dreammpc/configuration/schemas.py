@@ -15,7 +15,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import unknown
 from dreammpc.plugins.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
 from dreammpc.runtime.compiling import compile_mode
-from dreammpc.tracking.loggers import KINDS, check_uri
+from dreammpc.tracking.loggers import KINDS, check_model_name, check_uri
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
@@ -179,6 +179,7 @@ class TrackingConfig:
     experiment: str = "dreammpc"
     run_name: str | None = None
     parent: str | None = None  # id of the MLflow run that this one belongs to
+    register: str | None = None  # model of which the trained agent becomes a version
     log_every: int = 1000
 
     def __post_init__(self):
@@ -187,6 +188,10 @@ class TrackingConfig:
             raise UsageError(f"unknown tracking {self.kind!r}; there are: {', '.join(KINDS)}")
         if self.uri is not None:
             check_uri(self.uri, "tracking.uri")
+        if self.register is not None:
+            check_model_name(self.register, "tracking.register")
+            if self.kind != "mlflow":
+                raise UsageError("tracking.register needs tracking=mlflow")
 
 
 @dataclasses.dataclass
@@ -262,6 +267,8 @@ class EvaluateConfig:
         compile_mode(self.compile)
         check_seeds("seed", self.seed)
         check_seeds("seeds", *self.seeds or [])
+        if self.tracking.register:
+            raise UsageError("tracking.register: a training registers its agent; others: dreammpc register")
         if self.seeds == []:
             raise UsageError("seeds= names none; leave it out for those from seed= on")
         if self.seeds and self.episodes not in (EvaluateConfig.episodes, len(self.seeds)):

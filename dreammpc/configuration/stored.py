@@ -28,8 +28,8 @@ from dreammpc.plugins.settings import converted
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")
 """Groups that are sets of other settings, and that a run does not store by their names."""
-PLACES = ("folder", "resume", "replay.folder", "tracking.uri")
-"""Settings that no file decides: folders and addresses."""
+PLACES = ("folder", "resume", "replay.folder", "tracking.uri", "tracking.register")
+"""Settings that no file decides: folders and addresses, and what is written there."""
 
 Compose = Callable[[list[str]], dict[str, Any]]
 """From words to the settings that they make, with today's options; nothing is resolved."""

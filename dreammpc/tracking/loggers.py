@@ -1,6 +1,7 @@
 """The loggers of a run: a local JSONL file, which MLflow gets too unless it is not wanted."""
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,6 +67,12 @@ def address(uri: str | None, folder: str | Path = ".", key: str = "tracking.uri"
 
     check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI", ""), key if uri else "MLFLOW_TRACKING_URI")
     return uri or usual_uri(folder)
+
+
+def check_model_name(name: str, key: str) -> None:
+    """Raise UsageError unless MLflow can register a model called `name`; `key` is how it was given."""
+    if not re.fullmatch(r"\w[\w. -]*", name):
+        raise UsageError(f"{key}: expected letters, digits, spaces and . - _, got {name!r}")
 
 
 def make_loggers(

@@ -35,6 +35,8 @@ ENVIRONMENT = {
 
 FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 TOKEN = "dreammpc.made_by"
+MODEL = "model"
+"""Folder of an agent as a model among a run's artifacts."""
 
 # Longest texts that MLflow takes (mlflow/utils/validation.py); a tag's limit was once 5000.
 LONGEST_NAME = 250
@@ -149,6 +151,21 @@ class MlflowRun:
         """Say how the run ended, and when; now by default."""
         with self._call() as (client, run_id):
             client.set_terminated(run_id, status, time_ms)
+
+    def register(self, folder: Path, name: str) -> str:
+        """Upload a model and make it a version of the registered model `name`; return the version."""
+        from mlflow.exceptions import MlflowException
+
+        with self._call() as (client, run_id):
+            others = sum(each.path.startswith(MODEL) for each in client.list_artifacts(run_id))
+            place = f"{MODEL}-{others + 1}" if others else MODEL  # what a version is never changes
+            client.log_artifacts(run_id, str(folder), place)
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            return str(client.create_model_version(name, f"runs:/{run_id}/{place}", run_id).version)
 
     @contextmanager
     def _call(self) -> Iterator[tuple["MlflowClient", str]]:

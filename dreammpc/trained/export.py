@@ -21,6 +21,7 @@ from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.names import file_name
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
+from dreammpc.trained.library import locate
 from dreammpc.training.files import save_atomically
 from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
@@ -45,8 +46,8 @@ def export_agent(
     """Write `folder/NAME.ckpt` and its card `folder/NAME.json`.
 
     Args:
-        checkpoint: `last.ckpt` or `best.ckpt` in a run's folder; the card's curve, time, hardware and
-            versions come from the files beside.
+        checkpoint: `last.ckpt` or `best.ckpt` in a run's folder, or what else `locate` finds; the card's
+            curve, time, hardware and versions come from the files beside.
         folder: made if missing.
         dtype: one of `DTYPES`, to which the weights are rounded; they are computed with in float32.
         name: `TASK/…`; by default `TASK/ALGORITHM-seedN`.
@@ -62,7 +63,7 @@ def export_agent(
     """
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
-    checkpoint = Path(checkpoint)
+    checkpoint = locate(checkpoint)
     content = load_checkpoint(checkpoint)
     facts = content[DESCRIPTION]
     settings, task = facts["config"], facts["task"]

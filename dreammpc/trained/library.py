@@ -16,6 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import choices, unknown
 from dreammpc.support.atomic import from_json
 from dreammpc.support.names import file_name
+from dreammpc.trained.mlflow_download import download, is_address
 
 PREFIX = "agent:"
 PACKAGED = Path(__file__).resolve().parent / "agents"
@@ -88,12 +89,15 @@ def hides_packaged(weights: Path) -> bool:
 
 
 def locate(checkpoint: str | Path) -> Path:
-    """The file that a user means: a path, `agent:NAME`, or NAME where no file is called so.
+    """The file that a user means: a path, `agent:NAME`, NAME where no file is called so, or MLflow's address.
 
     Raises:
-        UsageError: `agent:` before a name that no agent has, or neither a file nor an agent.
+        UsageError: `agent:` before a name that no agent has, or neither a file nor an agent; see `download`.
+        RunError: see `download`.
     """
     text = str(checkpoint)
+    if is_address(text):
+        return download(text)
     if text.startswith(PREFIX):
         return find_agent(text.removeprefix(PREFIX))
     if Path(text).is_file():
@@ -109,13 +113,14 @@ def locate(checkpoint: str | Path) -> Path:
 
 
 def named(checkpoint: str | Path) -> str:
-    """`agent:TASK/NAME` of an agent, however it is called; of any other file its path as it is.
+    """`agent:TASK/NAME` of an agent, however it is called; any other file's path or address as it is.
 
     Raises:
         UsageError: see `locate`.
     """
     path = locate(checkpoint)
-    return str(checkpoint) if path == Path(checkpoint) else f"{PREFIX}{path.parent.name}/{path.stem}"
+    as_it_is = path == Path(checkpoint) or is_address(str(checkpoint))
+    return str(checkpoint) if as_it_is else f"{PREFIX}{path.parent.name}/{path.stem}"
 
 
 def read_card(weights: Path) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def load_model(
     """The world model of a checkpoint, and the checkpoint's description.
 
     Args:
-        checkpoint: a path, or a trained agent: `agent:NAME`, or NAME where no file is called so.
+        checkpoint: a path; a trained agent: `agent:NAME`, or NAME where no file is called so; or an address
+            of MLflow: `models:/NAME/VERSION`, `runs:/ID/PATH`.
         device: where the model goes, whatever it was trained on (see `runtime.devices.choose_device`).
         named: dotted paths of algorithms that the file may have imported (docs/security.md).
 
@@ -84,6 +85,7 @@ def load_agent(
         agent = load_agent("runs/cartpole-swingup/…/checkpoints/best.ckpt", "mppi", num_samples=256)
         agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
         agent = load_agent("walker-walk.ckpt", "mppi", device="cuda")
+        agent = load_agent("models:/walker/3")  # of MLFLOW_TRACKING_URI
     """
     model, facts = load_model(checkpoint, device, [algorithm] if algorithm else ())
     if isinstance(planner, str):

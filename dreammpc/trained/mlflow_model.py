@@ -1,0 +1,117 @@
+"""An agent and its planner as a model that MLflow registers and serves."""
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreammpc import __version__
+from dreammpc.configuration.planners import build_planner
+from dreammpc.interfaces import RunError, UsageError
+from dreammpc.tracking.addresses import full_address, store_address
+from dreammpc.tracking.follower import one_line
+from dreammpc.tracking.loggers import address, check_model_name
+from dreammpc.tracking.mlflow_run import MlflowRun
+from dreammpc.tracking.note import RUNNING, Note, read_note
+from dreammpc.trained.export import rounded, without_traces
+from dreammpc.trained.library import locate
+from dreammpc.trained.loading import load_model
+from dreammpc.trained.mlflow_download import WEIGHTS
+from dreammpc.training.files import save_atomically
+from dreammpc.training.format import DESCRIPTION, load_checkpoint
+
+
+def register(
+    checkpoint: str | Path,
+    name: str,
+    planner: Mapping[str, Any],
+    uri: str | None = None,
+    experiment: str = "dreammpc",
+    named: Collection[str] = (),
+) -> str:
+    """Make an agent a version of a registered model; say in one line which, and how it is served.
+
+    The model is an artifact of the agent's run at MLflow, or of a new run if that has none there.
+
+    Args:
+        checkpoint: a file, or an agent's name.
+        name: of the registered model, which is made if missing.
+        planner: plain settings, with its name.
+        uri: MLflow's address; None takes MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
+        experiment: of a new run.
+        named: dotted paths of algorithms that the file may have imported (docs/security.md).
+
+    Raises:
+        UsageError: MLflow is not installed; see `save_model`; a name that MLflow does not take.
+        RunError: MLflow could not be reached; nothing is registered.
+    """
+    if find_spec("mlflow") is None:
+        raise UsageError("to register a model needs MLflow, which is not installed here")
+    check_model_name(name, "name")
+    to, path = store_address(address(uri, key="--uri")), locate(checkpoint)
+    note = read_note(path.resolve().parent.parent)
+    if note is None or note.uri != to or note.run is None:
+        note = Note(to, experiment, name, token=uuid.uuid4().hex, status="FINISHED")
+    run = MlflowRun(full_address(to), note.experiment, note.run_name, note.token, note.run)
+    with tempfile.TemporaryDirectory() as draft:
+        model = Path(draft) / "model"
+        save_model(path, model, planner, named)
+        try:
+            version = run.register(model, name)
+            if note.status not in (None, RUNNING):
+                run.write_status(note.status)
+        except Exception as error:
+            raise RunError(
+                f"{name} is not registered: MLflow at {to} can't be written ({one_line(error)})"
+            ) from error
+    here = f"models:/{name}/{version}"
+    return f"{here} of run {run.run_id} at {to}; serve it: mlflow models serve -m {here} --env-manager local"
+
+
+def save_model(
+    checkpoint: Path, folder: Path, planner: Mapping[str, Any], named: Collection[str] = ()
+) -> None:
+    """Make `folder`, an MLflow model of an agent and its planner.
+
+    Args:
+        checkpoint: its weights go along without what only training needs.
+        folder: not there yet.
+        planner: plain settings, with its name.
+        named: see `register`.
+
+    Raises:
+        UsageError: see `load_model`; an agent that sees pixels; an unknown planner or setting.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model as save
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    model, facts = load_model(checkpoint, named=named)
+    if model.obs != "state":
+        raise UsageError(f"checkpoint {checkpoint} sees {model.obs}: an MLflow model takes states only")
+    build_planner(dict(planner), model.action_dim)
+    seen, done = (
+        TensorSpec(np.dtype(np.float32), (-1, size)) for size in (facts["obs_dim"], model.action_dim)
+    )
+    params = ParamSchema([ParamSpec("episode", "string", ""), ParamSpec("seed", "long", -1)])
+    weights = rounded(load_checkpoint(checkpoint)["state_dict"], torch.float32, checkpoint)
+    with tempfile.TemporaryDirectory() as draft:
+        path = Path(draft) / Path(WEIGHTS).name
+        save_atomically({"state_dict": weights, DESCRIPTION: without_traces(facts)}, path)
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+        save(
+            folder,
+            python_model=str(Path(__file__).with_name("served.py")),
+            artifacts={"agent": str(path)},
+            signature=ModelSignature(Schema([seen]), Schema([done]), params),
+            input_example=np.zeros((1, facts["obs_dim"]), np.float32),
+            pip_requirements=[f"dreammpc=={__version__}"],
+            model_config={"planner": dict(planner), "named": list(named)},
+            metadata={"task": facts["task"], "dreammpc": __version__},
+        )
