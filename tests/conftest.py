@@ -30,7 +30,22 @@ def pytest_xdist_make_scheduler(config, log):
     """A file's tests run in one process and in order: they share the runs that its fixtures make."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False  # not by the number of tests: see below
     return LoadFileScheduling(config, log)
+
+
+LONGEST = (
+    *("compiled_training", "contract", "recipes", "faults", "security", "replicas", "workers", "ray_workers"),
+    *("envs_dmcontrol", "trained", "add_a_planner", "foreign_errors", "foreign", "bmpc_recipe", "planning"),
+    *("gymnasium_recipe", "resume_exact", "tracking_mlflow", "tracking_outage", "gpu", "launch", "sweeps"),
+)
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Several processes begin with the files that take longest: none has a long one left at the end."""
+    if hasattr(config, "workerinput"):
+        place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_runtest_setup(item) -> None:

@@ -133,18 +133,17 @@ def test_no_test_imports_from_another():
     assert not {test: found for test, found in taken.items() if found}
 
 
-@pytest.mark.parametrize(
-    "module", ["dreammpc", "dreammpc.planning", "dreammpc.training", "dreammpc.tracking"]
-)
-def test_importing_does_not_load_mlflow(module):
-    code = f"import sys, {module}; sys.exit(3 if 'mlflow' in sys.modules else 0)"
+def test_importing_does_not_load_what_is_heavy():
+    code = """
+import sys
+import dreammpc, dreammpc.tracking
+print({"torch", "mlflow", "lightning", "numpy"} & set(sys.modules))
+from dreammpc.tracking import JSONLLogger, MLflowTracker, provenance_tags, write_video
+import dreammpc.planning, dreammpc.training
+print("torch" in sys.modules, "mlflow" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr or "mlflow was loaded"
-
-
-def test_importing_the_package_loads_not_even_torch():
-    code = "import sys, dreammpc; sys.exit(3 if 'torch' in sys.modules else 0)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=600).returncode == 0
+    assert done.stdout == "set()\nTrue False\n", done.stderr
 
 
 @pytest.mark.parametrize(("paths", "limit"), [(SOURCES, 300), (RECIPES, 120)], ids=["dreammpc", "recipes"])

@@ -25,8 +25,8 @@ def simulator() -> SimulatorModel:
     return SimulatorModel(3, A, dynamics, cost=cost, value=lambda x: -x.square().sum(-1), discount=0.97)
 
 
-COMPILED = {"dream_mpc", "icem", "policy"}
-"""tests/test_planning.py compiles them all; here it is the check itself that is tried."""
+COMPILED = {"dream_mpc", "icem", "mppi", "policy"}
+"""Of every kind of stages one."""
 MODELS = {
     "tdmpc2": lambda: random_tdmpc2(A),
     "tdmpc2-episodic": lambda: random_tdmpc2(A, seed=4, episodic=True),

@@ -45,7 +45,13 @@ def trajectory(env, steps=5, seed=3):
 # --- the suite -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", list_tasks())
+SLOW = {"dog-run", "dog-trot", "dog-walk"}
+"""A dog takes seconds to load, and dog-stand and dog-fetch have one."""
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[pytest.mark.slow] if task in SLOW else []) for task in list_tasks()]
+)
 def test_every_task_steps_and_repeats_by_seed(task, request):
     if task == "quadruped-escape" and not request.getfixturevalue("can_render"):
         pytest.skip("uploads its terrain to OpenGL at every reset")

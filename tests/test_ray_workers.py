@@ -20,15 +20,19 @@ from dreammpc.interfaces import UsageError
 HELPERS = Path(__file__).parent / "helpers"
 
 
-@pytest.fixture
+def test_no_cluster_where_one_is_said_to_be(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(UsageError, match=r"no Ray cluster could be joined or started.*nowhere"):
+        RayWorkerCollector(make_drift, make_agent(), workers=1, num_envs=1, steps=8, seed=5)
+
+
+@pytest.fixture(scope="module")
 def collector_class():
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={
-            "env_vars": {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "helpers"), *sys.path])}
-        },
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])}},
     )
     yield RayWorkerCollector
     ray.shutdown()
@@ -74,12 +78,6 @@ def test_actors_act_with_the_newest_weights_and_start_again_when_one_dies(collec
 def test_more_workers_than_the_cluster_has_cpus(collector_class):
     with pytest.raises(UsageError, match=r"collector\.workers=3: the Ray cluster has 2 CPUs"):
         collector_class(make_drift, make_agent(), workers=3, num_envs=1, steps=8, seed=5)
-
-
-def test_no_cluster_where_one_is_said_to_be(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
-    with pytest.raises(UsageError, match=r"no Ray cluster could be joined or started.*nowhere"):
-        RayWorkerCollector(make_drift, make_agent(), workers=1, num_envs=1, steps=8, seed=5)
 
 
 def test_ray_is_not_installed(monkeypatch):

@@ -9,15 +9,18 @@ import pytest
 import torch
 from faults.tiny import Snapshots, Training, everything, lines, raw
 
+SHORT = {"evaluate_every": 300, "env": {"action_repeat": 8}, "seed_steps": 160, "utd": 0.4}
+"""Episodes of 125 agent steps."""
+
 
 @pytest.mark.parametrize(("algorithm", "stops"), [("tdmpc2", (4, 33)), ("bmpc", (27,))])
 def test_bit_for_bit(algorithm, stops, tmp_path):
     """Stops within the first updates, in mid-episode, and (by the copies themselves) at extra checkpoints.
 
-    The 600 agent steps hold the end of an episode; evaluations lie before and after each stop.
+    The 150 agent steps hold the end of an episode; evaluations lie before and after each stop.
     """
     snapshots = Snapshots(tmp_path / "whole", stops)
-    settings = {"algorithm": algorithm, "evaluate_every": 300}
+    settings = {"algorithm": algorithm, **SHORT}
     if algorithm == "bmpc":
         settings |= {"reanalyze_interval": 3, "reanalyze_slices": 2}
     else:
@@ -76,9 +79,9 @@ def test_where_the_state_cannot_be_saved_it_is_said(tmp_path, caplog):
 
 def test_an_interrupted_evaluation_is_made_up(tmp_path):
     """The signal comes when the second evaluation begins."""
-    whole = Training(tmp_path / "whole", evaluate_every=300)
+    whole = Training(tmp_path / "whole", **SHORT)
     expected = everything(whole.run())
-    stopped = Training(tmp_path / "stopped", evaluate_every=300)
+    stopped = Training(tmp_path / "stopped", **SHORT)
     play = stopped.evaluation.evaluate
 
     def interrupted():
@@ -91,6 +94,6 @@ def test_an_interrupted_evaluation_is_made_up(tmp_path):
     assert stopped.stop.signal == signal.SIGINT and stopped.feed.env_steps < 650
     assert sum("eval/return" in line for line in lines(tmp_path / "stopped")) == 1
     last = tmp_path / "stopped/checkpoints/last.ckpt"
-    got = everything(Training(tmp_path / "stopped", evaluate_every=300, resume=last).run())
+    got = everything(Training(tmp_path / "stopped", **SHORT, resume=last).run())
     assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
     assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")

@@ -27,7 +27,7 @@ class FakeMLflow:
     """`mode`: up; frozen (accepts a call, never answers); deaf (does what it is told, answers 503)."""
 
     def __init__(self):
-        self.mode, self.port, self.calls = "up", 0, 0
+        self.mode, self.port, self.calls, self.held = "up", 0, 0, 0
         self.runs: dict[str, dict] = {}
         self.tags: dict[str, list[dict]] = {}
         self.metrics: dict[str, list[tuple[int, float]]] = {}
@@ -52,7 +52,9 @@ class FakeMLflow:
             def answer(self, body):
                 fake.calls += 1
                 if fake.mode == "frozen":
+                    fake.held += 1
                     fake.thaw.wait(300)
+                    fake.held -= 1
                     return
                 path = urlparse(self.path).path.split("mlflow/", 1)[-1]
                 code, content = fake.handle(path, body)
@@ -141,11 +143,8 @@ def tracker(fake, tmp_path):
 
 
 def log(logger, *steps: int) -> None:
-    """Log, and fail if that took as long as a call to a server that does not answer."""
-    before = time.thread_time()
     for step in steps:
         logger.log_metrics({"loss": step / 10}, step=step)
-    assert time.thread_time() - before < 1
 
 
 def delivered(logger, seconds: float = 300) -> bool:
@@ -178,6 +177,24 @@ def test_an_outage_in_mid_run_leaves_no_gap_and_no_repetition(fake, tracker, out
     assert fake.steps() == list(range(1, 200))
     assert fake.runs["run0"]["info"]["status"] == "FINISHED" and len(fake.runs) == 1
     assert caplog.text.count("can't be written") == 1
+
+
+def test_logging_does_not_wait_for_a_call_that_is_under_way(fake, tracker, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    logger = tracker()
+    assert delivered(logger)
+    fake.mode = "frozen"
+    log(logger, 1)
+    deadline = time.monotonic() + 300
+    while not fake.held and time.monotonic() < deadline:
+        time.sleep(0.02)
+    log(logger, 2, 3)
+    logger.finalize("success")
+    assert fake.held == 1  # unanswered still
+    fake.mode = "up"
+    fake.thaw.set()
+    assert delivered(logger)
+    assert fake.steps() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("outage", ["frozen", "deaf"])
