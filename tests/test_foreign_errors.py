@@ -17,7 +17,6 @@ LAST = "run/checkpoints/last.ckpt"
 QUICK = [
     *TINY,
     "env.action_repeat=1",
-    "planner=policy",
     "evaluation.planners=[policy]",
     "tracking=none",
     "algorithm.seed_steps=100",
@@ -50,7 +49,7 @@ def failed(folder: Path, capsys, *words: str) -> str:
     ],
 )
 def test_an_environment_that_raises(name, error, steps, tmp_path, capsys):
-    line = failed(tmp_path, capsys, f"task=gym-odd_envs:{name}-v0")
+    line = failed(tmp_path, capsys, f"task=gym-odd_envs:{name}-v0", "planner=policy")
     assert line.startswith(f"error: task 'gym-odd_envs:{name}-v0', environment 0, {error} (odd_envs.py:")
     assert f"saved at {steps} environment steps, go on with resume={tmp_path / LAST}" in line
     assert line.endswith(f"traceback: {tmp_path / 'run/errors.log'}")
@@ -121,7 +120,7 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
     body = next(cell.__wrapped__ for cell in made if hasattr(cell, "__wrapped__"))
     inner = body.__wrapped__ if hasattr(body, "__wrapped__") else body
     monkeypatch.setitem(inner.__globals__, "Monitor", Watcher)
-    line = failed(tmp_path, capsys)
+    line = failed(tmp_path, capsys, "planner=policy")
     if isinstance(error, StopIteration):
         assert "a callback or the model raised StopIteration" in line and "of 320 environment steps" in line
     else:
@@ -131,7 +130,7 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
 
 
 def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):
-    failed(tmp_path, capsys, "task=gym-odd_envs:RaiseEarly-v0")
+    failed(tmp_path, capsys, "task=gym-odd_envs:RaiseEarly-v0", "planner=policy")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["evaluate.py", f"checkpoint={LAST}", TASK, "planner=policy", "episodes=1"]
