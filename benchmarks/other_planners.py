@@ -2,7 +2,7 @@
 
 All run the dynamics, reward and terminal value of one TD-MPC2 model, with the horizon, samples and iterations
 of our `mppi` (CEMPlanner: our `cem`), and as many elites where they have any. Where there is a choice, it is
-made in their favour: the discount is a constant, and the terminal value is read once per rollout, at its end.
+made in their favor: the discount is a constant, and the terminal value is read once per rollout, at its end.
 TorchRL's MPPIPlanner gets the return for its advantage, without an estimator's arithmetic. pytorch_mppi
 does one iteration per command, so it is called as many times as there are iterations, and shifts its plan at
 the first; one environment is its `MPPI`, several are its `MPPI_Batched`.

@@ -14,12 +14,11 @@ from tensordict import TensorDict
 from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
 from dreammpc.nn import ConvFeatures
-from dreammpc.training import format
 from dreammpc.training.archive import ReplayArchive, damaged, flat
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT, load_checkpoint, migrated
 from dreammpc.training.files import intact, keep_as, save_atomically, sweep_drafts
-from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint, migrated
+from dreammpc.training.random_state import random_state, set_random_state
 from dreammpc.training.resume import find_resumable, open_resume, open_run
-from dreammpc.training.streams import random_state, set_random_state
 
 
 def steps(count: int, first: int, num_envs: int = 1, init: bool = False) -> TensorDict:
@@ -146,8 +145,8 @@ def test_migrations_run_one_after_the_other(tmp_path, monkeypatch):
         content[DESCRIPTION]["task"] += "-catch"
         return content
 
-    monkeypatch.setattr(format, "MIGRATIONS", {0: renamed, 1: suffixed})
-    monkeypatch.setattr(format, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint_format, "MIGRATIONS", {0: renamed, 1: suffixed})
+    monkeypatch.setattr(checkpoint_format, "FORMAT", 2)
     facts = load_checkpoint(path)[DESCRIPTION]
     assert facts["task"] == "cup-catch" and facts["format"] == 2
 

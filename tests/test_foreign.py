@@ -27,9 +27,9 @@ from dreammpc.models import BMPCModel
 from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.runtime.devices import CPU, module_device
 from dreammpc.trained import compare, loading
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, FORMAT
-from dreammpc.training.streams import random_state, set_random_state
+from dreammpc.training.random_state import random_state, set_random_state
 
 SHORT = [*PENDULUM, "steps=60", "algorithm.seed_steps=50", "algorithm.batch_size=4", "evaluation.every=100"]
 SMALL = {

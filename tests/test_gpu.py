@@ -19,8 +19,8 @@ from dreammpc.data import WorkerCollector
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.planning import PLANNERS, PlanningContext, make_planner
 from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device
-from dreammpc.training.format import load_checkpoint
-from dreammpc.training.streams import random_state, set_random_state
+from dreammpc.training.checkpoint_format import load_checkpoint
+from dreammpc.training.random_state import random_state, set_random_state
 
 SAMPLED = ("mppi", "icem")
 """Planners that draw from a distribution what they execute, or draw more than Gaussian noise."""

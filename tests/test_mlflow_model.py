@@ -15,7 +15,7 @@ from dreammpc.interfaces import RunError, UsageError
 from dreammpc.tracking import MLflowTracker, default_tracking_uri
 from dreammpc.trained import find_agent, locate, mlflow_download
 from dreammpc.trained.mlflow_model import register, save_model
-from dreammpc.training.format import load_checkpoint
+from dreammpc.training.checkpoint_format import load_checkpoint
 
 AGENT = "cartpole-swingup"
 

@@ -6,8 +6,8 @@ from dreammpc.interfaces import UsageError
 from dreammpc.support.names import file_name
 from dreammpc.sweeps import grid
 from dreammpc.trained import export_agent, library, read_card
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, FORMAT
 
 TASK, NAME = "gym-package:Name-v0", "gym-package-Name-v0"
 

@@ -1,5 +1,6 @@
 """The documentation: the files, names and pages that it tells of exist. (.ci/run builds it, strictly.)"""
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -13,6 +14,9 @@ FILE = re.compile(
     rf"(?<![\w/.…-])(?:{'|'.join(FOLDERS)})/[\w./+-]*\w\.(?:py|md|yaml|sh|csv|json|png|gif|sbatch|cff|ckpt|toml)\b"
 )
 DOTTED = re.compile(r"\bdreammpc(?:\.[A-Za-z_]\w*)+")
+
+
+MODULES = sorted(ROOT.glob("dreammpc/**/*.py"))
 
 
 def pages_and(pattern: re.Pattern[str]) -> list[tuple[str, str]]:
@@ -53,6 +57,21 @@ def test_dotted_names_that_pages_name_exist():
     assert "dreammpc.planners" in groups
     assert len(found) > 20
     assert not {(page, name) for page, name in found if name not in groups and not exists(name)}
+
+
+def test_modules_and_files_that_docstrings_name_exist():
+    """Dotted names of ours and paths anywhere; in a package's own docstring also its list of modules."""
+    found = set()
+    for module in MODULES:
+        text = module.read_text(encoding="utf-8")
+        names = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+        if module.name == "__init__.py":
+            lines = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+            listed = [line for line in lines if line.startswith("- `")]
+            parts = [part for line in listed for part in re.findall(r"`(\w+)`", line.partition(":")[0])]
+            names += [part for part in parts if not list(module.parent.glob(f"{part}*"))]
+        found |= {(str(module.relative_to(ROOT)), name) for name in names}
+    assert not found
 
 
 def test_what_does_not_exist_is_noticed():

@@ -17,8 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from dreammpc.configuration.command_line import override_text
 from dreammpc.configuration.recipe import compose, with_resumed
 from dreammpc.evaluation.rows import read_rows
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, FORMAT
 
 
 @pytest.fixture(scope="module")

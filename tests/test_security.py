@@ -32,8 +32,8 @@ from dreammpc.tracking.mlflow_run import MlflowRun
 from dreammpc.tracking.note import Note, read_note
 from dreammpc.trained import export_agent, loading, read_card
 from dreammpc.trained.compare import compare
+from dreammpc.training.checkpoint_format import DESCRIPTION
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION
 
 RUN = [
     *("task=gym-InvertedPendulum-v5", "steps=400", "algorithm.seed_steps=200", "algorithm.batch_size=16"),

@@ -23,8 +23,8 @@ from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
 from dreammpc.trained import agent_names, library, loading, locate, read_card
 from dreammpc.trained.export import write_card
+from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
 WIDTHS = {"enc_dim": 32, "mlp_dim": 32, "latent_dim": 16, "num_heads": 2, "num_enc_layers": 2}
 

@@ -90,7 +90,12 @@ class LatentAlgorithm(Updates):
         self.lr_end, self.lr_decay_from, self.progress = lr_end, lr_decay_from, progress
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
         self.coef = Coefficients(
-            consistency_coef, reward_coef, value_coef, termination_coef, entropy_coef, rho
+            consistency=consistency_coef,
+            reward=reward_coef,
+            value=value_coef,
+            termination=termination_coef,
+            entropy=entropy_coef,
+            rho=rho,
         )
         self._model_loss: Callable = compiled(self.model_loss, compile)
         self._policy_loss: Callable = compiled(self.policy_loss, compile)

@@ -1,4 +1,4 @@
-"""The course of a training step: its updates one after the other, each called or replayed as a graph."""
+"""One training step: its updates in order, each called or replayed as a CUDA graph."""
 
 import logging
 from collections.abc import Iterable

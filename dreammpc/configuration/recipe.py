@@ -1,4 +1,4 @@
-"""The frame of a recipe: Hydra's composition, exit codes, and a user's mistake in one line."""
+"""What every recipe's main function runs in: Hydra's composition, exit codes, one-line errors."""
 
 import functools
 import itertools
@@ -50,7 +50,7 @@ EXIT_USAGE, EXIT_FAULT = 2, 1
 
 
 def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Decorator of a recipe's function: compose `conf/NAME.yaml` with the command line and call it.
+    """Decorator of a recipe's function: compose `NAME.yaml` of conf/ with the command line and call it.
 
     The function receives a plain dataclass. A user's mistake ends in one line on stderr and exit code 2, all
     else that is raised in one line and exit code 1 (see `support.faults`); an integer that the function

@@ -136,8 +136,8 @@ class ReplayConfig:
 class TrainerConfig:
     """Devices and precision, as Lightning's Trainer names them; None or auto takes what this machine has.
 
-    `compile` is off, default or graphs (docs/gpu.md). `timeout_s` is how long one of several processes waits
-    for the others.
+    `compile` is off, recorded, default or graphs (docs/gpu.md). `timeout_s` is how long one of several
+    processes waits for the others.
     """
 
     accelerator: str = "auto"

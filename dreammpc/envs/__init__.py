@@ -2,7 +2,7 @@
 
 ``make_env("walker-walk", num_envs=8)`` is the door. Behind it:
 
-- ``registry``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
+- ``families``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
 - ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
 - ``metaworld``, ``humanoidbench``: ``mw-NAME``, ``h1hand-NAME`` and other robots', where they are installed;
 - ``gymnasium``: any environment that Gymnasium knows by an id, as ``gym-ID``;

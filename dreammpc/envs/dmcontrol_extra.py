@@ -2,7 +2,7 @@
 
 Source: Hansen et al., "TD-MPC2", 2024 (arXiv:2310.16828), appendix on tasks. Bodies, observations and time
 limits are the suite's own; what differs is the reward, the third link of ``reacher-three``, and where the
-ball of ``cup-spin`` starts. All rewards lie in [0, 1] per control step. Heights in metres, speeds in m/s.
+ball of ``cup-spin`` starts. All rewards lie in [0, 1] per control step. Heights in meters, speeds in m/s.
 
 Imports dm_control: import this module only when a task is made.
 """

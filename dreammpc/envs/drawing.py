@@ -1,4 +1,4 @@
-"""What can be observed of a task, its pictures in one form, and whether they can be drawn here."""
+"""Rendering: which observations a task can give, frames as uint8 images, and whether this machine renders."""
 
 import contextlib
 import traceback

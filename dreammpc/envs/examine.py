@@ -1,4 +1,4 @@
-"""What is wrong with an environment, all of it and in a few seconds, before a training does find out."""
+"""`dreammpc check-env`: all that is wrong with a Gymnasium environment, found in a few seconds."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What is wrong with an environment that comes in batches, as `examine` says it of others."""
+"""`dreammpc check-env` for TorchRL environments, which come in batches."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What every task is behind `make_env`: B environments as one of TorchRL's, with what a run asks of it."""
+"""Base class of all task environments: B environments as one `EnvBase`, with what a run asks of it."""
 
 from collections.abc import Sequence
 from typing import Any

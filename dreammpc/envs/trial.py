@@ -1,4 +1,4 @@
-"""Random steps in an environment, and all that is odd about its answers; see `examine`."""
+"""`dreammpc check-env`: random steps in an environment, and what is wrong with its answers."""
 
 import time
 from dataclasses import dataclass, field

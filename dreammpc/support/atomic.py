@@ -1,4 +1,4 @@
-"""A text file is what it was or what it becomes, whatever interrupts the writing; JSON is read with care."""
+"""Atomic writes of text files, and strict reading of JSON."""
 
 import contextlib
 import glob

@@ -1,4 +1,4 @@
-"""A run's folder → MLflow: what `mlflow.json` says is there is not sent again."""
+"""Sends a run folder's log and files to MLflow; `mlflow.json` keeps what has been sent."""
 
 import logging
 import threading

@@ -43,7 +43,7 @@ class MLflowTracker(JSONLLogger):
 
     Args:
         tracking_uri: `http://…`, `sqlite:///…` (see `default_tracking_uri`) or what else MLflow takes; with
-            stars in it, the address that was kept under them (`addresses.keep`).
+            stars in it, the address that was kept under them (`addresses.store_address`).
         experiment: made if missing. With SQLite, artifacts lie in `mlartifacts/` beside the database.
         run_name: name of a new run; MLflow invents one by default.
         run_id: a run to go on with. If it is gone a new one is made, with a warning.

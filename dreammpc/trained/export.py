@@ -22,8 +22,8 @@ from dreammpc.support.names import file_name
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.trained.library import locate
+from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
 FORMAT = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

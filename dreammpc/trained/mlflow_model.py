@@ -23,8 +23,8 @@ from dreammpc.trained.export import rounded, without_traces
 from dreammpc.trained.library import locate
 from dreammpc.trained.loading import load_model
 from dreammpc.trained.mlflow_download import WEIGHTS
+from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.files import save_atomically
-from dreammpc.training.format import DESCRIPTION, load_checkpoint
 
 
 def register(

@@ -2,8 +2,8 @@
 
 from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, OwnFolder, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints
+from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.distributed_env import world_size
-from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, release_folders
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
 from dreammpc.training.speed import Speed, choose_speed

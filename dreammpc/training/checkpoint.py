@@ -25,12 +25,12 @@ from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support import faults
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT, load_checkpoint
 from dreammpc.training.files import intact, save_atomically, sweep_drafts
-from dreammpc.training.format import DESCRIPTION, FORMAT, load_checkpoint
-from dreammpc.training.optimizers import check_optimizers
+from dreammpc.training.optimizer_state import check_optimizers
 from dreammpc.training.owner import check_owned
+from dreammpc.training.random_state import random_state, set_random_state
 from dreammpc.training.replicas import all_gather
-from dreammpc.training.streams import random_state, set_random_state
 
 log = logging.getLogger(__name__)
 

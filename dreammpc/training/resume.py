@@ -13,8 +13,8 @@ from dreammpc.support import faults
 from dreammpc.support.names import file_name, printable
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
+from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.distributed_env import world_size
-from dreammpc.training.format import DESCRIPTION, load_checkpoint
 from dreammpc.training.owner import check_free, own
 from dreammpc.training.replicas import broadcast_from_rank_zero
 

@@ -1,4 +1,4 @@
-"""How fast a training runs: one policy, resolved once from the device that it uses."""
+"""Device, compilation and precision of a training, chosen once from what the device is fast at."""
 
 import functools
 import logging

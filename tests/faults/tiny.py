@@ -25,7 +25,7 @@ from dreammpc.training import (
     make_trainer,
     seed_everything,
 )
-from dreammpc.training.streams import random_state
+from dreammpc.training.random_state import random_state
 
 TIMES = ("wall_s", "speed/", "ms_per_action")
 

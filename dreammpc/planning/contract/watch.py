@@ -1,4 +1,4 @@
-"""What runs on one device without the host, and what does not: a plan's constants, copies and branches."""
+"""Whether a plan can be a CUDA graph: watches a call for constants, copies and branches on the host."""
 
 import copy
 import sys
