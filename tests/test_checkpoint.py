@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
 from dreammpc.nn import ConvFeatures
+from dreammpc.training import checkpoint_format
 from dreammpc.training.archive import ReplayArchive, damaged, flat
 from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT, load_checkpoint, migrated
 from dreammpc.training.files import intact, keep_as, save_atomically, sweep_drafts
