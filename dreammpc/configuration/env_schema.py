@@ -12,7 +12,7 @@ from dreammpc.plugins.settings import at_least
 class EnvConfig:
     """How many environments, control steps per decision (None: the family's own), what is observed (`state`,
     `pixels`, `both`), and whether the model scales vectors by running statistics; of `gym-…` and `torchrl:…`
-    their arguments, a time limit, and a bound of actions without one."""
+    their arguments, a time limit, and a bound of actions without one; `envpool` as `backend` simulates."""
 
     num_envs: int = 1
     action_repeat: int | None = None
@@ -21,6 +21,7 @@ class EnvConfig:
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_episode_steps: int | None = None
     action_bound: float | None = None
+    backend: str | None = None
 
     def __post_init__(self):
         at_least(self, "env", 1, "num_envs", "action_repeat", "max_episode_steps")
@@ -28,6 +29,8 @@ class EnvConfig:
             raise UsageError(f"env.action_bound must be positive and finite, got {self.action_bound}")
         if self.obs not in OBS_KEYS:
             raise UsageError(unknown(f"env.obs {self.obs!r}", self.obs, list(OBS_KEYS)))
+        if self.backend not in (None, "envpool"):
+            raise UsageError(unknown(f"env.backend {self.backend!r}", self.backend, ["envpool"]))
         if self.normalize and self.obs == "pixels":
             raise UsageError(
                 "env.normalize scales a vector that is observed, and with env.obs=pixels there is none"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import gymnasium
 
+from dreammpc.envs import envpool
 from dreammpc.envs.drawing import check_drawing, explained, observed
 from dreammpc.envs.task_env import TaskEnv
 from dreammpc.envs.wrapper import BatchedEnv
@@ -165,6 +166,7 @@ def make_env(
     render: bool = False,
     obs: str = "state",
     normalize: bool = False,
+    backend: str | None = None,
     **options: Any,
 ) -> TaskEnv:
     """Makes ``num_envs`` copies of a task as one batched environment.
@@ -179,6 +181,7 @@ def make_env(
             the control suite).
         render: say so here if frames will be asked for: without it no graphics library is set up.
         obs: what is observed: ``state``, ``pixels`` or ``both``; the latter two draw once per decision.
+        backend: `envpool` simulates in threads (:mod:`dreammpc.envs.envpool`) whatever is not drawn.
         normalize: noted in the environment, for whoever makes a model for it; observations are as they are.
         options: what the task's own family takes besides, of Gymnasium ``kwargs``, ``max_episode_steps`` and
             ``action_bound``; None is as good as nothing.
@@ -196,15 +199,18 @@ def make_env(
         raise ValueError(f"action_repeat must be at least 1, got {action_repeat}")
     draws, task = "pixels" in observed(obs), canonical(task)
     options = {key: value for key, value in options.items() if value is not None and value != {}}
+    if backend is not None:
+        envpool.check_installed(task)
     with explained(obs) if draws else contextlib.nullcontext():
         if makes_batches(task):
             how = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
             env: TaskEnv = _factory(task, options)(task, num_envs, **how, **options)
         else:
-            envs = make_rows(task, num_envs, action_repeat, render or draws, **options)
+            pooled = backend is not None and not (render or draws)
+            envs = make_rows(task, 1 if pooled else num_envs, action_repeat, render or draws, **options)
             if draws:
                 check_drawing(envs[0], task, obs)
-            env = BatchedEnv(envs, task, obs)
+            env = envpool.EnvPoolEnv(task, envs[0], num_envs) if pooled else BatchedEnv(envs, task, obs)
     env.options, env.normalize = options, normalize
     env.set_seed(seed)
     return env
