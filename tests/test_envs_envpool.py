@@ -31,6 +31,11 @@ def test_other_families_have_simulators_of_their_own(task):
         make_env(task, backend="envpool")
 
 
+def test_arguments_are_not_left_out_without_a_word():
+    with pytest.raises(UsageError, match=r"takes no env\.kwargs"):
+        make_env("gym-Ant-v5", backend="envpool", kwargs={"ctrl_cost_weight": 0.1})
+
+
 def random_returns(env, seed=0):
     env.set_seed(seed)
     now, total = env.reset(), 0

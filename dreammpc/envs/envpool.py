@@ -6,7 +6,7 @@ observations, rewards and limits. Starts come from other random streams.
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -165,11 +165,13 @@ def pool_name(task: str, own: gymnasium.Env) -> str:
     return "".join(word if word.isupper() else word.capitalize() for word in words) + "-v1"
 
 
-def check_installed(task: str) -> None:
-    """Raise UsageError unless EnvPool is installed, and may be asked for this task."""
+def check_asked(task: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError unless EnvPool is installed, and may be asked for this task with these options."""
     if ":" in task or task.startswith(("mw-", "h1", "g1")):
         raise UsageError(
             f"task {task!r}: env.backend=envpool steps tasks of the control suite and of Gymnasium only"
         )
+    if "kwargs" in options:
+        raise UsageError(f"task {task!r}: env.backend=envpool takes no env.kwargs")
     if importlib.util.find_spec("envpool") is None:
         raise UsageError(f"env.backend=envpool needs EnvPool, which is not installed: {INSTALL}")

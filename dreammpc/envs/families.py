@@ -200,7 +200,7 @@ def make_env(
     draws, task = "pixels" in observed(obs), canonical(task)
     options = {key: value for key, value in options.items() if value is not None and value != {}}
     if backend is not None:
-        envpool.check_installed(task)
+        envpool.check_asked(task, options)
     with explained(obs) if draws else contextlib.nullcontext():
         if makes_batches(task):
             how = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
