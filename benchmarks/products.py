@@ -53,7 +53,11 @@ class Floor(NamedTuple):
         return 1e3 * self.gflop / self.ms
 
 
-def floor(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -> Floor:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""`cpu` is the processor time of this process, all its threads together: for one thread beside other work."""
+
+
+def floor(call: Callable[[], Any], device: torch.device, seconds: float = 0.1, clock: str = "wall") -> Floor:
     """Record the products of an eager `call`; time each shape by itself for `seconds` (least of its runs).
 
     Small matrices then lie in the caches, so that no program can be faster with these products.
@@ -62,31 +66,32 @@ def floor(call: Callable[[], Any], device: torch.device, seconds: float = 0.1) -
         call()
     return Floor(
         sum(product.flop * count for product, count in recorder.products.items()) / 1e9,
-        sum(least_ms(product, device, seconds) * count for product, count in recorder.products.items()),
+        sum(least_ms(product, device, seconds, clock) * n for product, n in recorder.products.items()),
     )
 
 
-def least_ms(product: Product, device: torch.device, seconds: float) -> float:
+def least_ms(product: Product, device: torch.device, seconds: float, clock: str = "wall") -> float:
     """Of one product."""
     left, right = (
         torch.empty_strided(shape, stride, dtype=product.dtype, device=device).fill_(0.5)
         for shape, stride in (product.left, product.right)
     )
     out = torch.matmul(left, right)
-    return min(_times(left, right, out, seconds))
+    return min(_times(left, right, out, seconds, CLOCKS[clock]))
 
 
-def _times(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, seconds: float) -> Iterator[float]:
+def _times(
+    left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, seconds: float, now: Callable[[], float]
+) -> Iterator[float]:
     """Milliseconds of a product, averaged over a few in a row, again and again."""
-    end = time.perf_counter() + seconds
+    end = now() + seconds
     repeat = 3
     while True:
-        began = time.perf_counter()
+        began = now()
         for _ in range(repeat):
             torch.matmul(left, right, out=out)
         if left.is_cuda:
             torch.cuda.synchronize()
-        now = time.perf_counter()
-        yield 1e3 * (now - began) / repeat
-        if now > end:
+        yield 1e3 * (now() - began) / repeat
+        if now() > end:
             return

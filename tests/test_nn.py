@@ -125,6 +125,31 @@ def test_mish_of_large_tensors_without_gradient_is_mish():
 # --- MLP ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ours", "reference"),
+    [(mish, F.mish), (simnorm, lambda x: x.unflatten(-1, (-1, 8)).softmax(-1).flatten(-2))],
+    ids=["mish", "simnorm"],
+)
+def test_large_tensors_have_the_value_and_the_gradient_of_torchs_own(ours, reference):
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(64, 256) * 4, torch.full((1, 256), 90.0), torch.full((1, 256), -90.0)])
+    mine, theirs, weights = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn_like(x)
+    y, expected = ours(mine), reference(theirs)
+    assert "Large" in type(y.grad_fn).__name__ + type(y.grad_fn.next_functions[0][0]).__name__
+    torch.testing.assert_close(y, expected, atol=1e-6, rtol=1e-5)
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad, atol=2e-6, rtol=1e-5)
+
+
+def test_large_tensors_can_be_differentiated_by_torch_func():
+    x = torch.randn(64, 256)
+    got = torch.func.grad(lambda x: simnorm(mish(x)).square().sum())(x)
+    mine = x.clone().requires_grad_()
+    simnorm(mish(mine)).square().sum().backward()
+    torch.testing.assert_close(got, mine.grad, atol=2e-6, rtol=1e-5)
+
+
 def test_mlp_is_linear_layernorm_mish_and_a_plain_linear():
     torch.manual_seed(0)
     mlp = MLP([3, 6, 5, 2])
