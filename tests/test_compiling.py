@@ -8,10 +8,10 @@ from tensordict import TensorDict
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from toy_models import random_tdmpc2
 
-from dreammpc import agent as agents
 from dreammpc.agent import Agent
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
+from dreammpc.runtime import recording
 from dreammpc.runtime.compiling import compile_mode, compiled, keep_compiled
 
 A, O = 2, 5
@@ -45,7 +45,7 @@ def act_in(agent: Agent, batch: int) -> None:
 
 def test_the_last_of_many_agents_is_compiled_like_the_first(monkeypatch):
     """Agents with one code object among them would run into torch's limit of compilations for one."""
-    monkeypatch.setattr(agents, "compiled", lambda f, mode: compiled(f, mode, backend="eager"))
+    monkeypatch.setattr(recording, "compiled", lambda f, mode: compiled(f, mode, backend="eager"))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     model = random_tdmpc2(A)

@@ -11,7 +11,7 @@ from dreammpc.planning.checks import check_count
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.imagination import Imagination, device_of
 from dreammpc.planning.search import SearchState, Selection
-from dreammpc.planning.statistics import diagnostics, finite
+from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 
 
 @register_planner("policy")
@@ -39,7 +39,9 @@ class Policy:
         ok = mode.isfinite().all(-1)
         action = torch.where(ok.unsqueeze(-1), mode, 0.0).float()  # a policy may answer in bfloat16
         sequence = mode.unsqueeze(1)
-        search = SearchState(sequence.unsqueeze(1), sequence.unsqueeze(1), policy_scores=value[:, None])
+        only = sequence.unsqueeze(1)
+        # Statistics are named, for torch.compile knows no default_factory that is a class.
+        search = SearchState(only, only, policy_scores=value[:, None], statistics=SearchStatistics(0))
         report = diagnostics(Selection(sequence, value, value, search), ok)
         carry = warm_start.following(state)
         return Plan(action, sequence, std.unsqueeze(1), finite(value), carry, report)
