@@ -221,7 +221,7 @@ def act(
     belief = model.observe(obs, carry["prev_action"], carry["belief"])
     latent = belief.exclude(MEMORY)
     before = carry["plan"].clone() if check else None
-    plan = planner.plan(Imagination(model), latent, carry["plan"])
+    plan = planner.plan(Imagination(model, carry["prev_action"]), latent, carry["plan"])
     if before is not None:
         check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
     noise = carry["noise"]

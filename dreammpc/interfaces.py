@@ -135,6 +135,10 @@ class Imagined(NamedTuple):
     """J: discounted rewards plus terminal value minus uncertainty, in return units."""
     uncertainty: Tensor
     """The uncertainty term before its coefficient."""
+    unconstrained: Tensor | None = None
+    """J without what constraints take from it; None without constraints."""
+    violations: Tensor | None = None
+    """[B, N, C], by how much the cost of each constraint exceeds its limit; None without constraints."""
 
 
 @runtime_checkable

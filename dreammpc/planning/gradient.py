@@ -9,8 +9,8 @@ from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.gradient_ascent import GradientAscent
 from dreammpc.planning.policy_rollouts import PolicyRollouts
-from dreammpc.planning.sampling import GaussianProposal
-from dreammpc.planning.search import Composed, PlannerPreset, SelectBest, released_iterations
+from dreammpc.planning.sampling import GaussianProposal, released_iterations
+from dreammpc.planning.search import Composed, PlannerPreset, SelectBest
 
 
 @register_planner("dream_mpc")

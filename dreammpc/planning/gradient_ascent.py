@@ -1,12 +1,14 @@
 """Gradient ascent: every candidate climbs J through the model (the refinement of Dream-MPC)."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
+from dreammpc.planning.constraints import candidate_multipliers
 from dreammpc.planning.imagination import PlanningContext
 from dreammpc.planning.search import SearchState, take
 
@@ -45,6 +47,7 @@ class GradientAscent:
     clip: float = 20.0
     clip_over: str = "candidate"
     project: bool = True
+    needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self):
         check_count("iterations", self.iterations, 0)
@@ -68,11 +71,15 @@ class GradientAscent:
     def __call__(self, context: PlanningContext, state: SearchState) -> SearchState:
         """`iterations · N · H` model steps, five times as many where step sizes are tried."""
         actions, moments = state.candidates, self._moments(context, state)
+        own = None
+        if context.objective.constraints:
+            last = context.warm_start["multipliers"]
+            own = candidate_multipliers(last, state.parents, actions.shape[1])
         for i in range(self.iterations):
             if context.out_of_time():
                 state = replace(state, statistics=replace(state.statistics, stopped_early=True))
                 break
-            gradient, scores = score_gradient(context, actions)
+            gradient, scores = score_gradient(context, actions, own)
             if state.policy_scores is None and state.starts_with_policy and i == 0:
                 state = replace(state, policy_scores=scores[:, : state.policy_rollouts.shape[1]])
             gradient, norm, clipped = self._clip(gradient)
@@ -83,10 +90,12 @@ class GradientAscent:
             if self.step_rule in ("normalized", "line_search"):
                 direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
             if self.step_rule in ("backtracking", "line_search"):
-                actions, scores, state = self._backtrack(context, state, actions, scores, direction)
+                actions, scores, state = self._backtrack(context, state, actions, scores, direction, own)
                 state = replace(state, scores=scores, scores_before_step=None)
             else:
                 actions = self._step(actions, direction)
+        if own is not None:  # candidates are compared under the same multipliers
+            state = replace(state, scores=None, policy_scores=None)
         return replace(
             state,
             candidates=actions.clamp(-1, 1),
@@ -132,12 +141,20 @@ class GradientAscent:
         return stepped.clamp(-1, 1) if self.project else stepped
 
     def _backtrack(
-        self, context: PlanningContext, state: SearchState, actions: Tensor, scores: Tensor, direction: Tensor
+        self,
+        context: PlanningContext,
+        state: SearchState,
+        actions: Tensor,
+        scores: Tensor,
+        direction: Tensor,
+        multipliers: Tensor | None,
     ) -> tuple[Tensor, Tensor, SearchState]:
         """The best of staying and of all step sizes for each candidate, its J [B, N], and the state."""
         sizes = [self.step_size * 0.5**i for i in range(BACKTRACKS)]
         tried = torch.stack([(actions + size * direction).clamp(-1, 1) for size in sizes], 2)
-        found, state = state.score(context, tried.flatten(1, 2))
+        if multipliers is not None:
+            multipliers = multipliers.repeat_interleave(BACKTRACKS, 1)
+        found, state = state.score(context, tried.flatten(1, 2), multipliers=multipliers)
         found = found.unflatten(1, tried.shape[1:3])
         tried = torch.cat([actions.unsqueeze(2), tried], 2)
         scores, index = torch.cat([scores.unsqueeze(2), found], 2).max(2)
@@ -145,7 +162,9 @@ class GradientAscent:
         return tried.gather(2, index).squeeze(2), scores, state
 
 
-def score_gradient(context: PlanningContext, actions: Tensor) -> tuple[Tensor, Tensor]:
+def score_gradient(
+    context: PlanningContext, actions: Tensor, multipliers: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """∇J [B, N, H, A] (zero where it is not finite) and J [B, N] of `actions`.
 
     By `torch.func.vjp` and not `torch.func.grad`, which always records the backward pass as well, for
@@ -157,7 +176,7 @@ def score_gradient(context: PlanningContext, actions: Tensor) -> tuple[Tensor, T
     """
 
     def score(actions: Tensor) -> Tensor:
-        scores = context.score(actions)
+        scores = context.score(actions, multipliers)
         if not torch.compiler.is_compiling() and not scores.requires_grad:
             raise ValueError(
                 "gradient planning needs a J that is differentiable in the actions, but none of the model's"
@@ -173,7 +192,7 @@ def score_gradient(context: PlanningContext, actions: Tensor) -> tuple[Tensor, T
             scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
         except (RuntimeError, UsageError) as error:
             with torch.no_grad():
-                context.score(actions)  # what fails by itself says so
+                context.score(actions, multipliers)  # what fails by itself says so
             raise UsageError(
                 "gradient planning differentiates the model by torch.func.vjp, and there it fails (numpy, or"
                 f" PyTorch's older autograd in it?): {str(error).partition(chr(10))[0]}; planners that only"

@@ -3,9 +3,11 @@
 Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc.interfaces`).
 """
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -13,6 +15,14 @@ from torch import Tensor
 
 from dreammpc.interfaces import Imagined, PlanningModel
 from dreammpc.planning.checks import check_at_least, check_choice
+from dreammpc.planning.constraints import candidate_multipliers, constrained, make_constraints
+from dreammpc.planning.objective_terms import (
+    Trajectory,
+    episode_start,
+    make_terms,
+    prepare_terms,
+    weighted_costs,
+)
 
 VALUE_REDUCTIONS = ("mean", "min", "mean-std")
 UNCERTAINTIES = ("std", "terminal", "released")
@@ -34,18 +44,31 @@ class Objective:
         value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`,
             which is mean - w·std.
         value_std_weight: w.
+        terms: further costs, each subtracted from J times its weight (see `objective_terms`).
+        terminal_value: without it J ends with the rewards, for horizons that reach the end.
+        constraints: costs that must stay below a limit (see `constraints`).
     """
 
     uncertainty_coef: float = 0.0
     uncertainty: str = "std"
     value_reduction: str = "mean"
     value_std_weight: float = 1.0
+    terms: tuple[Any, ...] = ()
+    terminal_value: bool = True
+    constraints: tuple[Any, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "terms", make_terms(self.terms))
+        object.__setattr__(self, "constraints", make_constraints(self.constraints))
         check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
         check_choice("value_reduction", self.value_reduction, VALUE_REDUCTIONS)
         check_at_least("uncertainty_coef", self.uncertainty_coef, -math.inf)
         check_at_least("value_std_weight", self.value_std_weight, 0)
+
+    @property
+    def costs(self) -> tuple[Any, ...]:
+        """All terms that look at trajectories: those of J, and those of the constraints."""
+        return (*self.terms, *(constraint.term for constraint in self.constraints))
 
     def reduce(self, heads: Tensor) -> Tensor:
         """[M, K] → [M]."""
@@ -66,10 +89,12 @@ class Imagination:
 
     Args:
         model: anything with the methods of `PlanningModel`.
+        last_action: the action that was executed last, [B, A], for objective terms that depend on it; by
+            default the first action of the planner's last plan.
     """
 
-    def __init__(self, model: PlanningModel):
-        self.model = model
+    def __init__(self, model: PlanningModel, last_action: Tensor | None = None):
+        self.model, self.last_action = model, last_action
 
     @property
     def action_dim(self) -> int:
@@ -94,18 +119,53 @@ class Imagination:
             latent, torch.zeros(latent.shape[0], self.action_dim, device=device_of(latent))
         )
 
-    def score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> Imagined:
-        """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B]."""
+    def score(
+        self,
+        latent: TensorDictBase,
+        actions: Tensor,
+        objective: Objective,
+        episode: TensorDictBase | None = None,
+        references: tuple[Any, ...] | None = None,
+        multipliers: Tensor | None = None,
+    ) -> Imagined:
+        """J and uncertainty [B, N] of `actions` [B, N, H, A] from `latent` [B].
+
+        Args:
+            latent, actions, objective: where candidates start, the candidates, J.
+            episode: what terms know of the past, `last_action` [B, A], `started` and `time` [B, 1]; by
+                default nothing has happened yet.
+            references: what `objective.costs` have prepared (see `objective_terms.prepare_terms`).
+            multipliers: Lagrange multipliers of the constraints, [B, N, C]; zero by default.
+        """
         batch, num = actions.shape[:2]
         self.check_action_dim(actions.shape[-1])
         on_cpu = actions.device.type == "cpu" and not torch.compiler.is_compiling()
         size = CPU_ROWS if on_cpu else batch * num
-        parts = zip(repeat_rows(latent, num).split(size), actions.flatten(0, 1).split(size), strict=True)
-        total, uncertainty = zip(*(self._score(*part, objective) for part in parts), strict=True)
-        return Imagined(torch.cat(total).view(batch, num), torch.cat(uncertainty).view(batch, num))
+        past: Any = itertools.repeat(None)
+        if objective.costs:
+            device = actions.device
+            episode = episode_start(batch, self.action_dim, device) if episode is None else episode
+            past = repeat_rows(episode, num).split(size)
+            references = references or prepare_terms(objective.costs, self.model, device)
+        latents, sequences = repeat_rows(latent, num).split(size), actions.flatten(0, 1).split(size)
+        parts = zip(latents, sequences, past, strict=False)
+        scored = (self._score(*part, objective, references) for part in parts)
+        total, uncertainty, violations = (torch.cat(found) for found in zip(*scored, strict=True))
+        if not objective.constraints:
+            return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+        total, violations = total.view(batch, num), violations.view(batch, num, -1)
+        ranked = constrained(total, violations, objective.constraints, multipliers)
+        return Imagined(ranked, uncertainty.view(batch, num), total, violations)
 
-    def _score(self, latent: TensorDictBase, actions: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """J and uncertainty [M] of `actions` [M, H, A] from `latent` [M].
+    def _score(
+        self,
+        latent: TensorDictBase,
+        actions: Tensor,
+        episode: TensorDictBase | None,
+        objective: Objective,
+        references: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """J and uncertainty [M] and violations [M, C] of `actions` [M, H, A] from `latent` [M].
 
         Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
         """
@@ -121,7 +181,9 @@ class Imagination:
         reward, discount = reward.view(horizon, rows), discount.view(horizon, rows)
         discounts = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # D_0..D_H
 
-        if objective.uncertainty_coef == 0:
+        if objective.uncertainty_coef == 0 and not objective.terminal_value:
+            heads = uncertainty = torch.zeros_like(reward[0])
+        elif objective.uncertainty_coef == 0:
             heads = self.model.value(last, self.mode(last))
             uncertainty = torch.zeros_like(heads[:, 0])
         elif objective.uncertainty == "terminal":
@@ -136,8 +198,19 @@ class Imagination:
                 uncertainty = (discounts * spread).sum(0)
             else:
                 uncertainty = spread.sum(0).detach()
-        total = (discounts[:-1] * reward).sum(0) + discounts[-1] * objective.reduce(heads)
-        return total - objective.uncertainty_coef * uncertainty, uncertainty
+        total, violations = (discounts[:-1] * reward).sum(0), reward.new_zeros(rows, 0)
+        if objective.terminal_value:
+            total = total + discounts[-1] * objective.reduce(heads)
+        total = total - objective.uncertainty_coef * uncertainty
+        if episode is not None:
+            past = episode["last_action"], episode["started"][:, 0], episode["time"][:, 0]
+            path = visited.unflatten(0, (horizon + 1, rows))
+            trajectory = Trajectory(path, steps, *past, reward, discounts, self.model)
+            total = total - weighted_costs(objective.terms, trajectory, references)
+            rest = zip(objective.constraints, references[len(objective.terms) :], strict=True)
+            found = [constraint.violation(trajectory, reference) for constraint, reference in rest]
+            violations = torch.stack(found, 1) if found else violations
+        return total, uncertainty, violations
 
     def check_action_dim(self, action_dim: int) -> None:
         """Raise ValueError if a planner of `action_dim` does not fit the model."""
@@ -156,6 +229,10 @@ class PlanningContext:
     """What the last call carried on, TensorDict [B]."""
     horizon: int
     objective: Objective
+    episode: TensorDictBase | None = None
+    """What objective terms know of the past, see `Imagination.score`; None without terms."""
+    references: tuple[Any, ...] = ()
+    """What the objective's terms have prepared."""
     non_finite_score: float = -torch.inf
     """What a J that is not finite counts as."""
     deadline: float = torch.inf
@@ -175,10 +252,19 @@ class PlanningContext:
         shape = self.latent.shape[0], num, self.horizon, self.imagination.action_dim
         return torch.randn(shape, device=self.device)
 
-    def score(self, actions: Tensor) -> Tensor:
+    def score(self, actions: Tensor, multipliers: Tensor | None = None) -> Tensor:
         """J [B, N] of `actions` [B, N, H, A]; what is not finite counts as `non_finite_score`."""
-        scores = self.imagination.score(self.latent, actions, self.objective).objective
+        scores = self.imagined(actions, multipliers).objective
         return torch.where(scores.isfinite(), scores, self.non_finite_score)
+
+    def imagined(self, actions: Tensor, multipliers: Tensor | None = None) -> Imagined:
+        """Scores of `actions` [B, N, H, A]; without `multipliers`, with the mean of the last call's."""
+        if not self.objective.costs:
+            return self.imagination.score(self.latent, actions, self.objective)
+        if self.objective.constraints and multipliers is None:
+            multipliers = candidate_multipliers(self.warm_start["multipliers"], None, actions.shape[1])
+        past = self.episode, self.references, multipliers
+        return self.imagination.score(self.latent, actions, self.objective, *past)
 
     def shifted(self, name: str) -> Tensor:
         """The last call's sequences [B, …, H, A] of that name, one step on; the last action repeats."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from dreammpc.planning.checks import check_count
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite
-from dreammpc.planning.search import Composed, PlannerPreset, released_iterations
+from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite, released_iterations
+from dreammpc.planning.search import Composed, PlannerPreset
 
 
 @register_planner("mppi")

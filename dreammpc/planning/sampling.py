@@ -275,3 +275,11 @@ def fit_gaussian(elites: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     mean = (weights * elites).sum(1)
     variance = (weights * (elites - mean.unsqueeze(1)).square()).sum(1)
     return mean, variance.sqrt()
+
+
+LARGE_ACTION_DIM = 20
+
+
+def released_iterations(iterations: int, action_dim: int) -> int:
+    """Two more from 20 action dimensions on, in Dream-MPC's and TD-MPC2's released programs alike."""
+    return iterations + (2 if action_dim >= LARGE_ACTION_DIM else 0)

@@ -8,7 +8,7 @@ all that they know of a call is in these values. Letters: see `dreammpc.interfac
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -17,8 +17,24 @@ from torch import Tensor
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
 from dreammpc.planning.checks import check_at_least, check_choice, check_count
-from dreammpc.planning.imagination import Imagination, Objective, PlanningContext
-from dreammpc.planning.stages import Proposal, Refinement, Selector, carry_shapes, check_stages
+from dreammpc.planning.constraints import (
+    candidate_multipliers,
+    carried_by_costs,
+    check_treatments,
+    final_report,
+    make_constraints,
+)
+from dreammpc.planning.imagination import Imagination, Objective, PlanningContext, device_of
+from dreammpc.planning.objective_terms import make_terms, term_inputs
+from dreammpc.planning.stages import (
+    Proposal,
+    Refinement,
+    Selector,
+    candidate_count,
+    carry_shapes,
+    check_stages,
+    merged,
+)
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 
 
@@ -49,7 +65,11 @@ class SearchState:
     statistics: SearchStatistics = field(default_factory=SearchStatistics)
 
     def score(
-        self, context: PlanningContext, sequences: Tensor, starts_with_policy: bool = False
+        self,
+        context: PlanningContext,
+        sequences: Tensor,
+        starts_with_policy: bool = False,
+        multipliers: Tensor | None = None,
     ) -> tuple[Tensor, "SearchState"]:
         """J [B, S] of `sequences` [B, S, H, A], and the state with J of the policy rollouts.
 
@@ -57,7 +77,14 @@ class SearchState:
         """
         count, policy = sequences.shape[1], self.policy_scores
         join = policy is None and not starts_with_policy
-        found = context.score(torch.cat([sequences, self.policy_rollouts], 1) if join else sequences)
+        if join:
+            sequences = torch.cat([sequences, self.policy_rollouts], 1)
+            if multipliers is not None:
+                rest = candidate_multipliers(
+                    context.warm_start["multipliers"], None, self.policy_rollouts.shape[1]
+                )
+                multipliers = torch.cat([multipliers, rest], 1)
+        found = context.score(sequences, multipliers)
         scores, steps = found[:, :count], found.shape[1] * context.horizon
         if policy is None:
             policy = found[:, count:] if join else found[:, : self.policy_rollouts.shape[1]]
@@ -155,11 +182,14 @@ class Composed:
         check_at_least("max_ms", self.max_ms, 0)
         check_choice("non_finite", self.non_finite, ("lose", "zero"))
         check_stages(self.propose, self.refine, self.select)
+        check_treatments(self.objective.constraints, self.refine)
         object.__setattr__(self, "refine", tuple(self.refine))  # a list, where it comes from YAML
         self._carry_shapes()
 
     def _carry_shapes(self) -> dict[str, tuple[int, ...]]:
-        return carry_shapes(self.propose, self.refine, self.horizon, self.action_dim)
+        shapes = carry_shapes(self.propose, self.refine, self.horizon, self.action_dim)
+        count = candidate_count(self.propose, self.refine)
+        return merged(shapes, carried_by_costs(self.objective, count, self.action_dim))
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] with what the stages carry, as `candidates` [B, N, H, A] or `mean` [B, H, A]."""
@@ -176,9 +206,9 @@ class Composed:
         non_finite_score = 0.0 if self.non_finite == "zero" else -torch.inf
         limited = self.max_ms != torch.inf and not torch.compiler.is_compiling()
         deadline = time.perf_counter() + 1e-3 * self.max_ms if limited else torch.inf
-        context = PlanningContext(
-            imagination, latent, state, self.horizon, self.objective, non_finite_score, deadline
-        )
+        past = term_inputs(self.objective.costs, imagination, state, device_of(latent))
+        past |= {"non_finite_score": non_finite_score, "deadline": deadline}
+        context = PlanningContext(imagination, latent, state, self.horizon, self.objective, **past)
         search = self.propose(context)
         for refine in self.refine:
             search = refine(context, search)
@@ -191,9 +221,18 @@ class Composed:
         std = search.std
         if std is None:
             std = search.candidates.nan_to_num(0.0).std(1, unbiased=False).clamp(min=self.min_std)
-        carry = warm_start.following(state, **self.propose.carry(search, sequence), **search.carry)
         action, value = sequence[:, 0].clamp(-1, 1), finite(chosen.value)
-        return Plan(action, sequence, std, value, carry, diagnostics(chosen, usable))
+        kept = {**self.propose.carry(search, sequence), **search.carry}
+        if self.objective.costs:
+            kept |= {"last_action": action, "time": state["time"] + 1}
+        report: dict[str, Tensor] = {}
+        if self.objective.constraints:
+            value, report["violation"], kept["multipliers"], steps = final_report(context, chosen)
+            usable, value = usable & value.isfinite(), finite(value)
+            counted = search.statistics.after(chosen.best[:, None], steps)
+            chosen = chosen._replace(state=replace(search, statistics=counted))
+        carry = warm_start.following(state, **kept)
+        return Plan(action, sequence, std, value, carry, diagnostics(chosen, usable).update(report))
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -212,6 +251,9 @@ class PlannerPreset:
         value_std_weight: w of `mean-std`.
         min_std: least standard deviation of the plan, hence of exploration noise.
         max_ms: time for a call in milliseconds, looked at between iterations; no effect when compiled.
+        terms: further costs in J, as `[energy, {name: action_rate, weight: 0.1}]` (docs/objectives.md).
+        terminal_value: without it J ends with the rewards of the horizon.
+        constraints: costs with a limit, as `[{term: energy, limit: 1, treatment: lagrangian}]`.
 
     Raises:
         ValueError: a setting out of range.
@@ -224,8 +266,13 @@ class PlannerPreset:
     value_std_weight: float = 1.0
     min_std: float = 0.05
     max_ms: float = torch.inf
+    terms: tuple[Any, ...] = ()
+    terminal_value: bool = True
+    constraints: tuple[Any, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "terms", make_terms(self.terms))
+        object.__setattr__(self, "constraints", make_constraints(self.constraints))
         self.composed()
 
     def composed(self) -> Composed:
@@ -237,7 +284,10 @@ class PlannerPreset:
     ) -> Composed:
         """These stages with the settings that all presets have; without an `uncertainty_coef` λ is 0."""
         coefficient, kind = getattr(self, "uncertainty_coef", 0.0), getattr(self, "uncertainty", "std")
-        objective = Objective(coefficient, kind, self.value_reduction, self.value_std_weight)
+        reduction = self.value_reduction, self.value_std_weight
+        objective = Objective(
+            coefficient, kind, *reduction, self.terms, self.terminal_value, self.constraints
+        )
         rest = self.horizon, objective, self.min_std, self.max_ms, non_finite
         return Composed(self.action_dim, propose, refine, select, *rest)
 
@@ -248,11 +298,3 @@ class PlannerPreset:
     def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """See `Composed.plan`."""
         return self.composed().plan(imagination, latent, state)
-
-
-LARGE_ACTION_DIM = 20
-
-
-def released_iterations(iterations: int, action_dim: int) -> int:
-    """Two more from 20 action dimensions on, in Dream-MPC's and TD-MPC2's released programs alike."""
-    return iterations + (2 if action_dim >= LARGE_ACTION_DIM else 0)

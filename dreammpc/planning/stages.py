@@ -89,6 +89,14 @@ def carry_shapes(propose: Proposal, refine: Sequence[Refinement], horizon: int, 
     return merged(propose.carry_shapes(count, horizon, action_dim), shapes)
 
 
+def candidate_count(propose: Proposal, refine: Sequence[Refinement]) -> int:
+    """N of the last stage's candidates."""
+    count = propose.count()
+    for stage in refine:
+        count = stage.count(count)
+    return count
+
+
 def merged(shapes: Shapes, other: Shapes) -> Shapes:
     """Both together; ValueError where both have a name."""
     twice = sorted(set(shapes) & set(other))

@@ -1,0 +1,175 @@
+"""The built-in objective terms: smooth actions, energy, goals, references over time, the model's uncertainty.
+
+Letters: see `dreammpc.interfaces`; O observation width, T rows of a reference.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from dreammpc.interfaces import MEMORY, UsageError
+from dreammpc.planning.checks import check_choice
+from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
+
+
+@register_term("action_rate")
+@dataclass(frozen=True)
+class ActionRate:
+    """Squared change from each action to the next, from the last executed one on, summed over steps."""
+
+    weight: float = 1.0
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        actions = trajectory.actions
+        first = trajectory.started.unsqueeze(-1) * (actions[0] - trajectory.last_action)
+        return first.square().sum(-1) + (actions[1:] - actions[:-1]).square().sum((0, -1))
+
+
+@register_term("energy")
+@dataclass(frozen=True)
+class Energy:
+    """Squared actions, summed over steps."""
+
+    weight: float = 1.0
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        return trajectory.actions.square().sum((0, -1))
+
+
+@register_term("uncertainty")
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviation of the model's value heads along the way, discounted and summed over steps."""
+
+    weight: float = 1.0
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        horizon, size = trajectory.actions.shape[:2]
+        before, actions = trajectory.latents[:-1].flatten(0, 1), trajectory.actions.flatten(0, 1)
+        heads = trajectory.model.value(before, actions)
+        if heads.shape[-1] == 1:  # no ensemble, no uncertainty
+            return 0 * trajectory.actions.sum((0, -1))
+        variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / max(heads.shape[-1] - 1, 1)
+        spread = (variance + 1e-12).sqrt().view(horizon, size)
+        return (trajectory.discounts[:-1] * spread).sum(0)
+
+
+@dataclass(frozen=True)
+class _ToReference:
+    """Distance of latents to encoded observations."""
+
+    weight: float = 1.0
+    at: str = "last"
+    distance: Callable[[TensorDictBase, TensorDictBase], Tensor] | None = None
+
+    def __post_init__(self):
+        check_choice("at", self.at, ("last", "along"))
+
+    def encoded(self, model: Any, rows: Sequence[Sequence[float]], device: torch.device) -> TensorDictBase:
+        """Latents [T] of observations `rows`.
+
+        Raises:
+            UsageError: the model cannot observe, or observes another number of values.
+        """
+        if not hasattr(model, "observe"):
+            raise UsageError(
+                f"term {term_name(self)}: {type(model).__name__} has no observe to encode a goal with"
+            )
+        values = [torch.stack([torch.full((), float(x), device=device) for x in row]) for row in rows]
+        obs = TensorDict({"observation": torch.stack(values)}, [len(rows)], device=device)
+        action = torch.zeros(len(rows), model.action_dim, device=device)
+        try:
+            belief = model.observe(obs, action, model.initial_belief(len(rows), device))
+        except (UsageError, RuntimeError) as error:
+            line = str(error).partition("\n")[0]
+            raise UsageError(
+                f"term {term_name(self)}: its goal is no observation of the model: {line}"
+            ) from error
+        return belief.exclude(MEMORY)
+
+    def between(self, latents: TensorDictBase, goals: TensorDictBase) -> Tensor:
+        """Distance [...] of latents [...] to goals [...]: mean square over all entries, or the user's."""
+        if self.distance is not None:
+            return self.distance(latents, goals)
+        parts = [(latents[key] - goals[key]).square() for key in latents.keys(True, True)]
+        return torch.cat([part.flatten(latents.batch_dims) for part in parts], -1).mean(-1)
+
+
+@register_term("goal")
+@dataclass(frozen=True)
+class Goal(_ToReference):
+    """Distance to the latent of a goal observation.
+
+    Args:
+        weight: by how much the cost counts in J.
+        at: `last` is where the candidate ends; `along` is the mean over its steps.
+        distance: function of latents [M] and goal latents [M] that returns [M]; by default the mean square
+            of their difference.
+        goal: the observation, as O numbers.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    goal: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "goal", tuple(self.goal))
+        if not self.goal:
+            raise ValueError("goal must be an observation, a list of numbers, got ()")
+
+    def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
+        return self.encoded(model, [self.goal], device)
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        reached = trajectory.latents[1:] if self.at == "along" else trajectory.latents[-1:]
+        goal = trajectory.reference.unsqueeze(0).expand(reached.shape)
+        return self.between(reached, goal).mean(0)
+
+
+@register_term("tracking")
+@dataclass(frozen=True)
+class Tracking(_ToReference):
+    """Distance to a reference over time: after t agent steps of an episode, to its row t.
+
+    Args:
+        weight: by how much the cost counts in J.
+        at: `along` is the mean over a candidate's steps; `last` is where it ends.
+        distance: see `goal`.
+        reference: observations, T rows of O numbers; after the last one it stays there.
+        loop: it begins anew instead.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    at: str = "along"
+    reference: tuple[tuple[float, ...], ...] = ()
+    loop: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "reference", tuple(tuple(row) for row in self.reference))
+        if not self.reference or len({len(row) for row in self.reference}) != 1:
+            raise ValueError("reference must be observations, rows of equally many numbers")
+
+    def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
+        return self.encoded(model, self.reference, device)
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        horizon, count = trajectory.actions.shape[0], len(self.reference)
+        step = torch.arange(1, horizon + 1, device=trajectory.time.device).unsqueeze(1)
+        row = trajectory.time.long() + step
+        row = row % count if self.loop else row.clamp(max=count - 1)
+        reached, row = (
+            (trajectory.latents[1:], row) if self.at == "along" else (trajectory.latents[-1:], row[-1:])
+        )
+        goals = trajectory.reference.apply(
+            lambda x: x.index_select(0, row.flatten()), batch_size=[row.numel()]
+        )
+        return self.between(reached, goals.view(row.shape)).mean(0)

@@ -1,0 +1,181 @@
+"""Objective terms: costs of an imagined trajectory that are subtracted from J, by name or of a user's own.
+
+A term is a frozen dataclass of settings with a `weight` and a method `__call__(trajectory)`; a planner takes
+them as `terms=[…]`. `dreammpc.planning.contract.check_term` checks one. Letters: see `dreammpc.interfaces`.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from dreammpc.interfaces import UsageError
+from dreammpc.plugins.registry import Registry, place
+from dreammpc.plugins.settings import checked_settings, settings_of
+
+TERMS = Registry("term", "dreammpc.terms")
+"""Classes of objective terms by name."""
+
+
+class Trajectory(NamedTuple):
+    """What an imagined candidate passes through, for a flat batch of M candidates."""
+
+    latents: TensorDictBase
+    """TensorDict [H+1, M], from the present latent on."""
+    actions: Tensor
+    """[H, M, A]."""
+    last_action: Tensor
+    """[M, A], the action that was executed last; zeros where there was none."""
+    started: Tensor
+    """[M], 1 where there was a last action, 0 at an episode's first step."""
+    time: Tensor
+    """[M], agent steps since the episode began."""
+    rewards: Tensor
+    """[H, M]."""
+    discounts: Tensor
+    """[H+1, M], D_0..D_H."""
+    model: Any
+    """The planning model."""
+    reference: Any = None
+    """What the term's own `prepare` returned, if it has one."""
+
+
+class ObjectiveTerm(Protocol):
+    """A cost of trajectories. A frozen dataclass: settings only, no tensors.
+
+    It may have a method `prepare(model, device)`, which is called once per plan and whose result is the
+    trajectory's `reference`, and an attribute `differentiable = False`: then a gradient planner accepts that
+    the term only ranks candidates.
+    """
+
+    weight: float
+    """By how much the cost counts in J."""
+
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        """The cost of each candidate, [M]; smaller is better."""
+        ...
+
+
+Term = TypeVar("Term", bound=type)
+
+
+def register_term(name: str) -> Callable[[Term], Term]:
+    """Class decorator: make an objective term selectable as `terms=[NAME]`.
+
+    Raises:
+        UsageError: the name is taken by another class, or the class is not a term.
+    """
+
+    def register(cls: Term) -> Term:
+        check_term_class(name, cls)
+        TERMS.add(name, cls)
+        return cls
+
+    return register
+
+
+def check_term_class(name: str, cls: Any) -> None:
+    """Raise UsageError unless `cls` is a frozen dataclass with a `weight` that can be called."""
+    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
+        reason = "is not a dataclass"
+    elif not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        reason = "is not frozen: @dataclass(frozen=True)"
+    elif "weight" not in {field.name for field in dataclasses.fields(cls)}:
+        reason = "has no field weight"
+    elif "__call__" not in dir(cls):
+        reason = "has no method __call__"
+    else:
+        return
+    raise UsageError(f"term {name!r} is not an objective term: {place(cls)} {reason}")
+
+
+def make_term(given: Any) -> Any:
+    """An objective term from its name, from `{name: NAME, …settings}`, or as it is.
+
+    Raises:
+        UsageError: an unknown name or setting, or what is no term.
+    """
+    if isinstance(given, str):
+        given = {"name": given}
+    if isinstance(given, dict):
+        settings = dict(given)
+        name = settings.pop("name", None)
+        if not isinstance(name, str) or "." in name:
+            raise UsageError(f"terms: expected a name, or _target_ with a dotted path, got {given!r}")
+        cls = TERMS[name]
+        check_term_class(name, cls)
+        return cls(**checked_settings(f"term {name!r}", settings_of(cls), settings))
+    if not torch.compiler.is_compiling():
+        check_term_class(str(given), type(given))
+    return given
+
+
+def make_terms(given: Any) -> tuple[Any, ...]:
+    """See `make_term`, for a list of them."""
+    if isinstance(given, str | dict) or not isinstance(given, Sequence):
+        raise UsageError(f"terms must be a list of objective terms, got {given!r}")
+    return tuple(make_term(each) for each in given)
+
+
+def term_name(term: Any) -> str:
+    """The name that a term is registered by, or its class's."""
+    return next((name for name in TERMS._things if TERMS._things[name] is type(term)), type(term).__name__)
+
+
+def prepare_terms(terms: Sequence[Any], model: Any, device: torch.device) -> tuple[Any, ...]:
+    """What the terms want to have prepared once per plan."""
+    return tuple(term.prepare(model, device) if hasattr(term, "prepare") else None for term in terms)
+
+
+def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False) -> Tensor:
+    """The cost [M] of a term, without its weight; with `heads` it may be one per head, [M, K].
+
+    Raises:
+        UsageError: a wrong shape; NaN where the model has none (looked at on a CPU).
+        ValueError: no gradient where one is wanted.
+    """
+    found = term(trajectory._replace(reference=reference))
+    if torch.compiler.is_compiling():
+        return found
+    actions = trajectory.actions
+    want = list(actions.shape[1:2])
+    if not isinstance(found, Tensor) or list(found.shape[:1]) != want or found.ndim > 1 + heads:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UsageError(f"term {term_name(term)} must give {want}, a cost per candidate, got {got}")
+    if found.is_cpu and found.isnan().any() and trajectory.rewards.isfinite().all():
+        raise UsageError(f"term {term_name(term)} gives NaN for candidates whose rewards are finite")
+    if actions.requires_grad and not found.requires_grad and getattr(term, "differentiable", True):
+        raise ValueError(
+            f"term {term_name(term)} passes no gradient on to the actions, which this planner wants; with"
+            " differentiable = False in its class it only ranks candidates"
+        )
+    return found
+
+
+def weighted_costs(terms: Sequence[Any], trajectory: Trajectory, prepared: Sequence[Any]) -> Tensor:
+    """Sum of the terms' costs times their weights, [M]; `prepared` may hold more, for constraints."""
+    total = torch.zeros_like(trajectory.rewards[0])
+    for term, reference in zip(terms, prepared, strict=False):
+        total = total + term.weight * cost(term, trajectory, reference)
+    return total
+
+
+def episode_start(batch_size: int, action_dim: int, device: torch.device) -> TensorDictBase:
+    """What objective terms know of the past at an episode's first step, TensorDict [B] of zeros."""
+    shapes = {"last_action": action_dim, "started": 1, "time": 1}
+    content = {name: torch.zeros(batch_size, size, device=device) for name, size in shapes.items()}
+    return TensorDict(content, [batch_size], device=device)
+
+
+def term_inputs(costs: Sequence[Any], imagination: Any, state: TensorDictBase, device: torch.device) -> Any:
+    """What a planning context holds for terms: `episode` and `references`; nothing where there are none."""
+    if not costs:
+        return {}
+    last = state["last_action"] if imagination.last_action is None else imagination.last_action
+    content = {"last_action": last, "started": state["started"], "time": state["time"]}
+    references = prepare_terms(costs, imagination.model, device)
+    return {"episode": TensorDict(content, state.batch_size), "references": references}
