@@ -161,4 +161,4 @@ def test_planners_are_frozen_and_hold_no_tensors():
         with pytest.raises(AttributeError):
             planner.action_dim = 3
         assert hash(planner) == hash(make_planner(name, 2))
-        assert all(isinstance(value, int | float | str | bool) for value in vars(planner).values())
+        assert all(isinstance(value, int | float | str | bool | tuple) for value in vars(planner).values())
