@@ -136,7 +136,7 @@ def test_no_mlflow(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(RunError, match=r"models:/x/1: MLflow at http://127.* can't be read"):
         locate("models:/x/1")
-    with pytest.raises(RunError, match=r"carts is not registered: MLflow at http://127.* can't be written"):
+    with pytest.raises(RunError, match=r"MLflow at http://127.* can't be written.*register \S+ckpt carts"):
         register(AGENT, "carts", {"name": "policy"})
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UsageError, match=r"there is no MLflow at sqlite:.*MLFLOW_TRACKING_URI"):
@@ -161,7 +161,7 @@ def test_commands_take_addresses(there, tmp_path, monkeypatch, capsys):
     cli.main(["export-agent", "models:/more/1", *words])
     assert (tmp_path / f"agents/{AGENT}/mine.ckpt").exists()
     cli.main(["demo", "models:/more@latest-one", "planner=policy", "--no-video"])
-    assert f"{AGENT}, agent, planned by policy" in capsys.readouterr().out
+    assert f"{AGENT}, models:/more@latest-one, planned by policy" in capsys.readouterr().out
     words = ["checkpoint=models:/more@latest-one", "planner=policy", "episodes=1", "output=x.csv"]
     monkeypatch.setattr("sys.argv", ["evaluate.py", *words])
     with pytest.raises(SystemExit) as stop:

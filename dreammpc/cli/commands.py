@@ -29,6 +29,7 @@ from dreammpc.trained import loading
 from dreammpc.trained.compare import action_repeat_of, compare, model_options, model_width
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
+from dreammpc.trained.mlflow_download import is_address
 from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder, open_target
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
@@ -223,8 +224,9 @@ def demo(
     filmed = evaluator.film(player, target) if show else None
     result = filmed or evaluator.play(player)
     assert result is not None
+    shown = agent if is_address(agent) else path.stem
     print(
-        f"{task}, {path.stem}, planned by {planner}: return {result.mean:.1f} in {result.lengths[0]} actions,"
+        f"{task}, {shown}, planned by {planner}: return {result.mean:.1f} in {result.lengths[0]} actions,"
         f" {result.ms_per_action:.2f} ms each on {result.where}"
     )
     if filmed:

@@ -68,7 +68,7 @@ def register(
                 run.write_status(note.status)
         except Exception as error:
             raise RunError(
-                f"{name} is not registered: MLflow at {to} can't be written ({one_line(error)})"
+                f"MLflow at {to} can't be written ({one_line(error)}): later, dreammpc register {path} {name}"
             ) from error
     here = f"models:/{name}/{version}"
     return f"{here} of run {run.run_id} at {to}; serve it: mlflow models serve -m {here} --env-manager local"
