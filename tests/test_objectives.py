@@ -9,8 +9,10 @@ import pytest
 import torch
 from plans import A, small
 from plans import plan as make_plan
+from tensordict import TensorDict
 from toy_models import LinearQuadratic, random_latent, random_tdmpc2
 
+from dreammpc.agent import Agent
 from dreammpc.configuration.planners import build_planner
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SimulatorModel
@@ -326,3 +328,21 @@ def test_the_page_runs(tmp_path):
         TERMS._things.pop("late_energy", None)
     table = page.partition("| term | cost |")[2].partition("\n\n")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(TERMS)
+
+
+@pytest.mark.parametrize("compile", [False, "recorded"])
+def test_an_agent_acts_with_terms_and_constraints(compile):
+    """Also as its plans are recorded; the last action that terms see is the executed one, with its noise."""
+    constraint = {"term": "energy", "limit": 0.2, "treatment": "lagrangian"}
+    terms = [{"name": "action_rate", "weight": 3.0}]
+    planner = make_planner("dream_mpc", A, terms=terms, constraints=[constraint])
+    agent = Agent(random_tdmpc2(A), planner, noise_scale=0.5, compile=compile)
+    carry, actions = agent.initial_carry(2), []
+    torch.manual_seed(0)
+    for t in range(4):
+        obs = TensorDict({"observation": torch.full((2, 5), 0.1 * t)}, [2])
+        result, carry = agent.step(obs, carry, torch.full((2, 1), t == 0))
+        actions.append(result.action)
+        assert torch.equal(carry["prev_action"], result.action)
+    assert carry["plan"]["time"].tolist() == [[4.0], [4.0]]
+    assert torch.stack(actions).isfinite().all()

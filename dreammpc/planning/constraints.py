@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.checks import check_at_least, check_at_most, check_choice
-from dreammpc.planning.objective_terms import Trajectory, cost, make_term, term_name
+from dreammpc.planning.objective_terms import Trajectory, cost, make_term, readable, term_name
 from dreammpc.plugins.settings import checked_settings, settings_of
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def final_report(context: "PlanningContext", chosen: "Selection") -> tuple[Tenso
     )
     following = (multipliers + torch.stack(moved, -1)).nan_to_num(0.0).clamp(0, MAX_MULTIPLIER)
     largest = found.violations[:, -1].amax(-1).clamp(min=0).nan_to_num(0.0)
-    if not torch.compiler.is_compiling() and largest.is_cpu:
+    if readable(largest):
         warn_if_infeasible(context, constraints, largest, found.violations[:, -1])
     return found.unconstrained[:, -1], largest, following, sequences.shape[1] * context.horizon
 

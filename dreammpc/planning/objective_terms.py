@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import Registry, place
@@ -146,7 +147,7 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
     if not isinstance(found, Tensor) or list(found.shape[:1]) != want or found.ndim > 1 + heads:
         got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise UsageError(f"term {term_name(term)} must give {want}, a cost per candidate, got {got}")
-    if found.is_cpu and found.isnan().any() and trajectory.rewards.isfinite().all():
+    if readable(found) and found.isnan().any() and trajectory.rewards.isfinite().all():
         raise UsageError(f"term {term_name(term)} gives NaN for candidates whose rewards are finite")
     if actions.requires_grad and not found.requires_grad and getattr(term, "differentiable", True):
         raise ValueError(
@@ -154,6 +155,11 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
             " differentiable = False in its class it only ranks candidates"
         )
     return found
+
+
+def readable(values: Tensor) -> bool:
+    """Whether Python may look at a tensor's values: on a CPU, while nothing is compiled or recorded."""
+    return values.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None
 
 
 def weighted_costs(terms: Sequence[Any], trajectory: Trajectory, prepared: Sequence[Any]) -> Tensor:
