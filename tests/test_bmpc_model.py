@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tensordict import TensorDict
-from toy_models import random_bmpc, random_latent, random_tdmpc2
+from toy_models import actor_says, random_bmpc, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import WorldModel
 from dreammpc.planning.contract import check_model
@@ -34,14 +34,6 @@ def test_all_but_the_value_heads_is_as_in_tdmpc2():
         for make in (random_bmpc, random_tdmpc2)
     )
     assert ours == theirs and len(ours) > 20
-
-
-def actor_says(model, mean: float, raw_log_std: float) -> None:
-    """Make the actor's output constant."""
-    last = model.actor.linears[-1]
-    torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor([mean, mean, raw_log_std, raw_log_std]))
 
 
 @pytest.mark.parametrize(

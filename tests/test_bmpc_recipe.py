@@ -1,11 +1,10 @@
 """BMPC as a user trains it: a run, its resume, evaluation, and one line for each mistake."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, refused, run_here
+from commands import TINY, logged, refused, run_here
 
 from dreammpc.models import BMPCModel
 from dreammpc.trained.loading import load_agent
@@ -33,12 +32,8 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def logged(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-
-
 def test_the_policy_learns_only_after_the_seed_phase(run):
-    updates = [line for line in logged(run) if "loss/value" in line]
+    updates = [line for line in logged(run / "run") if "loss/value" in line]
     learned = [line["env_steps"] for line in updates if "loss/policy" in line]
     assert updates[0]["env_steps"] == 3000 and min(learned) > 3000 and max(learned) == 6000
     assert any("reanalyze/moved" in line for line in updates)
@@ -48,12 +43,12 @@ def test_the_policy_learns_only_after_the_seed_phase(run):
 
 
 def test_evaluation_during_training_is_by_its_own_planners(run):
-    lines = [line for line in logged(run) if "eval/return" in line]
+    lines = [line for line in logged(run / "run") if "eval/return" in line]
     assert lines and all(line["planner/evaluations"] == 0 for line in lines)  # the policy comes first
     assert all(line["planner/dream_mpc/evaluations"] > 0 for line in lines)
     assert all("eval/dream_mpc/return" in line for line in lines)
     last = lines[-1]
-    final = next(line for line in logged(run) if "final/dream_mpc" in line)
+    final = next(line for line in logged(run / "run") if "final/dream_mpc" in line)
     assert final["env_steps"] == last["env_steps"] == 6000
     assert final["final/dream_mpc"] == pytest.approx(last["eval/dream_mpc/return"])  # two candidates here too
     assert final["final/policy"] == pytest.approx(last["eval/return"])

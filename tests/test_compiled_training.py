@@ -1,6 +1,5 @@
 """The default configuration as users run it, compiled: it trains, and it learns."""
 
-import json
 import math
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import logged
 
 from dreammpc.training.speed import missing_compiler
 
@@ -34,8 +34,7 @@ def test_the_default_configuration_is_compiled_and_learns(tmp_path):
     said = done.stdout + done.stderr
     assert "trainer.compile=default" in said
     assert "tdmpc2 with model nano: lr 0.001, batch 128, target rate 0.03, 1 updates a step" in said
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    losses = [line for line in lines if "loss/reward" in line]
+    losses = [line for line in logged(tmp_path / "run") if "loss/reward" in line]
     untrained = math.log(101) * (1 + 1 / 2 + 1 / 4) / 3
     assert losses[-1]["loss/reward"] < 0.5 * untrained
     assert all(line["count/skipped_updates"] == 0 for line in losses)

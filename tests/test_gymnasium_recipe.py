@@ -1,19 +1,14 @@
 """A task whose episodes end, as a user trains it: several planners, resume, the plot, mistakes."""
 
-import json
 from pathlib import Path
 
 import pytest
-from commands import PENDULUM, ROOT, refused, train
+from commands import PENDULUM, ROOT, logged, refused, train
 
 from dreammpc.trained.loading import load_model
 from dreammpc.training.checkpoint import load_checkpoint
 
 LAST = "run/checkpoints/last.ckpt"
-
-
-def logged(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +22,9 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_terminations_are_learned_and_every_planner_evaluates(run):
-    losses = [line["loss/termination"] for line in logged(run) if "loss/termination" in line]
+    losses = [line["loss/termination"] for line in logged(run / "run") if "loss/termination" in line]
     assert losses and losses[-1] < 0.9 * losses[0]
-    evaluated = [line for line in logged(run) if "eval/return" in line][-1]
+    evaluated = [line for line in logged(run / "run") if "eval/return" in line][-1]
     assert evaluated["planner/evaluations"] == 0  # the policy comes first
     assert evaluated["planner/dream_mpc/evaluations"] > 0 and evaluated["planner/cem/evaluations"] > 0
     model, facts = load_model(run / LAST)
@@ -64,7 +59,7 @@ def test_without_termination_the_same_agent_takes_ends_for_time_limits(tmp_path)
     assert train(tmp_path, *PENDULUM, "steps=400", "algorithm.episodic=false") == 0
     model, facts = load_model(tmp_path / LAST)
     assert model.termination is None and not facts["episodic"]
-    keys = set().union(*logged(tmp_path))
+    keys = set().union(*logged(tmp_path / "run"))
     assert "loss/reward" in keys and "loss/termination" not in keys
 
 
@@ -113,4 +108,4 @@ def test_balancing_is_learned(algorithm, tmp_path):
     more = ["steps=4000", "algorithm.seed_steps=500", "algorithm.utd=1", "algorithm.batch_size=128"]
     more += ["evaluation.every=4000", "evaluation.episodes=5", "algorithm.discount=0.99"]
     assert train(tmp_path, *PENDULUM, *more, f"algorithm={algorithm}") == 0
-    assert max(line.get("final/dream_mpc", 0) for line in logged(tmp_path)) > 100
+    assert max(line.get("final/dream_mpc", 0) for line in logged(tmp_path / "run")) > 100

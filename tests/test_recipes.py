@@ -1,6 +1,5 @@
 """The recipes as a user runs them: files left behind, exit codes, resume, and one line for each mistake."""
 
-import json
 import os
 import shlex
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, refused, run_here
+from commands import TINY, logged, refused, run_here
 from forked import Forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -30,7 +29,7 @@ def run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 
 def test_train_leaves_what_it_says(run):
     folder, result = run
-    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    lines = logged(folder / "run")
     steps = [line["env_steps"] for line in lines]
     assert steps == sorted(steps) and steps[-1] == 6000
     assert any("loss/value" in line for line in lines) and any("eval/return" in line for line in lines)
@@ -114,9 +113,7 @@ def test_resume_takes_the_runs_own_settings(run):
     assert facts["env_steps"] == 7000
     assert facts["config"]["algorithm"]["batch_size"] == 16  # from the first run's command line
     assert facts["resume"]["ranks"][0]["replay"]["written"] == 350
-    steps = [
-        json.loads(line)["env_steps"] for line in (folder / "run/metrics.jsonl").read_text().splitlines()
-    ]
+    steps = [line["env_steps"] for line in logged(folder / "run")]
     assert steps == sorted(steps) and steps[-1] == 7000
 
 

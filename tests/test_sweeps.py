@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import recipe, refused
+from commands import logged, recipe, refused
 from score_rows import score_rows
 
 from dreammpc.configuration.command_line import rewrite
@@ -253,7 +253,7 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path):
     assert "1 interrupted, 1 new" in second.stdout and "2 of 2 trainings are finished" in second.stdout
     for seed in (1, 2):
         folder = tmp_path / f"sweep/cartpole-swingup/seed{seed}"
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = logged(folder)
         steps = [line["env_steps"] for line in lines]
         assert steps == sorted(steps) and lines[-1]["final/policy"] >= 0
         assert steps[-1] == 2400

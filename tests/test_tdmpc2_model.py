@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tensordict import TensorDict
-from toy_models import random_latent, random_tdmpc2
+from toy_models import actor_says, random_latent, random_tdmpc2
 
 from dreammpc.interfaces import WorldModel
 from dreammpc.models import SIZES, TDMPC2Model
@@ -106,14 +106,6 @@ def test_discount_is_gamma_times_survival_at_the_next_latent():
         expected = [0.9 * (1 - 1 / (1 + math.exp(-logit))) for logit in logits.tolist()]
         assert model.outcome(latent, action, after).discount.tolist() == pytest.approx(expected, rel=1e-5)
     assert len(set(expected)) == 4
-
-
-def actor_says(model, mean: float, raw_log_std: float) -> None:
-    """Make the actor's output constant."""
-    last = model.actor.linears[-1]
-    torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor([mean, mean, raw_log_std, raw_log_std]))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,20 @@ import math
 
 import pytest
 import torch
-from toy_models import random_tdmpc2
-from updates import A, B, H, K, cross_entropy, has_gradient, heads_say, make_batch, make_draws
+from toy_models import actor_says, random_tdmpc2
+from updates import (
+    LOSSES,
+    A,
+    B,
+    H,
+    K,
+    assert_losses,
+    cross_entropy,
+    has_gradient,
+    heads_say,
+    make_batch,
+    make_draws,
+)
 
 from dreammpc.algorithms.losses import Coefficients, heuristic_discount, percentile_range
 from dreammpc.algorithms.tdmpc2 import model_loss, policy_loss, td_target
@@ -20,8 +32,7 @@ def test_model_loss_equals_explicit_loops(episodic, dropout):
     batch, draws = make_batch(terminated=[(0, 1), (2, 2)]), make_draws(dropout)
     loss, zs, metrics = model_loss(model, batch, draws, COEF)
 
-    sums = dict.fromkeys(("consistency", "reward", "value", "termination"), 0.0)
-    rollouts, targets = torch.zeros(H + 1, B, 16), []
+    sums, rollouts, targets = dict.fromkeys(LOSSES, 0.0), torch.zeros(H + 1, B, 16), []
     with torch.no_grad():
         for b in range(B):
             z = model.encoder(batch["observation"][b, 0][None])
@@ -50,16 +61,7 @@ def test_model_loss_equals_explicit_loops(episodic, dropout):
                     p = torch.sigmoid(model.termination(z))[0, 0]
                     sums["termination"] -= weight * (ends * p.log() + (1 - ends) * (1 - p).log())
 
-    for name, expected in sums.items():
-        if name == "termination" and not episodic:
-            assert "loss/termination" not in metrics
-        else:
-            torch.testing.assert_close(metrics[f"loss/{name}"], expected, rtol=1e-4, atol=1e-5)
-    total = 20 * sums["consistency"] + 0.1 * sums["reward"] + 0.1 * sums["value"] + sums["termination"]
-    torch.testing.assert_close(loss.detach(), total, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(zs, rollouts, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(metrics["value/target"], torch.stack(targets).mean(), rtol=1e-4, atol=1e-5)
-    assert not zs.requires_grad
+    assert_losses((loss, zs, metrics), sums, rollouts, targets, episodic)
 
 
 def test_untrained_losses_by_hand():
@@ -93,9 +95,7 @@ def test_td_target_by_hand(heads, bootstrap):
 
 def test_policy_loss_by_hand():
     model = random_tdmpc2()
-    last = model.actor.linears[-1]
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.zeros_(last.bias)  # mean 0, log-std -4
+    actor_says(model, 0.0, 0.0)  # log-std -4
     heads_say(model.value_heads, [55, 60, 45])
     draws = make_draws(policy_heads=(0, 1))
     draws = draws._replace(policy_noise=torch.ones_like(draws.policy_noise))

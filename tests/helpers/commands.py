@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +80,11 @@ def run_here(name: str, *arguments: str, cwd: Path, code: int = 0) -> subprocess
             recipe(name)()
     assert stop.value.code == code, err.getvalue()
     return subprocess.CompletedProcess([name, *arguments], code, out.getvalue(), err.getvalue())
+
+
+def logged(run: Path) -> list[dict]:
+    """The lines of a run folder's log."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def train(folder: Path, *arguments: str) -> int:

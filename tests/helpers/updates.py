@@ -41,6 +41,22 @@ def cross_entropy(model, logits, target) -> torch.Tensor:
     return -(model.two_hot.encode(target) * logits.log_softmax(-1)).sum()
 
 
+LOSSES = ("consistency", "reward", "value", "termination")
+
+
+def assert_losses(found, sums, rollouts, targets, episodic: bool) -> None:
+    """What `model_loss` gave is what loops summed up: by term, in total, latents [H+1, B, D] and targets."""
+    loss, zs, metrics = found
+    assert ("loss/termination" in metrics) == episodic
+    for name in LOSSES if episodic else LOSSES[:-1]:
+        torch.testing.assert_close(metrics[f"loss/{name}"], sums[name], rtol=1e-4, atol=1e-5)
+    total = 20 * sums["consistency"] + 0.1 * sums["reward"] + 0.1 * sums["value"] + sums["termination"]
+    torch.testing.assert_close(loss.detach(), total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(zs, rollouts, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics["value/target"], torch.stack(targets).mean(), rtol=1e-4, atol=1e-5)
+    assert not zs.requires_grad
+
+
 def heads_say(heads, bins) -> None:
     """Make head k decode to symexp of bin number bins[k], whatever its input: bin 50 is 0, 55 is symlog 1."""
     with torch.no_grad():
