@@ -8,12 +8,12 @@ from tensordict import TensorDict
 from toy_models import random_tdmpc2
 from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
-from dreammpc import agent as agents
 from dreammpc.agent import Agent
 from dreammpc.algorithms import bmpc, latent_algorithm
 from dreammpc.configuration.planners import check_graphable
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
+from dreammpc.runtime import recording
 from dreammpc.runtime.cuda_graphs import Graphed, copies, put_back
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -88,7 +88,7 @@ def test_copies_keep_no_node_of_autograd():
 
 @DEVICES
 def test_weights_that_move_are_captured_anew(device, monkeypatch):
-    for module in (agents, latent_algorithm):
+    for module in (recording, latent_algorithm):
         monkeypatch.setattr(module, "compiled", lambda f, mode: f)
     algorithm = make_tdmpc2(compile="graphs").to(device)
     optimizers = algorithm.configure_optimizers()
@@ -101,6 +101,28 @@ def test_weights_that_move_are_captured_anew(device, monkeypatch):
     assert algorithm._graphs and agent._graphs
     algorithm.to("cpu"), agent.to("cpu")
     assert algorithm._graphs == {} and agent._graphs == {}
+
+
+@DEVICES
+def test_learning_rates_that_fall_are_read_by_graphs(device, monkeypatch):
+    """They lie in tensors that stay where they are, and are numbers in a checkpoint."""
+    monkeypatch.setattr(latent_algorithm, "compiled", lambda f, mode: f)
+    done = iter((0.0, 0.5, 1.0))
+    algorithm = make_tdmpc2(
+        lr=1e-3, encoder_lr_scale=0.5, lr_end=0.2, progress=lambda: next(done), compile="graphs"
+    ).to(device)
+    optimizers = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: optimizers
+    algorithm.training_step([make_batch()], 0)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    assert all(isinstance(rate, torch.Tensor) and rate.device.type == device for rate in rates)
+    for height in (0.6, 0.2):
+        algorithm.training_step([make_batch()], 0)
+        assert [float(rate) for rate in rates] == pytest.approx([5e-4 * height, 1e-3 * height, 1e-3 * height])
+    saved = {"optimizer_states": [optimizer.state_dict() for optimizer in optimizers]}
+    algorithm.on_save_checkpoint(saved)
+    assert isinstance(saved["optimizer_states"][0]["param_groups"][0]["lr"], float)
+    assert isinstance(optimizers[0].param_groups[0]["lr"], torch.Tensor)
 
 
 def test_what_is_new_begins_as_zeros():
@@ -150,7 +172,7 @@ def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
 @pytest.mark.parametrize("planner", ["dream_mpc", "mppi", "policy"])
 def test_plans_as_graphs_are_those_without(planner, device, monkeypatch):
     """Over several steps, with an episode that begins in one of the environments."""
-    monkeypatch.setattr(agents, "compiled", lambda f, mode: f)
+    monkeypatch.setattr(recording, "compiled", lambda f, mode: f)
     plans = []
     for mode in ("off", "graphs"):
         agent = Agent(random_tdmpc2(A).to(device), make_planner(planner, A), noise_scale=0.5, compile=mode)

@@ -4,8 +4,6 @@ import pytest
 import torch
 from updates import A, B, H, K, make_batch, make_tdmpc2
 
-from dreammpc.interfaces import UsageError
-
 
 def test_optimizers():
     algorithm = make_tdmpc2(lr=1e-3, encoder_lr_scale=0.25)
@@ -49,11 +47,6 @@ def test_learning_rates_of_a_checkpoint_stay_where_none_fall():
     algorithm.optimizers()[0].param_groups[1]["lr"] = 5e-4  # as restored
     algorithm.before_update(make_batch())
     assert algorithm.optimizers()[0].param_groups[1]["lr"] == 5e-4
-
-
-def test_graphs_refuse_learning_rates_that_fall():
-    with pytest.raises(UsageError, match=r"algorithm\.lr_end=0\.1 needs trainer\.compile=off or default"):
-        make_tdmpc2(lr_end=0.1, compile="graphs")
 
 
 def test_draws():

@@ -267,6 +267,7 @@ class BMPC(LatentAlgorithm):
             self.write_back(index, generation, {"expert": fresh.flatten()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["policy_updates"] = self.policy_updates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

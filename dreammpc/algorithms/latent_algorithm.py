@@ -18,7 +18,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
 from dreammpc.nn import GRAY, ConvFeatures, moments, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
-from dreammpc.runtime.compiling import compile_mode, compiled
+from dreammpc.runtime.compiling import compiled
 
 
 class LatentAlgorithm(Updates):
@@ -78,16 +78,12 @@ class LatentAlgorithm(Updates):
                 f"algorithm {self.name} trains a {self.model_class.__name__},"
                 f" but the agent's world model is a {type(agent.model).__name__}"
             )
-        if lr_end != 1 and compile_mode(compile) == "graphs":
-            raise UsageError(
-                f"algorithm.lr_end={lr_end:g} needs trainer.compile=off or default: a captured graph keeps"
-                " the learning rate that it was captured with"
-            )
         self.automatic_optimization = False
         self.guard = NonFiniteGuard(max_skipped)
         self.agent = agent
         self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
         self.lr_end, self.lr_decay_from, self.progress = lr_end, lr_decay_from, progress
+        self.lr_changes = lr_end != 1
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
         self.coef = Coefficients(
             consistency=consistency_coef,
@@ -121,7 +117,7 @@ class LatentAlgorithm(Updates):
 
         Of several processes all take in the mean of their batches.
         """
-        if self.lr_end != 1 and self.progress is not None:
+        if self.lr_changes and self.progress is not None:
             self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:
             found = moments(batch["next", "observation"]).to(self.device)
@@ -156,7 +152,16 @@ class LatentAlgorithm(Updates):
         factor = 1 + (self.lr_end - 1) * min(max(over, 0.0), 1.0)
         for chosen, rates in zip(self.optimizers(), self._first_rates, strict=True):  # type: ignore[arg-type]
             for group, rate in zip(chosen.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+                if isinstance(group["lr"], Tensor):  # which a captured update reads
+                    group["lr"].fill_(rate * factor)
+                else:
+                    group["lr"] = rate * factor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Learning rates are numbers in a file."""
+        states = checkpoint.get("optimizer_states", ())
+        for group in (group for state in states for group in state["param_groups"]):
+            group["lr"] = float(group["lr"])
 
     def sample_noise(self, batch: TensorDictBase) -> Any:
         """Every random number of one update on `batch` [B, H]."""

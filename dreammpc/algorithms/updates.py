@@ -8,6 +8,7 @@ import lightning
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.runtime.compiling import compile_mode
@@ -24,6 +25,8 @@ class Updates(lightning.LightningModule):
     """
 
     guard: NonFiniteGuard
+    lr_changes: bool = False
+    """Whether learning rates change during a training."""
 
     def __init__(self, compile: bool | str):
         super().__init__()
@@ -73,16 +76,25 @@ class Updates(lightning.LightningModule):
                 names[:] = metrics
                 return torch.stack([value.detach().float() for value in metrics.values()])
 
+            self._make_capturable()
             self._graphs[how] = Graphed(update, self.device, self._changed), names
         graphed, names = self._graphs[how]
         values = graphed(batch).clone()  # the next update overwrites them
         return dict(zip(names, values.unbind(), strict=True))
 
+    def _make_capturable(self) -> None:
+        """Let a graph read learning rates that change where they lie: it would keep numbers."""
+        for group in (group for optimizer in self._unwrapped() for group in optimizer.param_groups):
+            group["capturable"] = self.device.type == "cuda"
+            if self.lr_changes:
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+
+    def _unwrapped(self) -> list[Optimizer]:
+        return [getattr(chosen, "optimizer", chosen) for chosen in self.optimizers()]  # type: ignore
+
     def _changed(self) -> list[Tensor]:
         """All that an update changes in place."""
-        optimizers = [getattr(chosen, "optimizer", chosen) for chosen in self.optimizers()]  # type: ignore
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["capturable"] = self.device.type == "cuda"
+        optimizers = self._unwrapped()
         moments = [
             value for optimizer in optimizers for held in optimizer.state.values() for value in held.values()
         ]
