@@ -9,7 +9,7 @@ Letters used in shapes, here and in every file: B environments, N candidates, M 
 H planning horizon, A action dimension, K value heads. Batch first. Actions lie in [-1, 1].
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from tensordict import TensorDictBase
@@ -149,6 +149,6 @@ class Planner(Protocol):
         """Warm start of an episode's first step, TensorDict [B]."""
         ...
 
-    def plan(self, imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
+    def plan(self, imagination: Any, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """Plan for `latent` [B] from the warm start `state` [B]; the agent adds exploration noise."""
         ...

@@ -140,7 +140,9 @@ def replan(model: BMPCModel, planner: Any, obs: TensorDictBase) -> Plan:
     """Plan for `obs` [M] (stacks of frames) without a warm start, from the wider policy: one call for all."""
     latent = model.encode(obs)
     size, device = obs.shape[0], latent["z"].device
-    return planner.plan(Imagination(WideProposalModel(model)), latent, planner.initial_state(size, device))
+    imagination = Imagination(WideProposalModel(model))
+    plan: Plan = planner.plan(imagination, latent, planner.initial_state(size, device))
+    return plan
 
 
 def replanned_tensors(model: BMPCModel, planner: Any, obs: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,14 +191,14 @@ class BMPC(LatentAlgorithm):
             raise UsageError("algorithm bmpc learns from plans: its agent must be made with record=True")
         self.expert = agent.planner
         if dataclasses.is_dataclass(self.expert) and hasattr(self.expert, "horizon"):
-            self.expert = dataclasses.replace(self.expert, horizon=reanalyze_horizon)  # type: ignore[type-var]
+            self.expert = dataclasses.replace(self.expert, horizon=reanalyze_horizon)
         check_expert(agent.model, self.expert)
         self.write_back, self.interval, self.num_slices = write_back, reanalyze_interval, reanalyze_slices
         self.policy_updates = 0
         self._fresh: TensorDictBase | None = None
         """The plans of the last update that planned anew; with graphs they stay in their place."""
         self.register_buffer("divergence_scale", torch.ones(()))
-        self._replan: Callable = compiled(replanned_tensors, compile)
+        self._replan: Callable[..., Any] = compiled(replanned_tensors, compile)
 
     def sample_noise(self, batch: TensorDictBase) -> UpdateNoise:
         """Random numbers for one update on `batch` [B, H]."""

@@ -46,9 +46,9 @@ class LatentAlgorithm(Updates):
     model_class: ClassVar[type[LatentModel]]
     learns_from_plans: ClassVar[bool] = False
     """Whether the replay must hold what the planner planned (`Agent(record=True)`)."""
-    model_loss: ClassVar[Callable]
+    model_loss: ClassVar[Callable[..., Any]]
     """(model, batch, noise, coef) → scalar loss, latents [H+1, B, D] without gradient, metrics."""
-    policy_loss: ClassVar[Callable]
+    policy_loss: ClassVar[Callable[..., Any]]
     """→ scalar loss, new running scale, metrics; `update_policy` knows its arguments."""
 
     def __init__(
@@ -93,8 +93,8 @@ class LatentAlgorithm(Updates):
             entropy=entropy_coef,
             rho=rho,
         )
-        self._model_loss: Callable = compiled(self.model_loss, compile)
-        self._policy_loss: Callable = compiled(self.policy_loss, compile)
+        self._model_loss: Callable[..., Any] = compiled(self.model_loss, compile)
+        self._policy_loss: Callable[..., Any] = compiled(self.policy_loss, compile)
         self._began = False
         self._first_rates: list[list[float]] = []
         """Learning rates at full height, of every group of every optimizer."""
@@ -150,7 +150,7 @@ class LatentAlgorithm(Updates):
         """Learning rates for the share `done` of a training's steps."""
         over = (done - self.lr_decay_from) / (1 - self.lr_decay_from)
         factor = 1 + (self.lr_end - 1) * min(max(over, 0.0), 1.0)
-        for chosen, rates in zip(self.optimizers(), self._first_rates, strict=True):  # type: ignore[arg-type]
+        for chosen, rates in zip(self.optimizers(), self._first_rates, strict=True):
             for group, rate in zip(chosen.param_groups, rates, strict=True):
                 if isinstance(group["lr"], Tensor):  # which a captured update reads
                     group["lr"].fill_(rate * factor)

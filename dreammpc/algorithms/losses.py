@@ -126,7 +126,8 @@ def rollout_loss(
         """[..., H·B] → scalar: mean over the batch (and heads), ρ^t weighted mean over time."""
         if slices.valid is not None:
             loss = loss * slices.valid
-        return (loss.unflatten(-1, (horizon, size)).mean(-1) * weights).mean()
+        by_step: Tensor = loss.unflatten(-1, (horizon, size)).mean(-1)
+        return (by_step * weights).mean()
 
     pair = torch.cat([zs[:-1], slices.action], -1).flatten(0, 1)
     seen = model.value_input(zs[:-1], slices.action).flatten(0, 1)

@@ -148,6 +148,7 @@ class TDMPC2(LatentAlgorithm):
         self, batch: TensorDictBase, zs: Tensor, noise: UpdateNoise, *how: bool
     ) -> dict[str, Tensor]:
         """Maximize the value of the policy's actions."""
+        metrics: dict[str, Tensor]
         loss, scale, metrics = self._policy_loss(
             self.model, zs, noise, self.value_scale, self.coef, self.scale_rate, action_mask(batch)
         )

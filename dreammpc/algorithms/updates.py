@@ -30,7 +30,7 @@ class Updates(lightning.LightningModule):
 
     def __init__(self, compile: bool | str):
         super().__init__()
-        self._graphs: dict[tuple, tuple[Graphed, list[str]]] | None = (
+        self._graphs: dict[tuple[bool, ...], tuple[Graphed, list[str]]] | None = (
             {} if compile_mode(compile) == "graphs" else None
         )
         """Captured updates by `next_update`; None without graphs."""
@@ -65,7 +65,7 @@ class Updates(lightning.LightningModule):
         self.after_update(batch, *how)
         return metrics
 
-    def _graphed(self, batch: TensorDictBase, how: tuple) -> dict[str, Tensor]:
+    def _graphed(self, batch: TensorDictBase, how: tuple[bool, ...]) -> dict[str, Tensor]:
         """`update` as a graph, of which there is one for each `how`."""
         assert self._graphs is not None
         if how not in self._graphs:
@@ -117,7 +117,8 @@ class Updates(lightning.LightningModule):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Updates":
         self.recapture()  # weights go elsewhere
-        return super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)
+        return self
 
     def next_update(self) -> tuple[bool, ...]:
         """What the next update is to do, further arguments of `update`; called once before each."""

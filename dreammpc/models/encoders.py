@@ -74,7 +74,8 @@ class FusedEncoder(nn.Module):
     def forward(self, obs: TensorDictBase) -> Tensor:
         """`pixels`, bytes [M, C, 64, 64], and `observation` [M, O] → [M, D]."""
         parts = [self.norm(self.conv(obs["pixels"])), self.body(obs["observation"].float())]
-        return self.head(torch.cat(parts, -1))
+        features: Tensor = self.head(torch.cat(parts, -1))
+        return features
 
 
 def no_frames(batch_size: int, device: torch.device | None = None) -> TensorDictBase:

@@ -196,7 +196,7 @@ class LatentModel(nn.Module):
             torch._foreach_lerp_(ours, theirs, rate)
         else:
             weight = rate * finite.to(ours[0].dtype)
-            torch._foreach_lerp_(ours, theirs, [weight] * len(ours))  # type: ignore[list-item]
+            torch._foreach_lerp_(ours, theirs, [weight] * len(ours))
 
     @staticmethod
     def latent(z: Tensor) -> TensorDictBase:

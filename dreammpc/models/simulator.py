@@ -87,13 +87,13 @@ class SimulatorModel(nn.Module):
             raise UsageError(f"expected either reward or cost, got {'neither' if cost is None else 'both'}")
         self.state_dim, self.action_dim = state_dim, action_dim
         self.policy_std, self.discount = policy_std, discount
-        self.dynamics: Callable = dynamics
+        self.dynamics: Callable[..., Any] = dynamics
         self.reward_fn: Any = reward
-        self.cost_fn: Callable | None = cost
-        self.value_fn: Callable | None = value
-        self.policy_fn: Callable | None = policy
-        self.termination_fn: Callable | None = termination
-        self.encode_fn: Callable | None = encode
+        self.cost_fn: Callable[..., Any] | None = cost
+        self.value_fn: Callable[..., Any] | None = value
+        self.policy_fn: Callable[..., Any] | None = policy
+        self.termination_fn: Callable[..., Any] | None = termination
+        self.encode_fn: Callable[..., Any] | None = encode
         self._try_functions(next((p.device for p in self.parameters()), None) if device is None else device)
 
     def latent(self, x: Tensor) -> TensorDictBase:
@@ -195,7 +195,7 @@ class SimulatorModel(nn.Module):
 
 
 def _call(
-    name: str, function: Callable, inputs: dict[str, Tensor], *shapes: tuple[int | None, ...]
+    name: str, function: Callable[..., Any], inputs: dict[str, Tensor], *shapes: tuple[int | None, ...]
 ) -> Tensor:
     """What `function` makes of `inputs`, as float32; `None` in one of the `shapes` fits any size.
 
@@ -243,7 +243,7 @@ def _checked(name: str, result: Any, shapes: tuple[tuple[int | None, ...], ...])
 def _try(
     before: dict[str, tuple[Tensor, Tensor]],
     name: str,
-    function: Callable,
+    function: Callable[..., Any],
     inputs: dict[str, Tensor],
     shapes: Sequence[tuple[int | None, ...]],
 ) -> None:

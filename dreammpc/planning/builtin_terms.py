@@ -66,7 +66,7 @@ class _ToReference:
     at: str = "last"
     distance: Callable[[TensorDictBase, TensorDictBase], Tensor] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("at", self.at, ("last", "along"))
 
     def encoded(self, model: Any, rows: Sequence[Sequence[float]], device: torch.device) -> TensorDictBase:
@@ -117,7 +117,7 @@ class Goal(_ToReference):
 
     goal: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "goal", tuple(self.goal))
         if not self.goal:
@@ -152,7 +152,7 @@ class Tracking(_ToReference):
     reference: tuple[tuple[float, ...], ...] = ()
     loop: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reference", tuple(tuple(row) for row in self.reference))
         if not self.reference or len({len(row) for row in self.reference}) != 1:

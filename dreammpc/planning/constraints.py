@@ -57,7 +57,7 @@ class Constraint:
     risk: str = "mean"
     level: float = 0.25
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "term", make_term(self.term))
         check_choice("treatment", self.treatment, TREATMENTS)
         check_choice("risk", self.risk, RISKS)

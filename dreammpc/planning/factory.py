@@ -40,7 +40,7 @@ def planner_class(name: str) -> type:
     Raises:
         UsageError: there is none, it cannot be imported, or it is not a planner.
     """
-    cls = PLANNERS[name]
+    cls: type = PLANNERS[name]
     lacks = what_lacks(cls)
     if lacks:
         raise UsageError(f"planner {name!r} ({PLANNERS.origin(name)}) is not a planner: {place(cls)} {lacks}")

@@ -49,7 +49,7 @@ class GradientAscent:
     project: bool = True
     needs_gradient: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("iterations", self.iterations, 0)
         check_at_least("step_size", self.step_size, 0)
         check_at_least("clip", self.clip, 0)

@@ -57,7 +57,7 @@ class Objective:
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "terms", make_terms(self.terms))
         object.__setattr__(self, "constraints", make_constraints(self.constraints))
         check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
@@ -282,7 +282,8 @@ class PlanningContext:
 
 def device_of(latent: TensorDictBase) -> torch.device:
     """Where the latent's tensors are; a TensorDict itself need not say."""
-    return next(iter(latent.values(True, True))).device
+    first: Tensor = next(iter(latent.values(True, True)))
+    return first.device
 
 
 def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:

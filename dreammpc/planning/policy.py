@@ -21,7 +21,7 @@ class Policy:
 
     action_dim: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("action_dim", self.action_dim, 1)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:

@@ -31,7 +31,7 @@ class PolicyRollouts:
     reuse: float = 0.1
     reuse_strategy: str = "index"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_candidates", self.num_candidates, 1)
         check_at_least("reuse", self.reuse, 0)
         check_at_most("reuse", self.reuse, 1)

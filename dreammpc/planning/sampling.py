@@ -38,7 +38,7 @@ class GaussianProposal:
     include_center: bool = False
     distribution: str = "normal"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_samples", self.num_samples, 0)
         check_count("num_policy", self.num_policy, 0)
         check_at_least("std", self.std, 0)
@@ -108,7 +108,7 @@ class GaussianRefit:
     decay: float = 1.0
     add_mean: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_samples", self.num_samples, 1)
         check_count("num_elites", self.num_elites, 1)
         if self.num_samples < self.num_elites:
@@ -215,7 +215,7 @@ class SampleElite:
 
     temperature: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_at_least("temperature", self.temperature, 0)
 
     def __call__(self, context: PlanningContext, state: SearchState) -> Selection:

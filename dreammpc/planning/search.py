@@ -175,7 +175,7 @@ class Composed:
     max_ms: float = torch.inf
     non_finite: str = "lose"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("action_dim", self.action_dim, 1)
         check_count("horizon", self.horizon, 1)
         check_at_least("min_std", self.min_std, 0)
@@ -270,7 +270,7 @@ class PlannerPreset:
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "terms", make_terms(self.terms))
         object.__setattr__(self, "constraints", make_constraints(self.constraints))
         self.composed()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dreammpc.planning.search import PlanningContext, SearchState, Selection
+    from dreammpc.planning.imagination import PlanningContext
+    from dreammpc.planning.search import SearchState, Selection
 
 Shapes = dict[str, tuple[int, ...]]
 """Names and shapes, without [B], of a warm start's entries."""

@@ -166,7 +166,7 @@ def row_changed(td: TensorDictBase, source: TensorDictBase) -> TensorDictBase:
     return changed
 
 
-def gradient_modes() -> dict[str, Callable]:
+def gradient_modes() -> dict[str, Callable[..., Any]]:
     """The modes under which everything must work, by name."""
     return {
         "enabled gradients": torch.enable_grad,

@@ -84,7 +84,14 @@ class Case:
         }
         self.input_names = {"outcome": ("latent", "action", "next_latent"), "policy": ("latent", "noise")}
 
-    def call(self, method: str, *inputs: Any, mode: Callable = torch.no_grad, why: str = "", seed: int = 0):
+    def call(
+        self,
+        method: str,
+        *inputs: Any,
+        mode: Callable[..., Any] = torch.no_grad,
+        why: str = "",
+        seed: int = 0,
+    ) -> Any:
         """What a method returns, its random numbers from `seed`."""
         name = f"{self.named}.{method}{why}"
         with no_error(name), mode(), common.seeded(seed, self.device):
@@ -113,7 +120,7 @@ def _shapes(case: Case) -> None:
         _check_results(case, size, "")
 
 
-def _check_results(case: Case, size: int, why: str, mode: Callable = torch.no_grad) -> None:
+def _check_results(case: Case, size: int, why: str, mode: Callable[..., Any] = torch.no_grad) -> None:
     named = case.named
     inputs = {method: tuple(x[:size] for x in case.inputs[method]) for method in METHODS}
     results = {method: case.call(method, *inputs[method], mode=mode, why=why) for method in METHODS}
@@ -178,7 +185,7 @@ def _gradient_modes(case: Case) -> None:
 def _precision(case: Case) -> None:
     why = " under bfloat16 autocast"
 
-    def mode():
+    def mode() -> Any:
         return common.autocast(case.device)
 
     _check_results(case, case.size, why, mode)

@@ -80,7 +80,7 @@ class Case:
         latent: TensorDictBase | None = None,
         model: Any = None,
         seed: int = 0,
-        mode: Callable = torch.no_grad,
+        mode: Callable[..., Any] = torch.no_grad,
         why: str = "",
     ) -> Plan:
         """One call of `plan`, its random numbers from `seed`."""
@@ -88,7 +88,8 @@ class Case:
         state = self.fresh(latent.shape[0]) if state is None else state
         imagination = Imagination(self.model if model is None else model)
         with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
-            return self.planner.plan(imagination, latent, state)
+            plan: Plan = self.planner.plan(imagination, latent, state)
+        return plan
 
     def expect_same(
         self,
@@ -288,7 +289,8 @@ def _compile(case: Case, backend: str) -> None:
     imagination, state = Imagination(case.model), case.fresh()
 
     def call(latent: TensorDictBase, state: TensorDictBase) -> Plan:
-        return case.planner.plan(imagination, latent, state)
+        plan: Plan = case.planner.plan(imagination, latent, state)
+        return plan
 
     torch.compiler.reset()
     compiled = torch.compile(call, backend=backend, fullgraph=True)

@@ -122,7 +122,7 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.watch = watch
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         watch = self.watch
         if function in FROM_HOST and result.device.type == watch.device.type:
@@ -143,7 +143,7 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self.watch = watch
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, watch = kwargs or {}, self.watch
         name = f"aten.{function.overloadpacket.__name__.removeprefix('_')}"
         name = name.replace("local_scalar_dense", "item")
