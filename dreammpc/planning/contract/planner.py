@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -88,8 +88,7 @@ class Case:
         state = self.fresh(latent.shape[0]) if state is None else state
         imagination = Imagination(self.model if model is None else model)
         with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
-            plan: Plan = self.planner.plan(imagination, latent, state)
-        return plan
+            return cast(Plan, self.planner.plan(imagination, latent, state))
 
     def expect_same(
         self,
@@ -288,9 +287,8 @@ def _compile(case: Case, backend: str) -> None:
     why = " under torch.compile(fullgraph=True)"
     imagination, state = Imagination(case.model), case.fresh()
 
-    def call(latent: TensorDictBase, state: TensorDictBase) -> Plan:
-        plan: Plan = case.planner.plan(imagination, latent, state)
-        return plan
+    def call(latent: TensorDictBase, state: TensorDictBase) -> Any:
+        return case.planner.plan(imagination, latent, state)
 
     torch.compiler.reset()
     compiled = torch.compile(call, backend=backend, fullgraph=True)
