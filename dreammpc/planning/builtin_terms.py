@@ -50,7 +50,7 @@ class Uncertainty:
     def __call__(self, trajectory: Trajectory) -> Tensor:
         horizon, size = trajectory.actions.shape[:2]
         before, actions = trajectory.latents[:-1].flatten(0, 1), trajectory.actions.flatten(0, 1)
-        heads = trajectory.model.value(before, actions)
+        heads: Tensor = trajectory.model.value(before, actions)
         if heads.shape[-1] == 1:  # no ensemble, no uncertainty
             return 0 * trajectory.actions.sum((0, -1))
         variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / max(heads.shape[-1] - 1, 1)

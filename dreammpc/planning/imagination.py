@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -282,8 +282,7 @@ class PlanningContext:
 
 def device_of(latent: TensorDictBase) -> torch.device:
     """Where the latent's tensors are; a TensorDict itself need not say."""
-    first: Tensor = next(iter(latent.values(True, True)))
-    return first.device
+    return cast(torch.device, next(iter(latent.values(True, True))).device)
 
 
 def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:

@@ -139,7 +139,7 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
         UsageError: a wrong shape; NaN where the model has none (looked at on a CPU).
         ValueError: no gradient where one is wanted.
     """
-    found = term(trajectory._replace(reference=reference))
+    found: Tensor = term(trajectory._replace(reference=reference))
     if torch.compiler.is_compiling():
         return found
     actions = trajectory.actions

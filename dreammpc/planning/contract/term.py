@@ -1,6 +1,6 @@
 """The checks of an objective term. Shapes: M candidates, H horizon, A action dimension."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -105,7 +105,7 @@ def example_trajectory(term: Any, model: Any, latent: TensorDictBase) -> Traject
 def call(term: Any, trajectory: Trajectory) -> Tensor:
     """The cost, without gradients."""
     with no_error(term_name(term)), torch.no_grad():
-        return term(trajectory)
+        return cast(Tensor, term(trajectory))
 
 
 def _gradient(named: str, term: Any, model: Any, latent: TensorDictBase, trajectory: Trajectory) -> None:
