@@ -220,3 +220,19 @@ def test_only_what_is_refused_is_dropped(tracker, monkeypatch, caplog):
 def test_passwords_stay_out_of_messages():
     hidden = addresses.redacted("at http://me:pa55@host:5000/x and sqlite:////a/b@c:d/mlflow.db")
     assert hidden == "at http://me:***@host:5000/x and sqlite:////a/b@c:d/mlflow.db"
+
+
+def test_sync_of_a_run_without_tracking_sends_its_files(uri, tmp_path):
+    from mlflow import MlflowClient
+
+    logger = tracking.JSONLLogger(tmp_path)
+    logger.log_metrics({"final/mppi": 1.0}, step=1)
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "walker.mp4"):
+        (tmp_path / name).touch()
+    (said,) = tracking.sync([tmp_path], uri)
+    assert ": 1 lines and 2 files sent to run " in said
+    client, run = MlflowClient(uri), said.split(" sent to run ")[1].split()[0]
+    places = [file.path for place in ("checkpoints", "videos") for file in client.list_artifacts(run, place)]
+    assert places == ["checkpoints/last.ckpt", "videos/walker.mp4"]
+    assert client.get_run(run).info.status == "FINISHED"
