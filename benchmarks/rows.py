@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests/helpers python benchmarks/rows.py --rows 1 64 --steps 24000 --output rows.png
 
-Pendulums of tests/helpers, episodes of about 100 steps, one thread, nano and its policy. All trainings
-run at once, each in a process; every evaluation plays five episodes. Prints a Markdown table, draws the curves.
+Pendulums of tests/helpers, episodes of about 100 steps, one thread, nano and its policy. Trainings run
+at once, each in a process; every evaluation plays five episodes. Prints a Markdown table, draws the curves.
 """
 
 import argparse

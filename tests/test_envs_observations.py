@@ -4,12 +4,15 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from faults.tiny import Training
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
+from dreammpc.configuration.assembly import check_spaces
 from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.envs import make_env
 from dreammpc.evaluation import Evaluator
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.trained.loading import load_model
 
 INF = np.inf
 CAMERA = Box(0, 255, (48, 96, 3), np.uint8)
@@ -113,9 +116,41 @@ def test_an_observation_that_is_a_picture_alone(task):
     assert (make_env(first, obs="pixels").reset()["pixels"] == 7).all()  # gray, channels first
 
 
-def test_several_pictures_and_stacks_are_refused(task):
-    with pytest.raises(UsageError, match=r"observes 2 pictures \(left, right\), and one can be learned from"):
-        make_env(task(Dict({"left": CAMERA, "right": CAMERA}), lambda t: None))
+def two_cameras(t):
+    return {"left": shade(t), "right": 255 - shade(t), "x": np.full(2, 0.1 * t)}
+
+
+TWO = Dict({"left": CAMERA, "right": CAMERA, "x": Box(-1, 1, (2,))})
+
+
+def test_several_cameras_are_channels(task):
+    env = make_env(task(TWO, two_cameras), 2, obs="both")
+    assert env.channels == 6 and env.layout == "x[2]; pictures: left, right"
+    seen = env.reset()["pixels"]
+    assert seen.shape == (2, 6, 64, 64) and env.observation_spec["pixels"].shape == seen.shape
+    assert (seen[:, :3, :, :32] == 10).all() and (seen[:, 3:, :, :32] == 245).all()
+
+
+@pytest.mark.parametrize("obs", ["pixels", "both"])
+def test_a_training_on_two_cameras(task, obs, tmp_path):
+    """Replay, updates and checkpoints; a task with one camera does not take what was learned."""
+    name = task(TWO, two_cameras)
+    settings = {"task": name, "env": {"obs": obs}, "seed_steps": 20, "save_every": 10**9, "utd": 0.2}
+    settings |= {"planner": {"name": "policy"}, "batch_size": 2}
+    run = Training(tmp_path, steps=30, **settings).run()
+    assert run.feed.updates > 1 and run.agent.model.encoder.conv.centre.shape == (6, 64, 64)
+    assert run.feed.replay.sample()["pixels"].shape[2:] == (18, 64, 64)
+    again = Training(tmp_path, steps=40, resume=run.checkpoints.last, **settings).run()
+    model, facts = load_model(again.checkpoints.last)
+    assert model.channels == facts["channels"] == 6
+    single = task(
+        Dict({"left": CAMERA, "x": Box(-1, 1, (2,))}), lambda t: {"left": shade(t), "x": np.zeros(2)}
+    )
+    with pytest.raises(UsageError, match="trained on frames of 6 channels, but those of task"):
+        check_spaces("x.ckpt", facts, make_env(single, obs=obs))
+
+
+def test_stacks_are_refused(task):
     with pytest.raises(UsageError, match=r"is no picture.* \[4, 48, 96, 3\]; frames are stacked here"):
         make_env(task(Box(0, 255, (4, 48, 96, 3), np.uint8), lambda t: None))
 

@@ -65,6 +65,8 @@ def build_model(
         UsageError: widths that do not fit together, or an unknown algorithm.
     """
     model_class = algorithm_class(algorithm).model_class
+    more: dict[str, Any] = {"normalize": True} if env.normalize else {}
+    more |= {"channels": env.channels} if env.channels != 3 else {}
     try:
         return model_class(
             obs_dim=obs_dim(env),
@@ -72,7 +74,7 @@ def build_model(
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
             episodic=env.episodic if episodic is None else episodic,
             obs=env.obs,
-            **({"normalize": True} if env.normalize else {}),
+            **more,
             **without_name(size),
         )
     except ValueError as error:
@@ -120,7 +122,7 @@ def check_replay_fits(
 ) -> str:
     """One line that says what the replay will take; UsageError if there is not as much."""
     capacity = replay_capacity(env, env_steps, settings["algorithm"], world_size)
-    sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record
+    sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record, env.channels
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = here * replay_bytes(capacity, env.num_envs, *sizes)
     return check_replay_memory(needed, here * capacity, replay_folder(settings))
@@ -205,6 +207,7 @@ def describe(
         "episodic": model.episodic,
         "obs": model.obs,
         "normalize": model.normalizer is not None,
+        "channels": model.channels,
         "config": settings,
         "overrides": overrides,
         **more,
@@ -243,6 +246,12 @@ def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, A
 
 def check_spaces(path: str | Path, facts: dict[str, Any], env: TaskEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
+    cameras = facts.get("channels", 3), env.channels
+    if facts.get("obs", "state") != "state" and cameras[0] != cameras[1]:
+        raise UsageError(
+            f"checkpoint {path} was trained on frames of {cameras[0]} channels, but those of task {env.task}"
+            f" have {cameras[1]} (three for each camera)"
+        )
     has, needs = (obs_dim(env), env.action_spec.shape[-1]), (facts["obs_dim"], facts["action_dim"])
     if has != needs:
         raise UsageError(

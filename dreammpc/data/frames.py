@@ -40,6 +40,8 @@ class FrameStore:
         self.written = 0
         """Frames ever written."""
         self._recent = torch.full((num_envs, STACK), -1)
+        self.frame: tuple[int, ...] = FRAME
+        """Shape of one; another number of channels if the first that comes has it."""
         self._ring: Tensor | None = None
 
     @property
@@ -51,7 +53,7 @@ class FrameStore:
     def ring(self) -> Tensor:
         """The frames by place, made on first use; memory is taken as it is written."""
         if self._ring is None:
-            shape = (self.size, *FRAME)
+            shape = (self.size, *self.frame)
             if self.folder is None:
                 self._ring = torch.empty(shape, dtype=torch.uint8)
             else:
@@ -88,6 +90,8 @@ class FrameStore:
 
     def put(self, start: int, frames: Tensor) -> None:
         """Write frames [n, 3, 64, 64] as the numbers from `start` on."""
+        if self._ring is None:
+            self.frame = tuple(frames.shape[1:])
         start, frames = start + max(0, len(frames) - self.size), frames[-self.size :]
         self.ring.index_copy_(0, torch.arange(start, start + len(frames)) % self.size, frames)
 
@@ -103,10 +107,10 @@ class FrameStore:
         """
         slices, horizon = numbers.shape[:2]
         needed = torch.cat([numbers[:, 0], numbers[:, 1:, -1]], 1) % self.size  # [S, H + 3]
-        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *FRAME[1:])
-        channels, plane = STACK * FRAME[0], FRAME[1] * FRAME[2]
-        strides = (frames.stride(0), FRAME[0] * plane, *frames.stride()[1:])
-        stacked = frames.as_strided((slices, horizon + 1, channels, *FRAME[1:]), strides)
+        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *self.frame[1:])
+        channels, plane = STACK * self.frame[0], self.frame[1] * self.frame[2]
+        strides = (frames.stride(0), self.frame[0] * plane, *frames.stride()[1:])
+        stacked = frames.as_strided((slices, horizon + 1, channels, *self.frame[1:]), strides)
         return stacked[:, :-1], stacked[:, 1:]
 
     def state_dict(self) -> dict[str, int | Tensor]:

@@ -20,7 +20,13 @@ DEVICE_FREE = 0.1
 
 
 def replay_bytes(
-    capacity: int, num_envs: int, obs_dim: int, action_dim: int, pixels: bool = False, plans: bool = False
+    capacity: int,
+    num_envs: int,
+    obs_dim: int,
+    action_dim: int,
+    pixels: bool = False,
+    plans: bool = False,
+    channels: int = 3,
 ) -> int:
     """Bytes of a full replay.
 
@@ -28,10 +34,11 @@ def replay_bytes(
         capacity: transitions.
         obs_dim: of the vectors observed, 0 if there are none.
         plans: whether plans are stored too (BMPC).
+        channels: of a frame.
     """
     floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
     row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
-    frames = FRAME_BYTES * ring_size(capacity, num_envs) if pixels else 0
+    frames = FRAME_BYTES // 3 * channels * ring_size(capacity, num_envs) if pixels else 0
     return row * capacity + frames
 
 

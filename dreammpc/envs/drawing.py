@@ -87,7 +87,10 @@ def _no_picture(frame: Any) -> Mismatch:
 
 
 def draw(env: gymnasium.Env) -> np.ndarray:
-    """The present frame of `env`, uint8 [3, 64, 64]: the one that it observes, if it does, else a drawing."""
+    """The present frame of `env`, uint8 [3, 64, 64]: those that it observes, if it does, else a drawing.
+
+    Of several that it observes the channels follow each other.
+    """
     _, height, width = FRAME_SHAPE
     if _sees(env):
         return env.get_wrapper_attr("seen")(height, width).transpose(2, 0, 1)

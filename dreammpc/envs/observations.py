@@ -27,7 +27,7 @@ NUMBERS = (Box, Discrete, MultiBinary, MultiDiscrete)
 
 
 class Joined(gymnasium.ObservationWrapper):
-    """The numeric entries of an observation joined in the order of its space, and its picture, if it has one.
+    """The numeric entries of an observation joined in the order of its space, and the pictures in it.
 
     What chooses among several (Discrete and the like) becomes as many numbers, of which one is 1.
 
@@ -36,10 +36,11 @@ class Joined(gymnasium.ObservationWrapper):
         task: its name, for messages.
 
     Attributes:
+        channels: of all pictures together, three for each.
         layout: the entries in order, with their lengths: ``"goal[2], joints[7]; picture: camera"``.
 
     Raises:
-        UsageError: an entry that is no numbers, several pictures, or stacks of pictures.
+        UsageError: an entry that is no numbers, or a stack of pictures.
     """
 
     def __init__(self, env: gymnasium.Env, task: str):
@@ -55,26 +56,21 @@ class Joined(gymnasium.ObservationWrapper):
                     f"task {task!r}: {_of(path)} is no picture, uint8 [height, width, 1, 3 or 4], but"
                     f" {list(space.shape or ())}; frames are stacked here: leave out a wrapper that does so"
                 )
-        cameras = ", ".join(_name(path) for path, _ in pictures)
-        if len(pictures) > 1:
-            raise UsageError(
-                f"task {task!r} observes {len(pictures)} pictures ({cameras}), and one can be learned from:"
-                " leave out the others by gymnasium.wrappers.FilterObservation"
-            )
-        self._pictured: Path | None = pictures[0][0] if pictures else None
-        self._entries = [(path, space) for path, space in entries if path != self._pictured]
+        self._pictured: list[Path] = [path for path, _ in pictures]
+        self._entries = [(path, space) for path, space in entries if path not in self._pictured]
         sizes = [flatten_space(space).shape[0] for _, space in self._entries]  # type: ignore[union-attr, index]
         self.observation_space = Box(-np.inf, np.inf, (sum(sizes),), np.float32)
         named = [f"{_name(path)}[{size}]" for (path, _), size in zip(self._entries, sizes, strict=True)]
         self.layout = ", ".join(named)
-        if self._pictured is not None:
-            self.layout += f"{'; ' * bool(named)}picture: {_name(self._pictured)}"
-        self._last: Any = None
+        self.channels = 3 * max(len(pictures), 1)
+        if pictures:
+            cameras = ", ".join(map(_name, self._pictured))
+            self.layout += f"{'; ' * bool(named)}picture{'s' * (len(pictures) > 1)}: {cameras}"
+        self._last: list[Any] = []
 
     def observation(self, observation: Any) -> np.ndarray:
         """The vector, float64 [O]."""
-        if self._pictured is not None:
-            self._last = _at(observation, self._pictured)
+        self._last = [_at(observation, path) for path in self._pictured]
         parts = []
         for path, space in self._entries:
             value = _at(observation, path)
@@ -87,11 +83,11 @@ class Joined(gymnasium.ObservationWrapper):
     @property
     def sees(self) -> bool:
         """Whether there is a picture in its observations."""
-        return self._pictured is not None
+        return bool(self._pictured)
 
     def seen(self, height: int, width: int) -> np.ndarray:
-        """The picture of the last observation, uint8 [height, width, 3]."""
-        return scaled(picture(self._last), height, width)
+        """The pictures of the last observation, uint8 [height, width, channels], three for each."""
+        return np.concatenate([scaled(picture(each), height, width) for each in self._last], 2)
 
 
 def is_flat(space: Space) -> bool:

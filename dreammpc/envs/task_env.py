@@ -17,7 +17,7 @@ class TaskEnv(EnvBase):
     """B environments of one task; `batch_size=[B]` always, also for one. Keys:
 
     - ``observation`` float32 [B, O]; not with ``obs="pixels"``
-    - ``pixels`` uint8 [B, 3, 64, 64], the present frame; not with ``obs="state"``
+    - ``pixels`` uint8 [B, channels, 64, 64], the present frame, of all cameras; not with ``obs="state"``
     - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
     - ``reward`` float32 [B, 1]
     - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
@@ -32,9 +32,10 @@ class TaskEnv(EnvBase):
         observation_dim: O, 0 with pixels alone.
         action_dim: A.
         device: where all of it is; None is the CPU.
+        channels: of a frame, three for each camera.
 
     Attributes:
-        task, obs, num_envs: as given.
+        task, obs, num_envs, channels: as given.
         action_repeat: control steps per decision, 1 where the environments do not say.
         max_episode_steps: time limit in decisions, None where the environments do not say.
         episodic: whether an episode can end before its time limit; True where the environments do not say.
@@ -71,9 +72,10 @@ class TaskEnv(EnvBase):
         observation_dim: int,
         action_dim: int,
         device: torch.device | None = None,
+        channels: int = 3,
     ):
         super().__init__(batch_size=[num_envs], device=device)
-        self.task, self.obs, self.num_envs = task, obs, num_envs
+        self.task, self.obs, self.num_envs, self.channels = task, obs, num_envs, channels
         self.options: dict[str, Any] = {}
         self.steps = 0
         self._whole = True  # False after a step or a reset that failed
@@ -82,7 +84,7 @@ class TaskEnv(EnvBase):
         self._observed = observed(obs)
         specs: dict[str, Any] = {
             "observation": Unbounded((num_envs, observation_dim), **on),
-            "pixels": Bounded(0, 255, (num_envs, *FRAME_SHAPE), dtype=torch.uint8, **on),
+            "pixels": Bounded(0, 255, (num_envs, channels, *FRAME_SHAPE[1:]), dtype=torch.uint8, **on),
         }
         self.observation_spec = Composite(
             {key: specs[key] for key in self._observed}, shape=self.batch_size, **on

@@ -54,7 +54,8 @@ class BatchedEnv(TaskEnv):
             raise UsageError(f"task {task!r}: needs at least one environment")
         observation_dim = flat_box(envs, "observation", task, empty=obs == "pixels").shape[0]
         actions = flat_box(envs, "action", task)
-        super().__init__(task, obs, len(envs), observation_dim, actions.shape[0])
+        channels = _attribute(envs[0], "channels", 3)
+        super().__init__(task, obs, len(envs), observation_dim, actions.shape[0], channels=channels)
         self.envs = list(envs)
         self.action_repeat = _attribute(envs[0], "action_repeat", 1)
         spec = envs[0].spec
@@ -71,7 +72,7 @@ class BatchedEnv(TaskEnv):
         self.layout = _attribute(envs[0], "layout", "")
         self._own_actions = Actions(actions, task)
 
-        rows, pixels_shape = (self.num_envs, 1), (self.num_envs, *FRAME_SHAPE)
+        rows, pixels_shape = (self.num_envs, 1), (self.num_envs, channels, *FRAME_SHAPE[1:])
         # The present state of every row. A step overwrites it and hands out copies.
         self._observation = np.zeros((self.num_envs, observation_dim), np.float32)
         self._pixels = np.zeros(pixels_shape if "pixels" in self._observed else 0, np.uint8)

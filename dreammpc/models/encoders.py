@@ -1,6 +1,6 @@
 """From what is observed to a latent: of the state, of frames, or of both; and the memory of recent frames.
 
-Shapes: M a flat batch, B environments, O observation width, D latent width, C channels (9) of 3 frames.
+Shapes: M a flat batch, B environments, O observation width, D latent width, C channels of 3 frames.
 """
 
 import torch
@@ -14,7 +14,9 @@ STACK = 3
 """Frames that an encoder sees at once (arXiv 2310.16828, App. H)."""
 
 
-def make_encoder(obs: str, obs_dim: int, enc_dim: int, latent_dim: int, num_layers: int) -> nn.Module:
+def make_encoder(
+    obs: str, obs_dim: int, enc_dim: int, latent_dim: int, num_layers: int, channels: int = 3
+) -> nn.Module:
     """The encoder of what is observed; see `MLP`, `PixelEncoder` and `FusedEncoder`.
 
     Raises:
@@ -24,9 +26,9 @@ def make_encoder(obs: str, obs_dim: int, enc_dim: int, latent_dim: int, num_laye
     if obs == "state":
         return MLP([obs_dim, *hidden, latent_dim], output=simnorm)
     if obs == "pixels":
-        return PixelEncoder(latent_dim)
+        return PixelEncoder(latent_dim, channels)
     if obs == "both":
-        return FusedEncoder([obs_dim, *hidden], latent_dim)
+        return FusedEncoder([obs_dim, *hidden], latent_dim, channels)
     raise ValueError(f"obs must be one of {', '.join(OBS_KEYS)}, got {obs!r}")
 
 
@@ -37,9 +39,9 @@ class PixelEncoder(nn.Module):
     LayerNorm in between.
     """
 
-    def __init__(self, latent_dim: int):
+    def __init__(self, latent_dim: int, channels: int = 3):
         super().__init__()
-        self.conv = ConvFeatures(3 * STACK)
+        self.conv = ConvFeatures(channels * STACK, STACK)
         self.head = (
             None if latent_dim == self.conv.features else MLP([self.conv.features, latent_dim], simnorm)
         )
@@ -61,11 +63,12 @@ class FusedEncoder(nn.Module):
     Args:
         sizes: widths of the proprioceptive part, O first.
         latent_dim: D.
+        channels: of a frame.
     """
 
-    def __init__(self, sizes: list[int], latent_dim: int):
+    def __init__(self, sizes: list[int], latent_dim: int, channels: int = 3):
         super().__init__()
-        self.conv = ConvFeatures(3 * STACK)
+        self.conv = ConvFeatures(channels * STACK, STACK)
         self.norm = nn.LayerNorm(self.conv.features)
         nn.init.constant_(self.norm.weight, (sizes[-1] / self.conv.features) ** 0.5)
         self.body = MLP(sizes, output=mish)
@@ -78,19 +81,19 @@ class FusedEncoder(nn.Module):
         return features
 
 
-def no_frames(batch_size: int, device: torch.device | None = None) -> TensorDictBase:
+def no_frames(batch_size: int, device: torch.device | None = None, channels: int = 3) -> TensorDictBase:
     """Memory before an episode's first frame: `frames` [B, C, 64, 64] and `seen` [B, 1], false."""
     content = {
-        "frames": torch.zeros(batch_size, 3 * STACK, 64, 64, dtype=torch.uint8, device=device),
+        "frames": torch.zeros(batch_size, channels * STACK, 64, 64, dtype=torch.uint8, device=device),
         "seen": torch.zeros(batch_size, 1, dtype=torch.bool, device=device),
     }
     return TensorDict(content, [batch_size], device=device)
 
 
 def with_frame(memory: TensorDictBase, frame: Tensor) -> TensorDictBase:
-    """Memory after one more `frame` [B, 3, 64, 64]; an episode's first one stands for those before it."""
+    """Memory after one more `frame` [B, C/3, 64, 64]; an episode's first one stands for those before it."""
     seen = memory["seen"].view(-1, 1, 1, 1)
-    moved = torch.cat([memory["frames"][:, 3:], frame], 1)
+    moved = torch.cat([memory["frames"][:, frame.shape[1] :], frame], 1)
     frames = torch.where(seen, moved, frame.repeat(1, STACK, 1, 1))
     content = {"frames": frames, "seen": torch.ones_like(memory["seen"])}
     return TensorDict(content, memory.batch_size, device=frames.device)

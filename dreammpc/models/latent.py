@@ -50,6 +50,7 @@ class LatentModel(nn.Module):
         num_bins, min_bin, max_bin: the two-hot code of rewards and values, in symlog units.
         episodic: learn a termination head; without it `outcome` returns a constant discount.
         obs: what is observed: `state`, `pixels` or `both`.
+        channels: of a frame, three for each camera.
         normalize: scale the vector that is observed by running statistics, which training updates.
 
     Raises:
@@ -75,6 +76,7 @@ class LatentModel(nn.Module):
         episodic: bool = False,
         obs: str = "state",
         normalize: bool = False,
+        channels: int = 3,
     ):
         super().__init__()
         if latent_dim % 8:
@@ -87,8 +89,8 @@ class LatentModel(nn.Module):
         pair, hidden = latent_dim + action_dim, [mlp_dim, mlp_dim]
         self.two_hot = TwoHot(num_bins, min_bin, max_bin)
         self.normalizer = Normalizer(obs_dim) if normalize and obs != "pixels" else None
-        self.encoder = make_encoder(obs, obs_dim, enc_dim, latent_dim, num_enc_layers)
-        self.obs, self.obs_keys = obs, OBS_KEYS[obs]
+        self.encoder = make_encoder(obs, obs_dim, enc_dim, latent_dim, num_enc_layers, channels)
+        self.obs, self.obs_keys, self.channels = obs, OBS_KEYS[obs], channels
         self.dynamics = MLP([pair, *hidden, latent_dim], output=simnorm)
         self.reward = MLP([pair, *hidden, num_bins])
         nn.init.zeros_(self.reward.linears[-1].get_parameter("weight"))
@@ -116,7 +118,7 @@ class LatentModel(nn.Module):
         """TensorDict [B] with zeros `z` [B, D], which nothing reads; with pixels, a memory of no frames."""
         belief = self.latent(torch.zeros(batch_size, self.latent_dim, device=device))
         if self.obs != "state":
-            belief[MEMORY] = no_frames(batch_size, device)
+            belief[MEMORY] = no_frames(batch_size, device, self.channels)
         return belief
 
     def observe(self, obs: TensorDictBase, prev_action: Tensor, belief: TensorDictBase) -> TensorDictBase:
@@ -127,7 +129,7 @@ class LatentModel(nn.Module):
         Raises:
             UsageError: an entry that is missing, or of another shape.
         """
-        shapes = {"observation": (self.obs_dim,), "pixels": (3, 64, 64)}
+        shapes = {"observation": (self.obs_dim,), "pixels": (self.channels, 64, 64)}
         for key in self.obs_keys:
             x, shape = obs.get(key, None), [*obs.batch_size, *shapes[key]]
             got = "none" if x is None else list(x.shape)

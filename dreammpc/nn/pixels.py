@@ -43,17 +43,18 @@ class ConvFeatures(nn.Module):
     them, features differ between images by a 37th of that (cartpole-swingup, mean of five draws).
 
     Args:
-        channels: of the images (three per stacked frame).
+        channels: of the images, which are several frames.
+        frames: how many; a frame has three channels for each camera.
     """
 
     features = 512
     """Width of the output: 32 channels of 4×4."""
     centre: Tensor
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, frames: int = 3):
         super().__init__()
-        self.frames = channels // 3
-        self.register_buffer("centre", torch.full((3, 64, 64), GRAY))
+        self.frames = frames
+        self.register_buffer("centre", torch.full((channels // frames, 64, 64), GRAY))
         layers: list[nn.Module] = []
         for kernel, stride in ((7, 2), (5, 2), (3, 2), (3, 1)):
             conv = nn.Conv2d(channels, 32, kernel, stride)
@@ -69,5 +70,5 @@ class ConvFeatures(nn.Module):
         return self.layers(x.float() / 255 - self.centre.repeat(self.frames, 1, 1))
 
     def mean_frame(self, images: Tensor) -> Tensor:
-        """Of bytes [M, channels, 64, 64]: [3, 64, 64] in [0, 1]."""
-        return images.float().mean(0).unflatten(0, (self.frames, 3)).mean(0) / 255
+        """Of bytes [M, channels, 64, 64]: [channels of a frame, 64, 64] in [0, 1]."""
+        return images.float().mean(0).unflatten(0, (self.frames, -1)).mean(0) / 255

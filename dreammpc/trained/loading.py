@@ -47,6 +47,8 @@ def load_model(
     widths |= {"episodic": facts.get("episodic", False), "obs": facts.get("obs", "state")}
     if facts.get("normalize", False):
         widths["normalize"] = True
+    if facts.get("channels", 3) != 3:
+        widths["channels"] = facts["channels"]
     try:
         model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     except (TypeError, ValueError, RuntimeError) as error:

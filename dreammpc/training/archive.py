@@ -7,6 +7,7 @@ A checkpoint names its files with their checksums, and no two saves give a file 
 interrupted, the files of an earlier checkpoint stay as they are.
 """
 
+import math
 import secrets
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.data import Replay
-from dreammpc.data.frames import FRAME_BYTES
 from dreammpc.interfaces import UsageError
 from dreammpc.training.files import checksum, save_atomically, sweep_drafts
 
@@ -132,7 +132,7 @@ def rows_per_file(replay: Replay) -> int:
     """How many rows of `replay` fit in a file."""
     row = replay.rows(replay.written - 1, replay.written)
     size = sum(value.nbytes for value in row.values(True, True))
-    return max(1, SEGMENT_BYTES // (size + (0 if replay.frames is None else FRAME_BYTES)))
+    return max(1, SEGMENT_BYTES // (size + (0 if replay.frames is None else math.prod(replay.frames.frame))))
 
 
 def flat(rows: TensorDictBase) -> dict[str, Tensor]:

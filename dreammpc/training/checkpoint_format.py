@@ -24,6 +24,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "episodic": bool,
     "obs": str,
     "normalize": bool,
+    "channels": int,
     "versions": dict,
     "tracking_run": (str, NoneType),
     "config": dict,
