@@ -18,6 +18,7 @@ import torch
 from dreammpc.agent import Agent
 from dreammpc.algorithms import TDMPC2
 from dreammpc.configuration import assembly
+from dreammpc.configuration.schemas import AlgorithmConfig
 from dreammpc.models import SIZES
 from dreammpc.planning import make_planner
 from dreammpc.support.progress import Progress
@@ -37,8 +38,9 @@ def run(task: str, steps: int, tracking: str) -> float:
     model = assembly.build_model(env, asdict(SIZES["nano"]))
     agent = Agent(model, make_planner("policy", model.action_dim))
     algorithm = NoUpdate(agent)
-    settings = {"capacity": 1_000_000, "horizon": 3, "batch_size": 256, "utd": 1.0, "seed_steps": 10}
-    feed = assembly.build_feed(env, agent, (steps + 10) * env.action_repeat, 0, settings)
+    feed = assembly.build_feed(
+        env, agent, (steps + 10) * env.action_repeat, 0, AlgorithmConfig(seed_steps=10)
+    )
     feed.seed_steps = 10**9  # act at random to the end
     feed.owed = 0.0
     collect = feed._collect

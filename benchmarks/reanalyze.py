@@ -38,16 +38,16 @@ class Stopwatch:
 def measure(planner: str, args: argparse.Namespace) -> tuple[float, float, float]:
     """Milliseconds per update: in all, collecting, reanalyze."""
     torch.manual_seed(0)
-    settings = asdict(BMPCConfig(utd=args.utd, seed_steps=1000))
+    config = BMPCConfig(utd=args.utd, seed_steps=1000)
     total = args.warm_up + args.updates
     env = assembly.build_env(args.task, 0)
     size = asdict(replace(SIZES[args.model], num_heads=2))
-    model = assembly.build_model(env, size, algorithm="bmpc")
+    model = assembly.build_model(env, size, config)
     chosen = build_planner({"name": planner}, model.action_dim)
-    agent = assembly.build_agent(model, chosen, settings, args.compile)
-    steps = settings["seed_steps"] + int(total / args.utd) + 100
-    feed = assembly.build_feed(env, agent, steps * env.action_repeat, 0, settings)
-    algorithm = assembly.build_algorithm(agent, feed, settings, args.compile)
+    agent = assembly.build_agent(model, chosen, config, args.compile)
+    steps = config.seed_steps + int(total / args.utd) + 100
+    feed = assembly.build_feed(env, agent, steps * env.action_repeat, 0, config)
+    algorithm = assembly.build_algorithm(agent, feed, config, args.compile)
     optimizers = algorithm.configure_optimizers()
     algorithm.optimizers = lambda: optimizers
     algorithm.manual_backward = lambda loss: loss.backward()

@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 from dreammpc.agent import Agent
 from dreammpc.configuration.assembly import build_env
 from dreammpc.configuration.planners import build_planner
+from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.data import make_collector
 from dreammpc.interfaces import UsageError
 from dreammpc.trained.loading import load_model
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     played = {}
     for way in (options.planner, "random"):
         torch.manual_seed(options.seed)
-        env = build_env(facts["task"], options.seed, options.num_envs, repeat)
+        env = build_env(facts["task"], options.seed, EnvConfig(options.num_envs, repeat))
         agent.random = way == "random"
         played[way] = play(agent, env, options.steps)
     found = {}

@@ -27,41 +27,36 @@ from dreammpc.training import (
     make_trainer,
     open_run,
     seed_everything,
-    set_speed,
     world_size,
 )
 
 
 @main("train")
 def train(config: TrainConfig) -> int:
-    settings = asdict(config)
     check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
-    folder = open_run(config.folder, config.resume, config.task, config.seed)
-    settings["folder"] = str(folder)
-    resumed = assembly.open_resume(config.resume, settings) if config.resume else None
-    speed = set_speed(config)
+    config.folder = str(folder := open_run(config.folder, config.resume, config.task, config.seed))
+    resumed = assembly.open_resume(config.resume, config) if config.resume else None
+    speed = assembly.set_speed(config)
     seed = seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
-    env = assembly.build_env(config.task, seed, **settings["env"])
-    if resumed:
+    env = assembly.build_env(config.task, seed, config.env)
+    if config.resume and resumed:
         assembly.check_spaces(config.resume, resumed, env)
-    model = assembly.build_model(
-        env, settings["model"], config.algorithm.discount, config.algorithm.name, config.algorithm.episodic
-    )
-    planner = planners.build_planner(settings["planner"], model.action_dim)
-    compared = planners.build_planners(config.evaluation.planners, model.action_dim)
-    evaluated = planners.eval_planners(settings, planner)
-    compared |= {planners.planner_name(settings["planner"]): planner} | evaluated
+    model = assembly.build_model(env, asdict(config.model), config.algorithm)
+    planner = planners.build_planner(config.planner, model.action_dim)
+    compared = planners.planners_for(config.evaluation.planners, {}, model.action_dim)
+    evaluated = planners.eval_planners(config, planner)
+    compared |= {planners.planner_name(config.planner): planner} | evaluated
     planners.check_graphable(planner, model, speed.plans)
-    agent = assembly.build_agent(model, planner, settings["algorithm"], speed.plans)
+    agent = assembly.build_agent(model, planner, config.algorithm, speed.plans)
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
-    need = assembly.check_replay_fits(env, agent, config.steps, settings, world_size())
-    collector = collectors.build_collector(env, agent, seed, settings)
-    shared = world_size(), assembly.replay_folder(settings), collector
-    feed = assembly.build_feed(env, agent, config.steps, seed, settings["algorithm"], *shared)
-    algorithm = assembly.build_algorithm(agent, feed, settings["algorithm"], speed.compile)
+    need = assembly.check_replay_fits(env, agent, config, world_size())
+    collector = collectors.build_collector(env, agent, seed, config)
+    shared = world_size(), assembly.replay_folder(config), collector
+    feed = assembly.build_feed(env, agent, config.steps, seed, config.algorithm, *shared)
+    algorithm = assembly.build_algorithm(agent, feed, config.algorithm, speed.compile)
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
@@ -69,6 +64,7 @@ def train(config: TrainConfig) -> int:
     evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress, options=env.options)
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
+    settings = asdict(config)
     told = settings | env.facts()
     loggers = make_loggers(folder, told, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
@@ -76,18 +72,15 @@ def train(config: TrainConfig) -> int:
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
     bar = ProgressBar(feed, monitor, evaluation, progress)
-    trainer = make_trainer(
-        folder,
-        [OwnFolder(), stop, monitor, evaluation, checkpoints, bar],
-        loggers,
-        precision=speed.precision,
-        **{k: v for k, v in settings["trainer"].items() if k not in ("precision", "compile", "threads")},
-    )
+    how = config.trainer
+    started = how.accelerator, how.devices, how.strategy, speed.precision, how.num_nodes, how.timeout_s
+    callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
+    trainer = make_trainer(folder, callbacks, loggers, *started)
     print_from_rank_zero(f"{speed}; {config.learning()}\n{need}")
     with checkpoints.restored(config.resume):
         trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
     feed.close()
-    if stop.requested():
+    if stop.signal is not None:
         if trainer.is_global_zero:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
@@ -102,7 +95,7 @@ def train(config: TrainConfig) -> int:
     model.to(speed.device)  # from where Lightning has moved it back
     video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
-    results = evaluator.compare(model, compared)
+    results = {name: played for name, played in evaluator.compare(model, compared).items() if played}
     print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     last = loading.evaluate_arguments(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)

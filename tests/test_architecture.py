@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "algorithms": ["interfaces", "plugins", "runtime", "nn", "planning", "models", "agent"],
     "evaluation": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking"],
     "training": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking", "evaluation"],
-    "sweeps": ["interfaces", "runtime", "support", "envs", "tracking", "evaluation"],
+    "sweeps": ["interfaces", "plugins", "runtime", "support", "envs", "tracking", "evaluation"],
     "report": ["interfaces", "runtime", "support", "evaluation"],
 }
 MAY_IMPORT["configuration"] = [room for room in MAY_IMPORT if room not in ("nn", "report")]

@@ -11,7 +11,7 @@ import torch
 from torchrl.envs.utils import check_env_specs
 
 from dreammpc.configuration import assembly
-from dreammpc.configuration.schemas import TrainConfig
+from dreammpc.configuration.schemas import AlgorithmConfig, TrainConfig
 from dreammpc.envs import canonical, humanoidbench, list_tasks, make_env, not_installed
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import check_installed, expand
@@ -101,7 +101,7 @@ def test_ends_are_merged_for_parity_with_published_runs(package):
     env = make_env("h1hand-balance_hard")
     size = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16, "num_heads": 2}
     assert assembly.build_model(env, size).episodic
-    merged = assembly.build_model(env, size, episodic=False)
+    merged = assembly.build_model(env, size, AlgorithmConfig(episodic=False))
     assert not merged.episodic and not any("termination" in name for name, _ in merged.named_parameters())
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dreammpc.configuration import assembly
+from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
@@ -29,7 +30,8 @@ def make_checkpoint(path: Path, seed: int, task: str = "cartpole-swingup", algor
         "model": {"name": "nano", **asdict(SIZES["nano"])},
     }
     torch.manual_seed(seed)
-    model = assembly.build_model(assembly.build_env(task, 0), settings["model"], 0.99, algorithm)
+    learner = {"tdmpc2": AlgorithmConfig, "bmpc": BMPCConfig}[algorithm](discount=0.99)
+    model = assembly.build_model(assembly.build_env(task, 0), settings["model"], learner)
     facts = assembly.describe(task, model, settings, [], env_steps=1000, format=FORMAT)
     weights = {f"agent.model.{key}": value for key, value in model.state_dict().items()}
     save_atomically({DESCRIPTION: facts, "state_dict": weights}, path)

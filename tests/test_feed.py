@@ -1,5 +1,7 @@
 """The feed's clock: seed phase, burst, update ratio, returns; and a real collector with an agent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from feeds import FakeAgent, FakeCollector, make_feed, schedule
@@ -7,6 +9,7 @@ from toy_models import random_tdmpc2
 
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.configuration import assembly
+from dreammpc.configuration.schemas import AlgorithmConfig
 from dreammpc.data import Replay, make_collector
 from dreammpc.envs import BatchedEnv, make_env
 from dreammpc.envs.dmcontrol import DMControl
@@ -213,15 +216,15 @@ def test_random_steps_in_a_real_collector():
 def test_random_steps_are_environment_steps_and_a_run_that_ends_in_them_says_so(caplog):
     env = make_env("cartpole-swingup", 1, 0)
     agent = Agent(random_tdmpc2(1), make_planner("policy", 1))
-    settings = {"batch_size": 8, "capacity": 1000, "horizon": 3, "utd": 1.0, "seed_steps": 100}
-    feed = assembly.build_feed(env, agent, 102, 0, settings)
+    config = AlgorithmConfig(batch_size=8, capacity=1000, seed_steps=100)
+    feed = assembly.build_feed(env, agent, 102, 0, config)
     assert (feed.seed_steps, feed.total_steps) == (50, 51) and not caplog.text  # two to each agent step
-    assembly.build_feed(env, agent, 100, 0, settings)
+    assembly.build_feed(env, agent, 100, 0, config)
     assert "nothing is learned: the first 100 steps are random (algorithm.seed_steps)" in caplog.text
-    settings["seed_steps"] = None
-    assert assembly.build_feed(env, agent, 10_000, 0, settings).seed_steps == 2500  # five episodes
+    config.seed_steps = None
+    assert assembly.build_feed(env, agent, 10_000, 0, config).seed_steps == 2500  # five episodes
     with pytest.raises(UsageError, match=r"horizon must be at most an episode's 500 agent steps, got 600"):
-        assembly.build_feed(env, agent, 10_000, 0, settings | {"horizon": 600})
+        assembly.build_feed(env, agent, 10_000, 0, replace(config, horizon=600))
 
 
 def turns_of(feed) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from feeds import make_agent
 from replica_recipe import make_drift
 
 from dreammpc.configuration.collectors import build_collector
+from dreammpc.configuration.schemas import CollectorConfig, TrainConfig
 from dreammpc.data import WorkersDied
 from dreammpc.data.ray_workers import RayWorkerCollector
 from dreammpc.interfaces import UsageError
@@ -83,7 +84,6 @@ def test_more_workers_than_the_cluster_has_cpus(collector_class):
 def test_ray_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "dreammpc.data.ray_workers", raising=False)
-    settings = {"task": "cartpole-swingup", "env": {"num_envs": 1}}
-    settings["collector"] = {"kind": "ray", "workers": 1, "steps": 8}
+    config = TrainConfig(collector=CollectorConfig("ray", workers=1))
     with pytest.raises(UsageError, match=r"pip install 'dreammpc\[ray\]'"):
-        build_collector(make_drift(seed=1), make_agent(), 1, settings)
+        build_collector(make_drift(seed=1), make_agent(), 1, config)

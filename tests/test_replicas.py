@@ -13,6 +13,7 @@ import torch
 from feeds import make_feed, schedule
 
 from dreammpc.configuration import assembly
+from dreammpc.configuration.schemas import AlgorithmConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.training import load_checkpoint, open_resume
 
@@ -154,6 +155,6 @@ def test_steps_of_all_ranks_are_counted():
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    settings = {"batch_size": 16, "capacity": 100, "seed_steps": 1}
+    config = AlgorithmConfig(batch_size=16, capacity=100, seed_steps=1)
     with pytest.raises(UsageError, match="batch_size must be a multiple of the 3 processes"):
-        assembly.build_feed(None, None, 100, 0, settings, world_size=3)
+        assembly.build_feed(None, None, 100, 0, config, world_size=3)

@@ -16,7 +16,7 @@ from feeds import make_agent
 from replica_recipe import make_drift
 
 from dreammpc.configuration.collectors import build_collector, count_rows
-from dreammpc.configuration.schemas import CollectorConfig
+from dreammpc.configuration.schemas import CollectorConfig, TrainConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
 from dreammpc.data.mailbox import Mailbox
@@ -34,17 +34,16 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["multiprocess", "async"])
 def test_too_little_shared_memory_is_said_before_it_ends_a_process(kind, monkeypatch):
-    agent, settings = make_agent(), {"task": "drift", "env": {}}
-    settings["collector"] = {"kind": kind, "workers": 2, "steps": 8}
+    agent, config = make_agent(), TrainConfig("cartpole-swingup", collector=CollectorConfig(kind))
     free = {"/dev/shm": 48_000}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[str(path)]))
     with pytest.raises(UsageError, match=rf"2 workers of collector={kind} share .* has 48 kB free; make"):
-        build_collector(make_drift(1), agent, 5, settings)
+        build_collector(make_drift(1), agent, 5, config)
     free["/dev/shm"] = 1_000_000
-    build_collector(make_drift(1), agent, 5, settings)
-    settings["collector"]["steps"] = 100_000
+    build_collector(make_drift(1), agent, 5, config)
+    config.collector.steps = 100_000
     with pytest.raises(UsageError, match=r"lower collector\.steps"):
-        build_collector(make_drift(1), agent, 5, settings)
+        build_collector(make_drift(1), agent, 5, config)
 
 
 def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplog):
@@ -200,14 +199,14 @@ def test_a_reader_that_died_while_it_read_is_noticed(monkeypatch):
 
 
 def test_environments_are_counted_over_the_workers():
-    env = {"num_envs": 3}
-    assert count_rows({"env": env}) == 3  # a checkpoint from before there were workers
-    assert count_rows({"env": env, "collector": {"kind": "serial", "workers": 2}}) == 3
-    assert count_rows({"env": env, "collector": {"kind": "async", "workers": 2}}) == 6
+    assert count_rows(3, "serial", 2) == 3
+    assert count_rows(3, "async", 2) == 6
 
 
 def test_an_unknown_collector_is_refused():
-    with pytest.raises(UsageError, match="'parallel'; there are: serial, multiprocess, async"):
+    with pytest.raises(
+        UsageError, match=r"^collector\.kind must be one of serial, multiprocess, async, ray, got 'parallel'$"
+    ):
         CollectorConfig("parallel")
     with pytest.raises(UsageError, match=r"collector\.workers must be at least 1"):
         CollectorConfig("async", workers=0)

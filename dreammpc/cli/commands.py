@@ -13,7 +13,7 @@ from dreammpc import trained
 from dreammpc.agent import Agent
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
-from dreammpc.configuration.planners import build_planner, build_planners, planner_name
+from dreammpc.configuration.planners import build_planner, planner_name, planners_for
 from dreammpc.envs.examine import examine
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Evaluator
@@ -21,7 +21,7 @@ from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import named_by
-from dreammpc.plugins.settings import MAX_EPISODES, between, check_seeds
+from dreammpc.plugins.settings import Count, NumEpisodes, Positive, Seed, fitted
 from dreammpc.runtime.devices import choose_device, where
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
@@ -100,8 +100,8 @@ def export(
         UsageError: any other choice; see `export_agent`; or an unknown planner, before anything is written.
     """
     choose_device(device)  # to be refused before anything is written
-    between("--episodes", 1, MAX_EPISODES, episodes)
-    check_seeds("--seed", seed)
+    fitted("--episodes", episodes, NumEpisodes)
+    fitted("--seed", seed, Seed)
     confirmed, rest = confirmations(choices)
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
@@ -109,7 +109,7 @@ def export(
     check_task(
         facts["task"], f"checkpoint {checkpoint}", named_by(choices), model_options(facts).get("kwargs")
     )
-    chosen = build_planners([word for word in planners.split(",") if word], model.action_dim)
+    chosen = planners_for([word for word in planners.split(",") if word], {}, model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []
@@ -139,9 +139,8 @@ def import_checkpoint(
         UsageError: see `read_published`; another task's spaces, or another size than `size`; a negative
             number; `output` is `file`.
     """
-    check_seeds("--seed", seed or 0)
-    if (env_steps or 0) < 0:
-        raise UsageError(f"--env-steps must be at least 0, got {env_steps}")
+    fitted("--seed", seed, Seed | None)
+    fitted("--env-steps", env_steps, Count | None)
     found = read_published(file)
     if size not in (None, found.size):
         told = ", ".join(f"{key} {value}" for key, value in found.widths.items())
@@ -208,7 +207,7 @@ def demo(
     _, of_planner = confirmations(choices)
     settings = {"name": "dream_mpc", **planner_choices(of_planner)}
     path = trained.locate(agent)
-    check_seeds("--seed", seed)
+    fitted("--seed", seed, Seed)
     if video:
         video_path(video)
     model, facts = loading.load_model(path, device, named_by(choices))
@@ -246,8 +245,7 @@ def check_env(task: str, steps: int) -> None:
         UsageError: no such task, or no steps.
         SystemExit: with 2 if a training would refuse it or end with it.
     """
-    if steps < 1:
-        raise UsageError(f"--steps must be at least 1, got {steps}")
+    fitted("--steps", steps, Positive)
     began = time.perf_counter()
     found = examine(task, steps)
     seconds = time.perf_counter() - began

@@ -2,7 +2,10 @@
 
 import inspect
 import logging
+import math
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,22 @@ from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration.collectors import count_rows
+from dreammpc.configuration.schemas import AlgorithmConfig, EnvConfig, TrainConfig
 from dreammpc.data import Feed, Replay, check_replay_memory, make_collector, replay_bytes, replay_place
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
+from dreammpc.runtime.devices import choose_device
+from dreammpc.runtime.threads import set_threads
+from dreammpc.training.speed import Speed, choose_speed
 
 log = logging.getLogger(__name__)
 
 NO_TIME_LIMIT = 500
 """Episode length in agent steps that is assumed where an environment has none."""
+
+QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
+"""Planners with few model evaluations: whether compiling a plan pays depends on how many there will be."""
 
 
 def episode_length(env: TaskEnv) -> int:
@@ -33,42 +43,54 @@ def obs_dim(env: TaskEnv) -> int:
     return specs["observation"].shape[-1] if "observation" in specs else 0
 
 
-def without_name(settings: dict[str, Any]) -> dict[str, Any]:
+def without_name(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "name"}
 
 
-def build_env(task: str, seed: int, num_envs: int = 1, *made: Any, **options: Any) -> TaskEnv:
+def set_speed(config: TrainConfig) -> Speed:
+    """Choose device, threads, compilation and precision of a training, and set what torch has of it globally.
+
+    Raises:
+        UsageError: a setting that is unknown or cannot be had here.
+    """
+    asked, width = config.trainer, config.model.mlp_dim
+    device = choose_device(asked.accelerator, training=True)
+    set_threads(width, asked.threads)
+    decisions = config.steps / (config.env.action_repeat or 2)  # left open it counts for two control steps
+    plans = decisions / config.env.num_envs if config.planner.get("name") in QUICK else math.inf
+    calls = plans, decisions * config.algorithm.utd
+    speed = choose_speed(device, asked.compile, asked.precision, width, config.env.obs, calls)
+    speed.apply()
+    return speed
+
+
+def build_env(task: str, seed: int, config: EnvConfig | None = None) -> TaskEnv:
     """`make_env`, with its ValueError turned into a UsageError."""
     try:
-        return make_env(task, num_envs, seed, *made, **options)
+        return make_env(task, seed=seed, **asdict(config or EnvConfig()))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def build_model(
-    env: TaskEnv,
-    size: dict[str, Any],
-    discount: float | None = None,
-    algorithm: str = "tdmpc2",
-    episodic: bool | None = None,
+    env: TaskEnv, size: Mapping[str, Any], algorithm: AlgorithmConfig | None = None
 ) -> LatentModel:
     """The world model that an algorithm trains, for the spaces of `env`.
 
     Args:
         size: widths as in `dreammpc.models.SIZES`; a `name` in it is ignored.
-        discount: γ per agent step; `None` takes the heuristic for the episode length.
-        algorithm: its name.
-        episodic: learn where episodes terminate; `None` if they can in `env`, False takes every end for a
-            time limit.
+        algorithm: its `name`, `discount` (γ per agent step; None takes the heuristic for the episode length)
+            and `episodic` (None: if episodes can end in `env`; False takes every end for a time limit).
 
     Raises:
         UsageError: widths that do not fit together, or an unknown algorithm.
     """
-    model_class = algorithm_class(algorithm).model_class
+    algorithm = algorithm or AlgorithmConfig()
+    discount, episodic = algorithm.discount, algorithm.episodic
     more: dict[str, Any] = {"normalize": True} if env.normalize else {}
     more |= {"channels": env.channels} if env.channels != 3 else {}
     try:
-        return model_class(
+        return algorithm_class(algorithm.name).model_class(
             obs_dim=obs_dim(env),
             action_dim=env.action_spec.shape[-1],
             discount=heuristic_discount(episode_length(env)) if discount is None else discount,
@@ -81,51 +103,50 @@ def build_model(
         raise UsageError(f"model: {error}") from error
 
 
-def build_agent(model: LatentModel, planner: Any, settings: dict[str, Any], compile: Any = False) -> Agent:
-    """The agent that collects for the algorithm of `settings`."""
-    record = algorithm_class(settings["name"]).learns_from_plans
-    return Agent(model, planner, settings["noise_scale"], compile, record, settings["noise_correlation"])
+def build_agent(model: LatentModel, planner: Any, algorithm: AlgorithmConfig, compile: Any = False) -> Agent:
+    """The agent that collects for an algorithm."""
+    record = algorithm_class(algorithm.name).learns_from_plans
+    return Agent(model, planner, algorithm.noise_scale, compile, record, algorithm.noise_correlation)
 
 
 def build_algorithm(
-    agent: Agent, feed: Feed, settings: dict[str, Any], compile: bool | str = False
+    agent: Agent, feed: Feed, config: AlgorithmConfig, compile: bool | str = False
 ) -> LatentAlgorithm:
-    """The LightningModule called `settings["name"]`, with those of its settings that are not the feed's.
+    """The LightningModule called `config.name`, with those of its settings that are not the feed's.
 
     Raises:
         UsageError: an algorithm that the agent's model or planner does not fit.
     """
-    cls = algorithm_class(settings["name"])
+    cls = algorithm_class(config.name)
     bases = [base for base in cls.__mro__ if issubclass(base, LatentAlgorithm)]
     known = {name for base in bases for name in inspect.signature(base).parameters}
-    own = {key: value for key, value in settings.items() if key in known}
+    own = {key: value for key, value in asdict(config).items() if key in known}
     own["progress"] = feed.progress
     if cls.learns_from_plans:
         own["write_back"] = feed.replay.update
     return cls(agent, compile=compile, **own)
 
 
-def replay_capacity(env: TaskEnv, env_steps: int, algorithm: dict[str, Any], world_size: int = 1) -> int:
+def replay_capacity(env: TaskEnv, env_steps: int, algorithm: AlgorithmConfig, world_size: int = 1) -> int:
     """Transitions that the replay of one of the processes holds: no more than will be collected."""
     total_steps = env_steps // env.action_repeat
-    return min(algorithm["capacity"], total_steps + env.num_envs * world_size) // world_size
+    return min(algorithm.capacity, total_steps + env.num_envs * world_size) // world_size
 
 
-def replay_folder(settings: dict[str, Any]) -> Any:
+def replay_folder(config: TrainConfig) -> Any:
     """Where this process keeps its replay: a folder, the device that trains, or None, which is memory."""
-    rank, accelerator = int(os.environ.get("RANK", 0)), settings["trainer"]["accelerator"]
-    return replay_place(**settings["replay"], run=settings["folder"], rank=rank, accelerator=accelerator)
+    rank, where = int(os.environ.get("RANK", 0)), config.replay
+    assert config.folder is not None
+    return replay_place(where.storage, where.folder, config.folder, rank, config.trainer.accelerator)
 
 
-def check_replay_fits(
-    env: TaskEnv, agent: Agent, env_steps: int, settings: dict[str, Any], world_size: int = 1
-) -> str:
+def check_replay_fits(env: TaskEnv, agent: Agent, config: TrainConfig, world_size: int = 1) -> str:
     """One line that says what the replay will take; UsageError if there is not as much."""
-    capacity = replay_capacity(env, env_steps, settings["algorithm"], world_size)
+    capacity = replay_capacity(env, config.steps, config.algorithm, world_size)
     sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record, env.channels
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = here * replay_bytes(capacity, env.num_envs, *sizes)
-    return check_replay_memory(needed, here * capacity, replay_folder(settings))
+    return check_replay_memory(needed, here * capacity, replay_folder(config))
 
 
 def build_feed(
@@ -133,7 +154,7 @@ def build_feed(
     agent: Agent,
     env_steps: int,
     seed: int,
-    algorithm: dict[str, Any],
+    algorithm: AlgorithmConfig,
     world_size: int = 1,
     folder: Any = None,
     collector: Any = None,
@@ -155,17 +176,17 @@ def build_feed(
     Raises:
         UsageError: a batch that cannot be divided among them, or windows longer than an episode.
     """
-    if algorithm["batch_size"] % world_size:
+    if algorithm.batch_size % world_size:
         raise UsageError(
             f"algorithm.batch_size must be a multiple of the {world_size} processes that share a batch,"
-            f" got {algorithm['batch_size']}"
+            f" got {algorithm.batch_size}"
         )
-    if algorithm["horizon"] > episode_length(env):
+    if algorithm.horizon > episode_length(env):
         raise UsageError(
             f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
-            f" got {algorithm['horizon']}"
+            f" got {algorithm.horizon}"
         )
-    seed_steps, total_steps = algorithm["seed_steps"], env_steps // env.action_repeat
+    seed_steps, total_steps = algorithm.seed_steps, env_steps // env.action_repeat
     random_steps = (
         max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps // env.action_repeat
     )
@@ -178,8 +199,8 @@ def build_feed(
         Replay(
             replay_capacity(env, env_steps, algorithm, world_size),
             getattr(collector, "rows", env.num_envs),
-            algorithm["horizon"],
-            algorithm["batch_size"] // world_size,
+            algorithm.horizon,
+            algorithm.batch_size // world_size,
             seed,
             mutable=EXPERT_KEYS if agent.record else (),
             ragged=getattr(agent.model, "episodic", False),
@@ -188,7 +209,7 @@ def build_feed(
         ),
         seed_steps=random_steps,
         total_steps=total_steps,
-        utd=algorithm["utd"],
+        utd=algorithm.utd,
         action_repeat=env.action_repeat,
         world_size=world_size,
     )
@@ -214,33 +235,36 @@ def describe(
     }
 
 
-def open_resume(checkpoint: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The description of the checkpoint that a run with these settings goes on from.
+def open_resume(checkpoint: str | Path, config: TrainConfig) -> dict[str, Any]:
+    """The description of the checkpoint that a run of this configuration goes on from.
 
     Raises:
         UsageError: no such file, a damaged one, or one of another task, model or algorithm.
     """
-    facts = training.open_resume(checkpoint, settings["steps"], **{k: settings[k] for k in ("task", "model")})
-    trained, asked = facts["config"]["algorithm"]["name"], settings["algorithm"]["name"]
+    facts = training.open_resume(checkpoint, config.steps, task=config.task, model=asdict(config.model))
+    stored = facts["config"]
+    trained, asked = stored["algorithm"]["name"], config.algorithm.name
     if trained != asked:
         raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
-    rows, now = count_rows(facts["config"]), count_rows(settings)
+    before = stored.get("collector", {"kind": "serial", "workers": 1})  # of before there were workers
+    rows = count_rows(stored["env"]["num_envs"], before["kind"], before["workers"])
+    now = count_rows(config.env.num_envs, config.collector.kind, config.collector.workers)
     if rows != now:
         raise UsageError(
             f"checkpoint {checkpoint} collected in {rows} environments (env.num_envs, times collector.workers"
             f" unless collector=serial), not {now}"
         )
-    observed, asked = facts.get("obs", "state"), settings["env"]["obs"]
+    observed, asked = facts.get("obs", "state"), config.env.obs
     if observed != asked:
         raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")
-    scaled, asked = facts.get("normalize", False), settings["env"]["normalize"]
-    if scaled != asked:
+    scaled, asked_scaled = facts.get("normalize", False), config.env.normalize
+    if scaled != asked_scaled:
         raise UsageError(
-            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(asked).lower()}"
+            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(asked_scaled).lower()}"
         )
-    episodic, wanted = facts.get("episodic", False), settings["algorithm"]["episodic"]
-    if wanted not in (None, episodic):
-        raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {wanted}")
+    episodic, ends = facts.get("episodic", False), config.algorithm.episodic
+    if ends not in (None, episodic):
+        raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {ends}")
     return facts
 
 

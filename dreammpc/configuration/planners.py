@@ -1,7 +1,9 @@
 """Planners from plain settings, as the command line and checkpoints give them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
 from dreammpc.planning.contract import graphable
@@ -36,25 +38,24 @@ def build_planner(settings: dict[str, Any], action_dim: int) -> Any:
         raise UsageError(f"planner {name!r}: {error}") from error
 
 
-def build_planners(names: list[str], action_dim: int) -> dict[str, Any]:
-    """Planners of those names with their own defaults."""
-    return {name: build_planner({"name": name}, action_dim) for name in names}
-
-
-def eval_planners(settings: dict[str, Any], planner: Any) -> dict[str, Any]:
+def eval_planners(config: TrainConfig, planner: Any) -> dict[str, Any]:
     """The planners of `eval_planner`, with those of `eval_settings` that each has; by default `planner`."""
-    names, given = settings["eval_planner"], settings["eval_settings"]
+    names, given = config.eval_planner, config.eval_settings
     if given and not names:
         raise UsageError(f"eval_planner.{min(given)} is of no planner: choose with eval_planner=NAME")
     if not names:
-        return {planner_name(settings["planner"]): planner}
+        return {planner_name(config.planner): planner}
+    return planners_for(names, given, planner.action_dim)
+
+
+def planners_for(names: Sequence[str], given: Mapping[str, Any], action_dim: int) -> dict[str, Any]:
+    """The planners of those names, each with those of the `given` settings that it has (`settings_for`)."""
     return {
-        name: build_planner({"name": name, **settings_for(name, given, names)}, planner.action_dim)
-        for name in names
+        name: build_planner({"name": name, **settings_for(name, given, names)}, action_dim) for name in names
     }
 
 
-def settings_for(name: str, given: dict[str, Any], among: list[str]) -> dict[str, Any]:
+def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:
     """Those of the `given` settings that the planner called `name` has.
 
     Raises:

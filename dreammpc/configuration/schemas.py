@@ -2,27 +2,67 @@
 
 Only recipes read this. A schema is a dataclass; the groups `planner` and `model` are made from the planner
 registry and from the model sizes, so that what a planner accepts is written once, in the planner. Types and
-ranges of a planner's settings are checked where it is built, the same for a recipe, a file and Python.
+ranges are those of the annotations (see `dreammpc.plugins.settings`).
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dreammpc.configuration.collectors import COLLECTORS
-from dreammpc.configuration.env_schema import EnvConfig
 from dreammpc.envs import canonical
-from dreammpc.interfaces import UsageError
-from dreammpc.plugins.registry import unknown
-from dreammpc.plugins.settings import MAX_EPISODES, at_least, between, check_names, check_seeds
+from dreammpc.interfaces import OBS_KEYS, UsageError
+from dreammpc.plugins.settings import (
+    Count,
+    Limit,
+    NonNegative,
+    NumEpisodes,
+    Positive,
+    Seed,
+    at_least,
+    check,
+    check_names,
+    one_of,
+)
 from dreammpc.runtime.compiling import compile_mode
 from dreammpc.tracking.loggers import KINDS, check_model_name, check_uri
 
 COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 """What a training ends with; MPPI takes minutes for ten episodes on a CPU and is left to `evaluate`."""
 
+COLLECTORS = ("serial", "multiprocess", "async", "ray")
 STORAGES = ("memory", "memmap", "device")
+POSITIVE_AND_FINITE = Limit("positive and finite", lambda value: 0 < value < math.inf)
+BELOW_ONE = Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
+
+if TYPE_CHECKING:
+    PlannerSettings = dict[str, Any]
+else:  # OmegaConf lets a group fill nothing but what is Any
+    PlannerSettings = Any
 
 PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
+
+
+@dataclasses.dataclass
+class EnvConfig:
+    """How many environments, control steps per decision (None: the family's own), what is observed (`state`,
+    `pixels`, `both`), and whether the model scales vectors by running statistics; of `gym-…` and `torchrl:…`
+    their arguments, a time limit, and a bound of actions without one; `envpool` as `backend` simulates."""
+
+    num_envs: Positive = 1
+    action_repeat: Positive | None = None
+    obs: Annotated[str, one_of(tuple(OBS_KEYS))] = "state"
+    normalize: bool = False
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: Positive | None = None
+    action_bound: Annotated[float, POSITIVE_AND_FINITE] | None = None
+    backend: Annotated[str, one_of(("envpool",))] | None = None
+
+    def __post_init__(self):
+        check(self, "env.")
+        if self.normalize and self.obs == "pixels":
+            raise UsageError(
+                "env.normalize scales a vector that is observed, and with env.obs=pixels there is none"
+            )
 
 
 @dataclasses.dataclass
@@ -32,14 +72,12 @@ class CollectorConfig:
     `steps` are those of every environment in a batch, taken between two looks of the learner.
     """
 
-    kind: str = "serial"
-    workers: int = 2
-    steps: int = 8
+    kind: Annotated[str, one_of(COLLECTORS)] = "serial"
+    workers: Positive = 2
+    steps: Positive = 8
 
     def __post_init__(self):
-        at_least(self, "collector", 1, "workers", "steps")
-        if self.kind not in COLLECTORS:
-            raise UsageError(f"unknown collector {self.kind!r}; there are: {', '.join(COLLECTORS)}")
+        check(self, "collector.")
 
 
 @dataclasses.dataclass
@@ -54,30 +92,30 @@ class AlgorithmConfig:
     """
 
     name: str = "tdmpc2"
-    batch_size: int = 256
-    horizon: int = 3
-    utd: float = 1.0
-    seed_steps: int | None = None
-    discount: float | None = None
+    batch_size: Positive = 256
+    horizon: Positive = 3
+    utd: NonNegative = 1.0
+    seed_steps: Positive | None = None
+    discount: NonNegative | None = None
     episodic: bool | None = None
-    capacity: int = 1_000_000
-    noise_scale: float = 1.0
-    noise_correlation: float = 0.0
-    lr: float = 3e-4
+    capacity: Positive = 1_000_000
+    noise_scale: NonNegative = 1.0
+    noise_correlation: Annotated[float, BELOW_ONE] = 0.0
+    lr: NonNegative = 3e-4
     encoder_lr_scale: float = 0.3
-    clip: float = 20.0
+    clip: NonNegative = 20.0
     target_rate: float = 0.01
     scale_rate: float = 0.01
-    dropout: float = 0.01
+    dropout: NonNegative = 0.01
     consistency_coef: float = 20.0
     reward_coef: float = 0.1
     value_coef: float = 0.1
     termination_coef: float = 1.0
     entropy_coef: float = 1e-4
     rho: float = 0.5
-    max_skipped: int = 10
-    lr_end: float = 1.0
-    lr_decay_from: float = 0.0
+    max_skipped: Positive = 10
+    lr_end: NonNegative = 1.0
+    lr_decay_from: Annotated[float, BELOW_ONE] = 0.0
 
     def __post_init__(self):
         own = type(self).name
@@ -85,15 +123,7 @@ class AlgorithmConfig:
             raise UsageError(
                 f"algorithm.name is {self.name!r} over {own}'s settings; use algorithm={self.name}"
             )
-        at_least(self, "algorithm", 1, "batch_size", "horizon", "capacity", "seed_steps", "max_skipped")
-        at_least(self, "algorithm", 0, "utd", "discount", "noise_scale", "lr", "clip", "dropout", "lr_end")
-        if not 0 <= self.noise_correlation < 1:
-            given = self.noise_correlation
-            raise UsageError(f"algorithm.noise_correlation must be at least 0 and below 1, got {given}")
-        if not 0 <= self.lr_decay_from < 1:
-            raise UsageError(
-                f"algorithm.lr_decay_from must be at least 0 and below 1, got {self.lr_decay_from}"
-            )
+        check(self, "algorithm.")
 
 
 @dataclasses.dataclass
@@ -101,14 +131,9 @@ class BMPCConfig(AlgorithmConfig):
     """BMPC's update (OpenReview i7jAYFYDcM): that of TD-MPC2 but for the policy, and lazy reanalyze."""
 
     name: str = "bmpc"
-    reanalyze_interval: int = 10
-    reanalyze_slices: int = 20
-    reanalyze_horizon: int = 3
-
-    def __post_init__(self):
-        super().__post_init__()
-        at_least(self, "algorithm", 1, "reanalyze_slices", "reanalyze_horizon")
-        at_least(self, "algorithm", 0, "reanalyze_interval")
+    reanalyze_interval: Count = 10
+    reanalyze_slices: Positive = 20
+    reanalyze_horizon: Positive = 3
 
 
 ALGORITHM_GROUP: dict[str, dict[str, Any]] = {
@@ -124,12 +149,11 @@ class ReplayConfig:
     files in `folder`, by default the run's own, which go when the run ends.
     """
 
-    storage: str = "memory"
+    storage: Annotated[str, one_of(STORAGES)] = "memory"
     folder: str | None = None
 
     def __post_init__(self):
-        if self.storage not in STORAGES:
-            raise UsageError(unknown(f"replay.storage {self.storage!r}", self.storage, STORAGES))
+        check(self, "replay.")
 
 
 @dataclasses.dataclass
@@ -147,10 +171,10 @@ class TrainerConfig:
     num_nodes: int = 1
     compile: Any = None
     threads: int | None = None
-    timeout_s: float = 1800.0
+    timeout_s: Annotated[float, at_least(1)] = 1800.0
 
     def __post_init__(self):
-        at_least(self, "trainer", 1, "timeout_s")
+        check(self, "trainer.")
         compile_mode(self.compile, "trainer.compile")
 
 
@@ -158,34 +182,30 @@ class TrainerConfig:
 class EvaluationConfig:
     """Episodes during and after training; `planners` are compared at the end, with the one trained with."""
 
-    every: int = 10_000
-    episodes: int = 10
-    seed: int = 1000
+    every: Positive = 10_000
+    episodes: NumEpisodes = 10
+    seed: Seed = 1000
     planners: list[str] = dataclasses.field(default_factory=lambda: list(COMPARED))
     video: bool = True
 
     def __post_init__(self):
-        at_least(self, "evaluation", 1, "every")
-        between("evaluation.episodes", 1, MAX_EPISODES, self.episodes)
-        check_seeds("evaluation.seed", self.seed)
+        check(self, "evaluation.")
 
 
 @dataclasses.dataclass
 class TrackingConfig:
     """Where numbers go: `mlflow`, or `none` for the local JSONL file alone."""
 
-    kind: str = "mlflow"
+    kind: Annotated[str, one_of(KINDS)] = "mlflow"
     uri: str | None = None
     experiment: str = "dreammpc"
     run_name: str | None = None
     parent: str | None = None  # id of the MLflow run that this one belongs to
     register: str | None = None  # model of which the trained agent becomes a version
-    log_every: int = 1000
+    log_every: Positive = 1000
 
     def __post_init__(self):
-        at_least(self, "tracking", 1, "log_every")
-        if self.kind not in KINDS:
-            raise UsageError(f"unknown tracking {self.kind!r}; there are: {', '.join(KINDS)}")
+        check(self, "tracking.")
         if self.uri is not None:
             check_uri(self.uri, "tracking.uri")
         if self.register is not None:
@@ -206,16 +226,16 @@ class TrainConfig:
     """
 
     task: str = "cartpole-swingup"
-    seed: int = 1
-    steps: int = 50_000
-    save_every: int = 10_000
+    seed: Seed = 1
+    steps: Positive = 50_000
+    save_every: Positive = 10_000
     folder: str | None = None
     resume: str | None = None
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     collector: CollectorConfig = dataclasses.field(default_factory=CollectorConfig)
     model: Any = None
-    algorithm: Any = None
-    planner: Any = None
+    algorithm: AlgorithmConfig = dataclasses.field(default_factory=AlgorithmConfig)
+    planner: PlannerSettings = None  # type: ignore[assignment]
     eval_planner: list[str] = dataclasses.field(default_factory=list)
     eval_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
@@ -224,8 +244,7 @@ class TrainConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
     def __post_init__(self):
-        at_least(self, "", 1, "steps", "save_every")
-        check_seeds("seed", self.seed)
+        check(self)
         self.task = canonical(self.task)
 
     def learning(self) -> str:
@@ -250,10 +269,10 @@ class EvaluateConfig:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
     algorithm: str | None = None
-    episodes: int = 10
-    seed: int = 1000
-    seeds: list[int] | None = None
-    noise_scale: float = 0.0
+    episodes: NumEpisodes = 10
+    seed: Seed = 1000
+    seeds: list[Seed] | None = None
+    noise_scale: NonNegative = 0.0
     compile: Any = False
     device: str = "auto"
     video: str | None = None
@@ -261,12 +280,9 @@ class EvaluateConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
 
     def __post_init__(self):
-        between("episodes", 1, MAX_EPISODES, self.episodes)
-        at_least(self, "", 0, "noise_scale")
+        check(self)
         self.task = self.task and canonical(self.task)
         compile_mode(self.compile)
-        check_seeds("seed", self.seed)
-        check_seeds("seeds", *self.seeds or [])
         if self.tracking.register:
             raise UsageError("tracking.register: a training registers its agent; others: dreammpc register")
         if self.seeds == []:
@@ -284,14 +300,12 @@ class PendulumConfig:
 
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    episodes: int = 4
-    steps: int = 200
-    seed: int = 0
+    episodes: Positive = 4
+    steps: Annotated[int, at_least(20)] = 200
+    seed: Seed = 0
     device: str = "auto"
     video: str | None = None
 
     def __post_init__(self):
-        at_least(self, "", 1, "episodes")
-        at_least(self, "", 20, "steps")
-        check_seeds("seed", self.seed)
+        check(self)
         check_names("planner", self.planners)

@@ -1,14 +1,67 @@
-"""Settings of a dataclass: which there are, what the docstring says of each, and whether given values fit."""
+"""Settings of a dataclass: which there are, what the docstring says of each, and whether given values fit.
+
+What a field is annotated with is what is checked, and nowhere else: its type, and what stands beside it::
+
+    horizon: Positive = 3
+    momentum: Annotated[float, between(0, 1)] = 0.0
+    optimizer: Annotated[str, one_of(("sgd", "adam"))] = "sgd"
+
+The built-in planners and the schemas of recipes call `check` when they are made; settings given by name are
+checked whatever the class does (`checked_settings`).
+"""
 
 import contextlib
 import dataclasses
+import difflib
+import functools
 import inspect
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import torch
 
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import choices, imported, place
+
+MAX_SEED = 2**31 - 1
+"""NumPy takes seeds below 2**32, and the environments of one batch have successive ones."""
+
+MAX_EPISODES = 10_000
+"""Those of an evaluation are played side by side, each in an environment of its own."""
+
+
+class Limit(NamedTuple):
+    """Beside a type in `Annotated`: which of its values are allowed."""
+
+    words: str
+    """As in "must be at least 1"."""
+    holds: Callable[[Any], bool]
+    names: Sequence[str] = ()
+    """Those that there are, where they are names."""
+
+
+def at_least(low: float) -> Limit:
+    return Limit(f"at least {low}", lambda value: value >= low)
+
+
+def between(low: float, high: float) -> Limit:
+    return Limit(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
+def one_of(names: Sequence[str]) -> Limit:
+    return Limit(f"one of {', '.join(names)}", lambda value: value in names, names)
+
+
+Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
+NonNegative = Annotated[float, at_least(0)]
+Seed = Annotated[int, between(0, MAX_SEED)]
+NumEpisodes = Annotated[int, between(1, MAX_EPISODES)]
+
+
+class OutOfLimits(ValueError):
+    """A value of the right type that is not allowed; says which are."""
 
 
 class Setting(NamedTuple):
@@ -22,18 +75,15 @@ class Setting(NamedTuple):
     """What the class's docstring says of it under `Args:`, in one line; empty if nothing."""
 
     def __str__(self) -> str:
-        type_name = inspect.formatannotation(self.type)
         required = self.default is dataclasses.MISSING
-        return f"{self.name}: {type_name}" + ("" if required else f" = {self.default!r}")
+        value = "" if required else f" = {self.default!r}"
+        limits = "".join(f" ({limit.words})" for limit in limits_of(self.type))
+        return f"{self.name}: {type_name(self.type)}{value}{limits}"
 
 
 def settings_of(cls: type, without: Iterable[str] = ()) -> list[Setting]:
     """The fields of dataclass `cls` that its constructor takes, in order, but for those in `without`."""
-    try:
-        hints = get_type_hints(cls)
-    except (NameError, AttributeError):  # an annotation that names what only a type checker imports
-        hints = {}
-    docs = argument_docs(cls)
+    hints, docs = hints_of(cls), argument_docs(cls)
     found = []
     for field in dataclasses.fields(cls):
         if not field.init or field.name in without:
@@ -43,6 +93,28 @@ def settings_of(cls: type, without: Iterable[str] = ()) -> list[Setting]:
             default = field.default_factory()
         found.append(Setting(field.name, hints.get(field.name, Any), default, docs.get(field.name, "")))
     return found
+
+
+@functools.cache
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The annotations of a class, limits included; empty if one names what only a type checker imports."""
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except (NameError, AttributeError):
+        return {}
+
+
+def check(made: Any, section: str = "") -> None:
+    """Raise UsageError unless every field of a dataclass fits its annotation: what its `__post_init__` calls.
+
+    The line calls a field by its name behind `section`. In code that is being compiled nothing is checked:
+    it was when the same dataclass was made outside.
+    """
+    if torch.compiler.is_compiling():
+        return
+    hints = hints_of(made.__class__)
+    for field in dataclasses.fields(made):
+        fitted(f"{section}{field.name}", getattr(made, field.name), hints.get(field.name, Any))
 
 
 def checked_settings(
@@ -64,15 +136,7 @@ def checked_settings(
     for setting in settings:
         if whole and setting.default is dataclasses.MISSING and setting.name not in given:
             raise UsageError(f"{what} needs a value for its setting {setting.name!r}")
-    checked = {}
-    for name, value in given.items():
-        try:
-            checked[name] = converted(built(value), known[name].type)
-        except TypeError:
-            expected = inspect.formatannotation(known[name].type)
-            came = f"{value!r} ({type(value).__name__})"
-            raise UsageError(f"{what}: {name} must be of type {expected}, got {came}") from None
-    return checked
+    return {name: fitted(f"{what}: {name}", built(value), known[name].type) for name, value in given.items()}
 
 
 def built(value: Any) -> Any:
@@ -97,11 +161,39 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def fitted(name: str, value: Any, hint: Any) -> Any:
+    """`value` of the setting called `name` as the type that `hint` says.
+
+    Raises:
+        UsageError: another type, or out of its limits.
+    """
+    try:
+        return converted(value, hint)
+    except TypeError:
+        got = f"{value!r} ({type(value).__name__})"
+        raise UsageError(f"{name} must be of type {type_name(hint)}, got {got}") from None
+    except OutOfLimits as error:
+        raise UsageError(f"{name} must be {error}") from None
+
+
 def converted(value: Any, hint: Any) -> Any:
-    """`value` if it is of type `hint`: an int serves as a float, a list as a tuple; else TypeError."""
+    """`value` if it is of type `hint`: an int serves as a float, a list as a tuple.
+
+    Raises:
+        TypeError: it is of another type.
+        OutOfLimits: of what stands beside the type, something does not hold.
+    """
     origin, options = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        made = converted(value, options[0])
+        for limit in limits_of(hint):
+            if not limit.holds(made):
+                close = difflib.get_close_matches(str(made), limit.names, 1)
+                advice = "".join(f"; did you mean {name}?" for name in close)
+                raise OutOfLimits(f"{limit.words}, got {value!r}{advice}")
+        return made
     if origin in (Union, types.UnionType):
         for option in options:
             with contextlib.suppress(TypeError):
@@ -127,6 +219,18 @@ def converted(value: Any, hint: Any) -> Any:
     if not fits:
         raise TypeError
     return value
+
+
+def type_name(hint: Any) -> str:
+    """A type as one writes it, without limits."""
+    bare = get_type_hints(type("Holder", (), {"__annotations__": {"it": hint}}))["it"]
+    return inspect.formatannotation(bare)
+
+
+def limits_of(hint: Any) -> list[Limit]:
+    """What an annotation allows besides its type, or besides one of several."""
+    inner = [limit for option in get_args(hint) for limit in limits_of(option)]
+    return [limit for limit in getattr(hint, "__metadata__", ()) if isinstance(limit, Limit)] + inner
 
 
 def argument_docs(cls: type) -> dict[str, str]:
@@ -156,34 +260,6 @@ def check_names(key: str, names: list[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UsageError(f"{key}={','.join(names)} names {twice} twice")
-
-
-def at_least(section: Any, name: str, low: float, *keys: str) -> None:
-    """Raise UsageError if one of the section's numbers is below `low`; `None` means unset and passes."""
-    for key in keys:
-        value = getattr(section, key)
-        if isinstance(value, (int, float)) and not value >= low:
-            raise UsageError(f"{name}{'.' if name else ''}{key} must be at least {low}, got {value}")
-
-
-MAX_SEED = 2**31 - 1
-"""NumPy takes seeds below 2**32, and the environments of one batch have successive ones."""
-
-
-MAX_EPISODES = 10_000
-"""Those of an evaluation are played side by side, each in an environment of its own."""
-
-
-def check_seeds(name: str, *seeds: int) -> None:
-    """Raise UsageError if one of `seeds` is below 0 or above `MAX_SEED`."""
-    between(name, 0, MAX_SEED, *seeds)
-
-
-def between(name: str, low: float, high: float, *values: float) -> None:
-    """Raise UsageError if one of `values` is below `low` or above `high`."""
-    for value in values:
-        if not low <= value <= high:
-            raise UsageError(f"{name} must be from {low} to {high}, got {value}")
 
 
 def summary(thing: Any) -> str:

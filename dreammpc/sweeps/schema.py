@@ -3,6 +3,7 @@
 import dataclasses
 
 from dreammpc.interfaces import UsageError
+from dreammpc.plugins.settings import Positive, check
 
 
 @dataclasses.dataclass
@@ -17,13 +18,12 @@ class SweepConfig:
     seeds: list[int] = dataclasses.field(default_factory=lambda: [1])
     planners: list[str] = dataclasses.field(default_factory=list)
     evaluate: list[str] = dataclasses.field(default_factory=list)
-    jobs: int = 1
+    jobs: Positive = 1
     folder: str = "runs/sweep"
     dry: bool = False
     train: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
-        if self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, got {self.jobs}")
+        check(self)
         if len(set(self.evaluate)) < len(self.evaluate):
             raise UsageError(f"evaluate={','.join(self.evaluate)} names a planner twice")

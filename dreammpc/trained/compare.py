@@ -13,12 +13,13 @@ import torch
 
 from dreammpc.agent import Agent
 from dreammpc.configuration import assembly
-from dreammpc.configuration.planners import build_planner, settings_for
+from dreammpc.configuration.planners import planners_for
+from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
-from dreammpc.plugins.settings import check_seeds
+from dreammpc.plugins.settings import Seed, fitted
 from dreammpc.runtime.devices import choose_device
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
@@ -95,17 +96,16 @@ def compare(
     chosen = choose_device(device)
     checkpoints = [named(path) for path in listed(checkpoints)]
     planners = listed(planners)
-    check_seeds("seeds", *seeds)
+    fitted("seeds", list(seeds), list[Seed])
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     named_now = [algorithm] if algorithm else []
     for path in checkpoints:  # a mistake must show before hours of episodes, not after
         model, facts = loading.load_model(path, named=named_now)
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=model_options(facts).get("kwargs"))
-        build(model, planners, settings or {})
-        env = assembly.build_env(
-            task or facts["task"], 0, 1, action_repeat_of(facts), obs=model.obs, **model_options(facts)
-        )
+        planners_for(planners, settings or {}, model.action_dim)
+        made = EnvConfig(action_repeat=action_repeat_of(facts), obs=model.obs, **model_options(facts))
+        env = assembly.build_env(task or facts["task"], 0, made)
         assembly.check_spaces(path, facts, env)
     for path in checkpoints:
         model, facts = loading.load_model(path, chosen, named_now)
@@ -114,7 +114,7 @@ def compare(
         name = task or facts["task"]
         how: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": model_options(facts)}
         evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **how)
-        for planner_name, planner in build(model, planners, settings or {}).items():
+        for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent)
             assert episodes is not None  # nothing interrupts it
@@ -141,15 +141,6 @@ def model_width(facts: Mapping[str, Any]) -> int:
 def listed(names: str | Sequence[str]) -> Sequence[str]:
     """A single name as a list of one."""
     return [names] if isinstance(names, str) else names
-
-
-def build(model: Any, planners: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The planners by name, each with those of the settings that it has."""
-    names, given = list(planners), dict(settings)
-    return {
-        name: build_planner({"name": name, **settings_for(name, given, names)}, model.action_dim)
-        for name in names
-    }
 
 
 def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str, Any]:

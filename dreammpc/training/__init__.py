@@ -12,7 +12,6 @@ from dreammpc.training.trainer import (
     keep_memory,
     make_trainer,
     seed_everything,
-    set_speed,
 )
 
 __all__ = [
@@ -38,6 +37,5 @@ __all__ = [
     "release_folders",
     "runs_of",
     "seed_everything",
-    "set_speed",
     "world_size",
 ]

@@ -27,9 +27,6 @@ some 3 ms and an update 10, with 5M 8 and 90 (docs/history.md)."""
 RECORDING_PAYS_FROM = 1_000
 """Plans of narrow models: recording one takes a second or two and spares some 3 ms each."""
 
-QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
-"""Planners with few model evaluations."""
-
 UNSUITED = {
     "16": "its scaled gradients would be clipped as they are, and the guard could not skip an update",
     "bf16-true": "environments and replay are float32",
@@ -115,16 +112,6 @@ def choose_speed(
     if mode_left_open and device.type == "cpu" and width < WIDE and not pixels:
         plans = "recorded" if RECORDING_PAYS_FROM <= calls[0] < math.inf else plans
     return Speed(device, updates, plans, str(precision), "high" if device.type == "cuda" else "highest")
-
-
-def calls_of(config: Any) -> tuple[float, float]:
-    """How many plans and updates a training will make; a decision left open counts for two control steps.
-
-    Plans of planners that take long count as any number.
-    """
-    decisions = config.steps / (config.env.action_repeat or 2)
-    plans = decisions / config.env.num_envs if config.planner.get("name") in QUICK else math.inf
-    return plans, decisions * config.algorithm.utd
 
 
 def check_precision(precision: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,16 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from dreammpc.interfaces import UsageError
 from dreammpc.runtime.devices import choose_device
-from dreammpc.runtime.threads import set_threads
 from dreammpc.training.checkpoint import AtomicCheckpointIO
 from dreammpc.training.distributed_env import check_launched_processes, world_size
 from dreammpc.training.replicas import ReplicaStrategy
-from dreammpc.training.speed import Speed, calls_of, check_precision, choose_speed
+from dreammpc.training.speed import check_precision
 
 
 def make_trainer(
     folder: str | Path,
-    callbacks: list[Callback],
-    loggers: list[Logger],
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
     accelerator: str = "auto",
     devices: int | str = 1,
     strategy: str = "auto",
@@ -69,7 +69,7 @@ def make_trainer(
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
             default_root_dir=folder,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
             logger=loggers,
             plugins=plugins,
             max_epochs=-1,
@@ -122,23 +122,6 @@ def check_devices(accelerator: str, devices: int | str, num_nodes: int = 1) -> N
         raise UsageError(
             f"devices must be 1 to {there} ({'GPUs' if on_gpu else 'cores'} here), got {devices}"
         )
-
-
-def set_speed(config: Any) -> Speed:
-    """Choose device, threads, compilation and precision of a training, and set what torch has of it globally.
-
-    Args:
-        config: of the training, see `TrainConfig`.
-
-    Raises:
-        UsageError: a setting that is unknown or cannot be had here.
-    """
-    asked, width = config.trainer, config.model.mlp_dim
-    device = choose_device(asked.accelerator, training=True)
-    set_threads(width, asked.threads)
-    speed = choose_speed(device, asked.compile, asked.precision, width, config.env.obs, calls_of(config))
-    speed.apply()
-    return speed
 
 
 def keep_memory() -> None:

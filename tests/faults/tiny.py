@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 
 from dreammpc.configuration import assembly
 from dreammpc.configuration.planners import build_planner
-from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig
+from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig, EnvConfig
 from dreammpc.evaluation import Evaluator
 from dreammpc.tracking import JSONLLogger
 from dreammpc.training import (
@@ -71,14 +71,14 @@ class Training:
     ):
         seed = seed_everything(1)
         small = {"batch_size": 8, "utd": 0.1, "seed_steps": 100}
-        settings = dataclasses.asdict(CONFIGS[algorithm](**{**small, **algorithm_settings}))
+        learner = CONFIGS[algorithm](**{**small, **algorithm_settings})
         made = env or {}
-        env = assembly.build_env(task, seed, **made)
-        model = assembly.build_model(env, MODEL, None, algorithm)
-        self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), settings)
-        self.feed = assembly.build_feed(env, self.agent, steps, seed, settings, folder=place)
-        self.algorithm = assembly.build_algorithm(self.agent, self.feed, settings)
-        config = {"model": MODEL, "algorithm": settings, "steps": steps}
+        env = assembly.build_env(task, seed, EnvConfig(**made))
+        model = assembly.build_model(env, MODEL, learner)
+        self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), learner)
+        self.feed = assembly.build_feed(env, self.agent, steps, seed, learner, folder=place)
+        self.algorithm = assembly.build_algorithm(self.agent, self.feed, learner)
+        config = {"model": MODEL, "algorithm": dataclasses.asdict(learner), "steps": steps}
         facts = assembly.describe(task, model, config, [])
         resumed = load_checkpoint(resume)[DESCRIPTION] if resume else None
         self.logger = JSONLLogger(folder, resumed["env_steps"] if resumed else None)
