@@ -259,27 +259,27 @@ MPPI_MISTAKES = {
     ],
 )
 def test_a_bad_value_names_its_setting(name, setting, value):
-    with pytest.raises(ValueError, match=rf"^{setting} must be .*got .*$") as error:
+    with pytest.raises(ValueError, match=rf"^planner '{name}': {setting} must be .*got .*$") as error:
         make_planner(name, A, **{setting: value})
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(PLANNERS))
 def test_a_bad_action_dim_is_refused(name):
-    with pytest.raises(ValueError, match=r"^action_dim must be at least 1, got 0$"):
+    with pytest.raises(ValueError, match=rf"^planner '{name}': action_dim must be at least 1, got 0$"):
         make_planner(name, 0)
 
 
 @pytest.mark.parametrize("cls", [DreamMPC, MPPI, GradMPC, CEM])
 def test_a_count_that_is_no_integer_is_refused(cls):
-    with pytest.raises(ValueError, match=r"^horizon must be an integer, got 2\.5$"):
+    with pytest.raises(ValueError, match=r"^horizon must be of type int, got 2\.5 \(float\)$"):
         cls(A, horizon=2.5)
-    with pytest.raises(ValueError, match=r"^iterations must be an integer, got True$"):
+    with pytest.raises(ValueError, match=r"^iterations must be of type int, got True \(bool\)$"):
         cls(A, iterations=True)
 
 
 def test_a_setting_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match=r"^reuse must be a number, got 'much'$"):
+    with pytest.raises(ValueError, match=r"^reuse must be of type float, got 'much' \(str\)$"):
         DreamMPC(A, reuse="much")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import torch
@@ -17,7 +17,17 @@ from dreammpc.envs import families as envs
 from dreammpc.envs import list_tasks, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.planning import PLANNERS, Policy, make_planner, register_planner
-from dreammpc.plugins.settings import argument_docs, checked_settings, plain, settings_of
+from dreammpc.plugins.settings import (
+    Fraction,
+    Positive,
+    Seed,
+    argument_docs,
+    checked_settings,
+    one_of,
+    plain,
+    settings_of,
+)
+from dreammpc.plugins.settings import check as check_fields
 
 A = 2
 
@@ -240,6 +250,10 @@ class Everything:
     many: tuple[int, ...] = ()
     names: list[str] = dataclasses.field(default_factory=list)
     inner: Inner = dataclasses.field(default_factory=Inner)
+    some: Positive | None = None
+    share: Fraction = 0.5
+    rule: Annotated[str, one_of("fixed", "line_search")] = "fixed"
+    seeds: list[Seed] = dataclasses.field(default_factory=list)
     hidden: int = dataclasses.field(default=3, init=False)
 
 
@@ -278,6 +292,32 @@ def test_values_that_do_not_fit(name, given, expected):
     refused = line(check, **{name: given})
     assert refused.startswith(f"it: {name} must be of type ") and expected in refused
     assert f"got {given!r} ({type(given).__name__})" in refused
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("some", 0, "at least 1, got 0"),
+        ("some", "x", "of type int | None, got 'x' (str)"),
+        ("share", 1.5, "from 0 to 1, got 1.5"),
+        ("share", float("nan"), "from 0 to 1, got nan"),
+        ("share", True, "of type float, got True (bool)"),
+        ("rule", "linesearch", "one of fixed, line_search, got 'linesearch'; did you mean line_search?"),
+        ("seeds", [1, -1], "from 0 to 2147483647, got -1"),
+    ],
+)
+def test_values_out_of_their_limits(name, given, expected):
+    """Whether a planner is made by name, or the class checks itself."""
+    assert line(check, **{name: given}) == f"it: {name} must be {expected}"
+    made = Everything(1, **{name: given})
+    assert line(check_fields, made, "section.") == f"section.{name} must be {expected}"
+
+
+def test_limits_are_printed_with_the_settings():
+    printed = {setting.name: str(setting) for setting in settings_of(Everything)}
+    assert printed["some"] == "some: int | None = None (at least 1)"
+    assert printed["rule"] == "rule: str = 'fixed' (one of fixed, line_search)"
+    assert printed["need"] == "need: int"
 
 
 def test_unknown_and_missing_settings():

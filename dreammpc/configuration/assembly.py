@@ -257,10 +257,10 @@ def open_resume(checkpoint: str | Path, config: TrainConfig) -> dict[str, Any]:
     observed, asked = facts.get("obs", "state"), config.env.obs
     if observed != asked:
         raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")
-    scaled, asked_scaled = facts.get("normalize", False), config.env.normalize
-    if scaled != asked_scaled:
+    scaled, wanted = facts.get("normalize", False), config.env.normalize
+    if scaled != wanted:
         raise UsageError(
-            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(asked_scaled).lower()}"
+            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(wanted).lower()}"
         )
     episodic, ends = facts.get("episodic", False), config.algorithm.episodic
     if ends not in (None, episodic):

@@ -29,13 +29,7 @@ def build_planner(settings: dict[str, Any], action_dim: int) -> Any:
             f"planner: _target_ {target} over the settings of {name}; choose it with planner={target}, or in"
             f" YAML with `defaults: - override /planner: {target}`"
         )
-    name = planner_name(settings)
-    try:
-        return make_planner(name, action_dim, **rest)
-    except UsageError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"planner {name!r}: {error}") from error
+    return make_planner(planner_name(settings), action_dim, **rest)
 
 
 def eval_planners(config: TrainConfig, planner: Any) -> dict[str, Any]:

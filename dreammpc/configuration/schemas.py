@@ -50,12 +50,12 @@ class EnvConfig:
 
     num_envs: Positive = 1
     action_repeat: Positive | None = None
-    obs: Annotated[str, one_of(tuple(OBS_KEYS))] = "state"
+    obs: Annotated[str, one_of(*OBS_KEYS)] = "state"
     normalize: bool = False
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_episode_steps: Positive | None = None
     action_bound: Annotated[float, POSITIVE_AND_FINITE] | None = None
-    backend: Annotated[str, one_of(("envpool",))] | None = None
+    backend: Annotated[str, one_of("envpool")] | None = None
 
     def __post_init__(self):
         check(self, "env.")
@@ -72,7 +72,7 @@ class CollectorConfig:
     `steps` are those of every environment in a batch, taken between two looks of the learner.
     """
 
-    kind: Annotated[str, one_of(COLLECTORS)] = "serial"
+    kind: Annotated[str, one_of(*COLLECTORS)] = "serial"
     workers: Positive = 2
     steps: Positive = 8
 
@@ -149,7 +149,7 @@ class ReplayConfig:
     files in `folder`, by default the run's own, which go when the run ends.
     """
 
-    storage: Annotated[str, one_of(STORAGES)] = "memory"
+    storage: Annotated[str, one_of(*STORAGES)] = "memory"
     folder: str | None = None
 
     def __post_init__(self):
@@ -196,7 +196,7 @@ class EvaluationConfig:
 class TrackingConfig:
     """Where numbers go: `mlflow`, or `none` for the local JSONL file alone."""
 
-    kind: Annotated[str, one_of(KINDS)] = "mlflow"
+    kind: Annotated[str, one_of(*KINDS)] = "mlflow"
     uri: str | None = None
     experiment: str = "dreammpc"
     run_name: str | None = None

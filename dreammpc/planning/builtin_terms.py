@@ -5,15 +5,17 @@ Letters: see `dreammpc.interfaces`; O observation width, T rows of a reference.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import MEMORY, UsageError
-from dreammpc.planning.checks import check_choice
 from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
+from dreammpc.plugins.settings import fitted, one_of
+
+At = Annotated[str, one_of("last", "along")]
 
 
 @register_term("action_rate")
@@ -63,11 +65,11 @@ class _ToReference:
     """Distance of latents to encoded observations."""
 
     weight: float = 1.0
-    at: str = "last"
+    at: At = "last"
     distance: Callable[[TensorDictBase, TensorDictBase], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        check_choice("at", self.at, ("last", "along"))
+        fitted("at", self.at, At)
 
     def encoded(self, model: Any, rows: Sequence[Sequence[float]], device: torch.device) -> TensorDictBase:
         """Latents [T] of observations `rows`.
@@ -148,7 +150,7 @@ class Tracking(_ToReference):
         ValueError: a setting out of range.
     """
 
-    at: str = "along"
+    at: At = "along"
     reference: tuple[tuple[float, ...], ...] = ()
     loop: bool = False
 

@@ -1,14 +1,15 @@
 """The cross-entropy family: random shooting and predictive sampling, CEM, iCEM, CEM with gradient steps."""
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 
-from dreammpc.planning.checks import check_at_least, check_count
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.gradient_ascent import GradientAscent
+from dreammpc.planning.gradient_ascent import GradientAscent, Optimizer, StepRule
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SelectMean
 from dreammpc.planning.search import Composed, PlannerPreset, SelectBest
+from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, at_least
 
 
 @register_planner("random_shooting")
@@ -29,13 +30,12 @@ class RandomShooting(PlannerPreset):
         ValueError: a setting out of range.
     """
 
-    num_samples: int = 512
+    num_samples: Positive = 512
     predictive: bool = False
-    std: float = 0.3
+    std: NonNegative = 0.3
     max_ms: float = field(default=torch.inf, init=False)  # one iteration: none to stop after
 
     def composed(self) -> Composed:
-        check_count("num_samples", self.num_samples, 1)
         propose = GaussianProposal(
             num_samples=self.num_samples,
             std=self.std,
@@ -65,11 +65,11 @@ class CEM(PlannerPreset):
         ValueError: a setting out of range.
     """
 
-    num_samples: int = 512
-    num_policy: int = 0
-    iterations: int = 6
-    num_elites: int = 64
-    init_std: float = 1.0
+    num_samples: Positive = 512
+    num_policy: Count = 0
+    iterations: Positive = 6
+    num_elites: Positive = 64
+    init_std: NonNegative = 1.0
     warm_start: bool = True
 
     def refit(self) -> GaussianRefit:
@@ -82,7 +82,6 @@ class CEM(PlannerPreset):
         )
 
     def composed(self) -> Composed:
-        check_at_least("init_std", self.init_std, 0)
         propose = GaussianProposal(num_policy=self.num_policy, std=self.init_std, warm_start=self.warm_start)
         return self.from_stages(propose, [self.refit()], SelectMean())
 
@@ -106,13 +105,13 @@ class ICEM(CEM):
         ValueError: a setting out of range.
     """
 
-    num_samples: int = 128
-    num_elites: int = 10
-    init_std: float = 0.5
-    noise_beta: float = 2.5
-    keep_elites: float = 0.3
-    decay: float = 1.25
-    momentum: float = 0.1
+    num_samples: Positive = 128
+    num_elites: Positive = 10
+    init_std: NonNegative = 0.5
+    noise_beta: NonNegative = 2.5
+    keep_elites: Fraction = 0.3
+    decay: Annotated[float, at_least(1)] = 1.25
+    momentum: Fraction = 0.1
 
     def refit(self) -> GaussianRefit:
         return GaussianRefit(
@@ -153,17 +152,16 @@ class CEMGrad(CEM):
         ValueError: a setting out of range.
     """
 
-    num_samples: int = 128
-    iterations: int = 3
-    num_elites: int = 8
-    grad_iterations: int = 5
-    step_size: float = 0.1
-    step_rule: str = "backtracking"
-    optimizer: str = "adam"
-    clip: float = 20.0
+    num_samples: Positive = 128
+    iterations: Positive = 3
+    num_elites: Positive = 8
+    grad_iterations: Count = 5
+    step_size: NonNegative = 0.1
+    step_rule: StepRule = "backtracking"
+    optimizer: Optimizer = "adam"
+    clip: NonNegative = 20.0
 
     def composed(self) -> Composed:
-        check_count("grad_iterations", self.grad_iterations, 0)
         ascent = GradientAscent(
             self.grad_iterations, self.step_size, self.step_rule, self.optimizer, self.clip
         )

@@ -6,15 +6,14 @@ Letters: see `dreammpc.interfaces`; C constraints, g = cost - limit, which shoul
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.planning.checks import check_at_least, check_at_most, check_choice
 from dreammpc.planning.objective_terms import Trajectory, cost, make_term, readable, term_name
-from dreammpc.plugins.settings import checked_settings, settings_of
+from dreammpc.plugins.settings import at_least, between, check, checked_settings, one_of, settings_of
 
 if TYPE_CHECKING:
     from dreammpc.planning.imagination import PlanningContext
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TREATMENTS = ("penalty", "lagrangian", "reject")
-RISKS = ("mean", "worst", "cvar")
 REJECTED = -1e8
 """J of a rejected candidate, less the more it violates; down to twice this."""
 MAX_MULTIPLIER = 1e4
@@ -52,18 +49,14 @@ class Constraint:
 
     term: Any
     limit: float = 0.0
-    treatment: str = "penalty"
-    weight: float = 100.0
-    risk: str = "mean"
-    level: float = 0.25
+    treatment: Annotated[str, one_of("penalty", "lagrangian", "reject")] = "penalty"
+    weight: Annotated[float, at_least(1e-9)] = 100.0
+    risk: Annotated[str, one_of("mean", "worst", "cvar")] = "mean"
+    level: Annotated[float, between(1e-9, 1)] = 0.25
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "term", make_term(self.term))
-        check_choice("treatment", self.treatment, TREATMENTS)
-        check_choice("risk", self.risk, RISKS)
-        check_at_least("weight", self.weight, 1e-9)
-        check_at_least("level", self.level, 1e-9)
-        check_at_most("level", self.level, 1)
+        check(self)
 
     def violation(self, trajectory: Trajectory, reference: Any) -> Tensor:
         """g of each candidate, [M]."""

@@ -89,7 +89,11 @@ def make_planner(name: str, action_dim: int, **settings: Any) -> Any:
         settings: fields of the planner.
 
     Raises:
-        ValueError: an unknown name or setting, a wrong type or a bad value, in one line.
+        UsageError: an unknown name or setting, a wrong type or a bad value, in one line.
     """
-    checked = checked_settings(f"planner {name!r}", planner_settings(name), settings)
-    return planner_class(name)(action_dim=action_dim, **checked)
+    what = f"planner {name!r}"
+    checked = checked_settings(what, planner_settings(name), settings)
+    try:
+        return planner_class(name)(action_dim=action_dim, **checked)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{what}: {error}") from error

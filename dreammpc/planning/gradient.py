@@ -4,13 +4,17 @@ Letters: see `dreammpc.interfaces`.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.gradient_ascent import GradientAscent
-from dreammpc.planning.policy_rollouts import PolicyRollouts
+from dreammpc.planning.gradient_ascent import ClipOver, GradientAscent, Optimizer, StepRule
+from dreammpc.planning.imagination import UncertaintyKind, ValueReduction
+from dreammpc.planning.policy_rollouts import PolicyRollouts, ReuseStrategy
 from dreammpc.planning.sampling import GaussianProposal, released_iterations
-from dreammpc.planning.search import Composed, PlannerPreset, SelectBest
+from dreammpc.planning.search import Composed, NonFinite, PlannerPreset, SelectBest
+from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, one_of
+
+Ranking = Annotated[str, one_of("rescored", "before_last_step")]
 
 
 @register_planner("dream_mpc")
@@ -54,31 +58,29 @@ class DreamMPC(PlannerPreset):
         ValueError: a setting out of range.
     """
 
-    num_candidates: int = 5
-    iterations: int = 1
-    step_size: float = 1.0
-    step_rule: str = "backtracking"
-    optimizer: str = "sgd"
-    clip: float = 20.0
-    clip_over: str = "candidate"
-    reuse: float = 0.1
-    reuse_strategy: str = "index"
+    num_candidates: Positive = 5
+    iterations: Count = 1
+    step_size: NonNegative = 1.0
+    step_rule: StepRule = "backtracking"
+    optimizer: Optimizer = "sgd"
+    clip: NonNegative = 20.0
+    clip_over: ClipOver = "candidate"
+    reuse: Fraction = 0.1
+    reuse_strategy: ReuseStrategy = "index"
     include_mode: bool = True
-    selection: str = "rescored"
+    selection: Ranking = "rescored"
     keep_policy: bool = True
-    non_finite: str = "lose"
-    min_std: float = 0.2
+    non_finite: NonFinite = "lose"
+    min_std: NonNegative = 0.2
     uncertainty_coef: float = 0.01
-    uncertainty: str = "terminal"
-    value_reduction: str = "min"
+    uncertainty: UncertaintyKind = "terminal"
+    value_reduction: ValueReduction = "min"
 
     @property
     def num_iterations(self) -> int:
         return released_iterations(self.iterations, self.action_dim)
 
     def composed(self) -> Composed:
-        check_count("iterations", self.iterations, 0)
-        check_choice("selection", self.selection, ("rescored", "before_last_step"))
         rescored = self.selection == "rescored"
         ascent = GradientAscent(
             iterations=self.num_iterations,
@@ -101,15 +103,15 @@ class DreamMPCPaper(DreamMPC):
     It never scores the un-optimized policy rollouts, so it cannot tell its gain over the policy (NaN).
     """
 
-    step_size: float = 0.1
-    step_rule: str = "fixed"
-    clip_over: str = "all"
+    step_size: NonNegative = 0.1
+    step_rule: StepRule = "fixed"
+    clip_over: ClipOver = "all"
     include_mode: bool = False
-    selection: str = "before_last_step"
+    selection: Ranking = "before_last_step"
     keep_policy: bool = False
-    non_finite: str = "zero"
-    uncertainty: str = "released"
-    value_reduction: str = "mean"
+    non_finite: NonFinite = "zero"
+    uncertainty: UncertaintyKind = "released"
+    value_reduction: ValueReduction = "mean"
 
 
 @register_planner("grad_mpc")
@@ -132,23 +134,20 @@ class GradMPC(PlannerPreset):
         ValueError: a setting out of range.
     """
 
-    num_candidates: int = 5
-    iterations: int = 10
-    step_size: float = 0.1
-    step_rule: str = "fixed"
-    optimizer: str = "sgd"
-    clip: float = 20.0
-    init_std: float = 0.5
-    min_std: float = 0.2
+    num_candidates: Positive = 5
+    iterations: Count = 10
+    step_size: NonNegative = 0.1
+    step_rule: StepRule = "fixed"
+    optimizer: Optimizer = "sgd"
+    clip: NonNegative = 20.0
+    init_std: NonNegative = 0.5
+    min_std: NonNegative = 0.2
 
     @property
     def num_iterations(self) -> int:
         return released_iterations(self.iterations, self.action_dim)
 
     def composed(self) -> Composed:
-        check_count("num_candidates", self.num_candidates, 1)
-        check_count("iterations", self.iterations, 0)
-        check_at_least("init_std", self.init_std, 0)
         ascent = GradientAscent(
             self.num_iterations, self.step_size, self.step_rule, self.optimizer, self.clip
         )

@@ -1,19 +1,21 @@
 """Gradient ascent: every candidate climbs J through the model (the refinement of Dream-MPC)."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.constraints import candidate_multipliers
 from dreammpc.planning.imagination import PlanningContext
 from dreammpc.planning.search import SearchState, take
+from dreammpc.plugins.settings import Count, NonNegative, check, one_of
 
 STEP_RULES = ("fixed", "normalized", "backtracking", "line_search")
-OPTIMIZERS = ("sgd", "adam")
+StepRule = Annotated[str, one_of(*STEP_RULES)]
+Optimizer = Annotated[str, one_of("sgd", "adam")]
+ClipOver = Annotated[str, one_of("candidate", "all")]
 BACKTRACKS = 4
 """Step sizes tried at once by `backtracking` and `line_search`: α, α/2, α/4, α/8."""
 BETAS, EPS = (0.9, 0.999), 1e-8
@@ -40,25 +42,21 @@ class GradientAscent:
         project: back onto [-1, 1] after every step, not only at the end.
     """
 
-    iterations: int = 1
-    step_size: float = 0.1
-    step_rule: str = "fixed"
-    optimizer: str = "sgd"
-    clip: float = 20.0
-    clip_over: str = "candidate"
+    iterations: Count = 1
+    step_size: NonNegative = 0.1
+    step_rule: StepRule = "fixed"
+    optimizer: Optimizer = "sgd"
+    clip: NonNegative = 20.0
+    clip_over: ClipOver = "candidate"
     project: bool = True
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("iterations", self.iterations, 0)
-        check_at_least("step_size", self.step_size, 0)
-        check_at_least("clip", self.clip, 0)
-        check_choice("step_rule", self.step_rule, STEP_RULES)
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("clip_over", self.clip_over, ("candidate", "all"))
+        check(self)
 
     def count(self, incoming: int) -> int:
-        check_at_least("candidates to ascend from", incoming, 1)
+        if incoming < 1:
+            raise ValueError(f"candidates to ascend from must be at least 1, got {incoming}")
         return incoming
 
     def carry_shapes(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:

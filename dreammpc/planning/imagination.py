@@ -7,14 +7,13 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import Imagined, PlanningModel
-from dreammpc.planning.checks import check_at_least, check_choice
 from dreammpc.planning.constraints import candidate_multipliers, constrained, make_constraints
 from dreammpc.planning.objective_terms import (
     Trajectory,
@@ -23,9 +22,10 @@ from dreammpc.planning.objective_terms import (
     prepare_terms,
     weighted_costs,
 )
+from dreammpc.plugins.settings import NonNegative, at_least, check, one_of
 
-VALUE_REDUCTIONS = ("mean", "min", "mean-std")
-UNCERTAINTIES = ("std", "terminal", "released")
+ValueReduction = Annotated[str, one_of("mean", "min", "mean-std")]
+UncertaintyKind = Annotated[str, one_of("std", "terminal", "released")]
 CPU_ROWS = 512
 """Sequences that are scored at a time on a CPU, whose caches then hold what layers hand on."""
 
@@ -49,10 +49,10 @@ class Objective:
         constraints: costs that must stay below a limit (see `constraints`).
     """
 
-    uncertainty_coef: float = 0.0
-    uncertainty: str = "std"
-    value_reduction: str = "mean"
-    value_std_weight: float = 1.0
+    uncertainty_coef: Annotated[float, at_least(-math.inf)] = 0.0
+    uncertainty: UncertaintyKind = "std"
+    value_reduction: ValueReduction = "mean"
+    value_std_weight: NonNegative = 1.0
     terms: tuple[Any, ...] = ()
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()
@@ -60,10 +60,7 @@ class Objective:
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", make_terms(self.terms))
         object.__setattr__(self, "constraints", make_constraints(self.constraints))
-        check_choice("uncertainty", self.uncertainty, UNCERTAINTIES)
-        check_choice("value_reduction", self.value_reduction, VALUE_REDUCTIONS)
-        check_at_least("uncertainty_coef", self.uncertainty_coef, -math.inf)
-        check_at_least("value_std_weight", self.value_std_weight, 0)
+        check(self)
 
     @property
     def costs(self) -> tuple[Any, ...]:
@@ -79,7 +76,7 @@ class Objective:
         return heads.mean(-1)
 
     def spread(self, heads: Tensor) -> Tensor:
-        """Uncertainty of each value, [M, K] → [M]."""
+        """UncertaintyKind of each value, [M, K] → [M]."""
         std = sample_std(heads)
         return heads.mean(-1) * std if self.uncertainty == "released" else std
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dreammpc.planning.checks import check_count
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite, released_iterations
 from dreammpc.planning.search import Composed, PlannerPreset
+from dreammpc.plugins.settings import Count, NonNegative, Positive
 
 
 @register_planner("mppi")
@@ -26,12 +26,12 @@ class MPPI(PlannerPreset):
         ValueError: a setting out of range.
     """
 
-    num_samples: int = 512
-    num_policy: int = 24
-    iterations: int = 6
-    num_elites: int = 64
-    max_std: float = 2.0
-    temperature: float = 0.5
+    num_samples: Positive = 512
+    num_policy: Count = 24
+    iterations: Positive = 6
+    num_elites: Positive = 64
+    max_std: NonNegative = 2.0
+    temperature: NonNegative = 0.5
     uncertainty_coef: float = 0.0
 
     @property
@@ -39,7 +39,6 @@ class MPPI(PlannerPreset):
         return released_iterations(self.iterations, self.action_dim)
 
     def composed(self) -> Composed:
-        check_count("iterations", self.iterations, 1)
         refit = GaussianRefit(
             num_samples=self.num_samples,
             iterations=self.num_iterations,

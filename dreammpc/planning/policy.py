@@ -7,11 +7,11 @@ from tensordict import TensorDictBase
 
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
-from dreammpc.planning.checks import check_count
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.imagination import Imagination, device_of
 from dreammpc.planning.search import SearchState, Selection
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
+from dreammpc.plugins.settings import Positive, check
 
 
 @register_planner("policy")
@@ -19,10 +19,10 @@ from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 class Policy:
     """Acts with the policy's mode."""
 
-    action_dim: int
+    action_dim: Positive
 
     def __post_init__(self) -> None:
-        check_count("action_dim", self.action_dim, 1)
+        check(self)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """TensorDict [B] that only notes whether the episode has started."""

@@ -1,16 +1,17 @@
 """Candidates from rollouts of the policy: the proposal of Dream-MPC."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from dreammpc.planning.checks import check_at_least, check_at_most, check_choice, check_count
 from dreammpc.planning.imagination import PlanningContext
 from dreammpc.planning.search import SearchState, take
 from dreammpc.planning.statistics import SearchStatistics
+from dreammpc.plugins.settings import Fraction, Positive, check, one_of
 
-REUSE_STRATEGIES = ("index", "best", "matched", "none")
+ReuseStrategy = Annotated[str, one_of("index", "best", "matched", "none")]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,13 @@ class PolicyRollouts:
             candidate's actions and the rollout's; `none` is no warm start.
     """
 
-    num_candidates: int = 5
+    num_candidates: Positive = 5
     include_mode: bool = True
-    reuse: float = 0.1
-    reuse_strategy: str = "index"
+    reuse: Fraction = 0.1
+    reuse_strategy: ReuseStrategy = "index"
 
     def __post_init__(self) -> None:
-        check_count("num_candidates", self.num_candidates, 1)
-        check_at_least("reuse", self.reuse, 0)
-        check_at_most("reuse", self.reuse, 1)
-        check_choice("reuse_strategy", self.reuse_strategy, REUSE_STRATEGIES)
+        check(self)
 
     def count(self) -> int:
         return self.num_candidates

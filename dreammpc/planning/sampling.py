@@ -5,16 +5,17 @@ Letters: see `dreammpc.interfaces`; P policy rollouts, E elites.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from dreammpc.planning.checks import check_at_least, check_at_most, check_choice, check_count
 from dreammpc.planning.imagination import PlanningContext
 from dreammpc.planning.search import SearchState, Selection, take
 from dreammpc.planning.statistics import SearchStatistics
+from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, at_least, check, one_of
 
-DISTRIBUTIONS = ("normal", "uniform")
+Distribution = Annotated[str, one_of("normal", "uniform")]
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,15 @@ class GaussianProposal:
         distribution: `uniform` draws the candidates over [-1, 1], wherever the center is.
     """
 
-    num_samples: int = 0
-    num_policy: int = 0
-    std: float = 1.0
+    num_samples: Count = 0
+    num_policy: Count = 0
+    std: NonNegative = 1.0
     warm_start: bool = True
     include_center: bool = False
-    distribution: str = "normal"
+    distribution: Distribution = "normal"
 
     def __post_init__(self) -> None:
-        check_count("num_samples", self.num_samples, 0)
-        check_count("num_policy", self.num_policy, 0)
-        check_at_least("std", self.std, 0)
-        check_choice("distribution", self.distribution, DISTRIBUTIONS)
+        check(self)
 
     def count(self) -> int:
         return self.num_policy + self.num_samples
@@ -96,39 +94,34 @@ class GaussianRefit:
         add_mean: in the last iteration the mean itself takes part.
     """
 
-    num_samples: int = 512
-    iterations: int = 6
-    num_elites: int = 64
-    temperature: float = 0.0
-    min_std: float = 0.05
+    num_samples: Positive = 512
+    iterations: Positive = 6
+    num_elites: Positive = 64
+    temperature: NonNegative = 0.0
+    min_std: NonNegative = 0.05
     max_std: float = 2.0
-    momentum: float = 0.0
-    noise_beta: float = 0.0
-    keep_elites: float = 0.0
-    decay: float = 1.0
+    momentum: Fraction = 0.0
+    noise_beta: NonNegative = 0.0
+    keep_elites: Fraction = 0.0
+    decay: Annotated[float, at_least(1)] = 1.0
     add_mean: bool = False
 
     def __post_init__(self) -> None:
-        check_count("num_samples", self.num_samples, 1)
-        check_count("num_elites", self.num_elites, 1)
+        check(self)
         if self.num_samples < self.num_elites:
             raise ValueError(
                 f"num_samples must be at least num_elites, {self.num_elites}, got {self.num_samples}"
             )
-        check_count("iterations", self.iterations, 1)
-        for name in ("temperature", "min_std", "momentum", "noise_beta", "keep_elites"):
-            check_at_least(name, getattr(self, name), 0)
-        check_at_least("max_std", self.max_std, self.min_std)
-        check_at_least("decay", self.decay, 1)
-        check_at_most("momentum", self.momentum, 1)
-        check_at_most("keep_elites", self.keep_elites, 1)
+        if not self.max_std >= self.min_std:
+            raise ValueError(f"max_std must be at least min_std, {self.min_std}, got {self.max_std}")
 
     @property
     def num_kept(self) -> int:
         return math.ceil(self.keep_elites * self.num_elites)
 
     def count(self, incoming: int) -> int:
-        check_at_least("num_samples", self.num_samples, incoming)
+        if self.num_samples < incoming:
+            raise ValueError(f"num_samples must be at least {incoming}, got {self.num_samples}")
         return self.num_elites
 
     def carry_shapes(self, incoming: int, horizon: int, action_dim: int) -> dict[str, tuple[int, ...]]:
@@ -213,10 +206,10 @@ class SampleElite:
         temperature: 0 draws uniformly.
     """
 
-    temperature: float = 0.5
+    temperature: NonNegative = 0.5
 
     def __post_init__(self) -> None:
-        check_at_least("temperature", self.temperature, 0)
+        check(self)
 
     def __call__(self, context: PlanningContext, state: SearchState) -> Selection:
         """No model steps after a `GaussianRefit`."""

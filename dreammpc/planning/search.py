@@ -8,7 +8,7 @@ all that they know of a call is in these values. Letters: see `dreammpc.interfac
 import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from tensordict import TensorDictBase
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
-from dreammpc.planning.checks import check_at_least, check_choice, check_count
 from dreammpc.planning.constraints import (
     candidate_multipliers,
     carried_by_costs,
@@ -24,7 +23,7 @@ from dreammpc.planning.constraints import (
     final_report,
     make_constraints,
 )
-from dreammpc.planning.imagination import Imagination, Objective, PlanningContext, device_of
+from dreammpc.planning.imagination import Imagination, Objective, PlanningContext, ValueReduction, device_of
 from dreammpc.planning.objective_terms import make_terms, term_inputs
 from dreammpc.planning.stages import (
     Proposal,
@@ -36,6 +35,7 @@ from dreammpc.planning.stages import (
     merged,
 )
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
+from dreammpc.plugins.settings import NonNegative, Positive, check, one_of
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ class SelectBest:
         return Selection(take(sequences, index.unsqueeze(1)).squeeze(1), value, value, state)
 
 
+NonFinite = Annotated[str, one_of("lose", "zero")]
+
+
 @dataclass(frozen=True)
 class Composed:
     """A planner of any stages, run one after another: `Composed(2, PolicyRollouts(), [GradientAscent()])`.
@@ -165,23 +168,19 @@ class Composed:
         ValueError: a setting out of range, or stages that do not fit together.
     """
 
-    action_dim: int
+    action_dim: Positive
     propose: Proposal
     refine: Sequence[Refinement] = ()
     select: Selector = field(default_factory=SelectBest)
-    horizon: int = 3
+    horizon: Positive = 3
     objective: Objective = field(default_factory=Objective)
-    min_std: float = 0.2
-    max_ms: float = torch.inf
-    non_finite: str = "lose"
+    min_std: NonNegative = 0.2
+    max_ms: NonNegative = torch.inf
+    non_finite: NonFinite = "lose"
 
     def __post_init__(self) -> None:
-        check_count("action_dim", self.action_dim, 1)
-        check_count("horizon", self.horizon, 1)
-        check_at_least("min_std", self.min_std, 0)
-        check_at_least("max_ms", self.max_ms, 0)
-        check_choice("non_finite", self.non_finite, ("lose", "zero"))
         check_stages(self.propose, self.refine, self.select)
+        check(self)
         check_treatments(self.objective.constraints, self.refine)
         object.__setattr__(self, "refine", tuple(self.refine))  # a list, where it comes from YAML
         self._carry_shapes()
@@ -259,13 +258,13 @@ class PlannerPreset:
         ValueError: a setting out of range.
     """
 
-    action_dim: int
-    horizon: int = 3
+    action_dim: Positive
+    horizon: Positive = 3
     _: KW_ONLY
-    value_reduction: str = "mean"
-    value_std_weight: float = 1.0
-    min_std: float = 0.05
-    max_ms: float = torch.inf
+    value_reduction: ValueReduction = "mean"
+    value_std_weight: NonNegative = 1.0
+    min_std: NonNegative = 0.05
+    max_ms: NonNegative = torch.inf
     terms: tuple[Any, ...] = ()
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()
@@ -273,6 +272,7 @@ class PlannerPreset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", make_terms(self.terms))
         object.__setattr__(self, "constraints", make_constraints(self.constraints))
+        check(self)
         self.composed()
 
     def composed(self) -> Composed:

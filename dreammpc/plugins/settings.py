@@ -3,8 +3,8 @@
 What a field is annotated with is what is checked, and nowhere else: its type, and what stands beside it::
 
     horizon: Positive = 3
-    momentum: Annotated[float, between(0, 1)] = 0.0
-    optimizer: Annotated[str, one_of(("sgd", "adam"))] = "sgd"
+    momentum: Fraction = 0.0
+    optimizer: Annotated[str, one_of("sgd", "adam")] = "sgd"
 
 The built-in planners and the schemas of recipes call `check` when they are made; settings given by name are
 checked whatever the class does (`checked_settings`).
@@ -49,13 +49,14 @@ def between(low: float, high: float) -> Limit:
     return Limit(f"from {low} to {high}", lambda value: low <= value <= high)
 
 
-def one_of(names: Sequence[str]) -> Limit:
+def one_of(*names: str) -> Limit:
     return Limit(f"one of {', '.join(names)}", lambda value: value in names, names)
 
 
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
 NonNegative = Annotated[float, at_least(0)]
+Fraction = Annotated[float, between(0, 1)]
 Seed = Annotated[int, between(0, MAX_SEED)]
 NumEpisodes = Annotated[int, between(1, MAX_EPISODES)]
 
@@ -223,6 +224,10 @@ def converted(value: Any, hint: Any) -> Any:
 
 def type_name(hint: Any) -> str:
     """A type as one writes it, without limits."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(map(type_name, get_args(hint)))
+    if hint is types.NoneType:
+        return "None"
     bare = get_type_hints(type("Holder", (), {"__annotations__": {"it": hint}}))["it"]
     return inspect.formatannotation(bare)
 
