@@ -8,8 +8,8 @@ lightning run evaluate checkpoint='runs/*/*/checkpoints/last.ckpt' planner=polic
 from collections import defaultdict
 from dataclasses import asdict
 
+from dreammpc.configuration.evaluate_schemas import EvaluateConfig
 from dreammpc.configuration.recipe import main
-from dreammpc.configuration.schemas import EvaluateConfig
 from dreammpc.evaluation import table
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.results import collect, titled

@@ -15,9 +15,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from dreammpc.agent import Agent
+from dreammpc.configuration.evaluate_schemas import PendulumConfig
 from dreammpc.configuration.planners import build_planner, settings_for
 from dreammpc.configuration.recipe import main
-from dreammpc.configuration.schemas import PendulumConfig
 from dreammpc.evaluation.film import video_path
 from dreammpc.models import SimulatorModel
 from dreammpc.planning.factory import planner_settings

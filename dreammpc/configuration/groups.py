@@ -16,7 +16,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dreammpc.algorithms import ALGORITHMS, algorithm_class
-from dreammpc.configuration.schemas import ALGORITHM_GROUP, EvaluateConfig, PendulumConfig, TrainConfig
+from dreammpc.configuration.evaluate_schemas import EvaluateConfig, PendulumConfig
+from dreammpc.configuration.schemas import ALGORITHM_GROUP, TrainConfig
 from dreammpc.models import SIZES
 from dreammpc.planning import PLANNERS
 from dreammpc.planning.factory import planner_settings, with_settings
