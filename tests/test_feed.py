@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from feeds import FakeAgent, FakeCollector, make_feed, schedule
+from tensordict import TensorDict
 from toy_models import random_tdmpc2
 
 from dreammpc.agent import EXPERT_KEYS, Agent
@@ -72,6 +73,15 @@ def test_returns_and_lengths_of_finished_episodes(steps):
     assert feed.finished == [(10.0, 5), (15.0, 5)] * 2
     feed.finished.clear()
     assert schedule(feed) == []
+
+
+def test_an_episode_that_was_cut_short_is_not_counted_with_the_next():
+    """As after a resume, where a fresh episode begins without the end of the last."""
+    feed = make_feed(seed_steps=10, total_steps=20, utd=1)
+    starts, ends = torch.tensor([[1, 0, 1, 0]]).bool(), torch.tensor([[0, 0, 0, 1]]).bool()
+    after = {"reward": torch.tensor([[5.0, 5.0, 1.0, 2.0]]).unsqueeze(-1), "done": ends.unsqueeze(-1)}
+    feed._count_returns(TensorDict({"is_init": starts.unsqueeze(-1), "next": after}, [1, 4]))
+    assert feed.finished == [(3.0, 2)]
 
 
 def test_the_clock_survives_a_checkpoint():

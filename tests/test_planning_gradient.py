@@ -169,6 +169,19 @@ def test_clipping_by_hand(clip_over, expected):
     torch.testing.assert_close(result.diagnostics["clipped"], torch.full((B,), float(clipped)))
 
 
+def test_steps_start_from_projected_candidates():
+    """The second gradient is that where the first step ended within [-1, 1], not where it led."""
+    model, size = LinearQuadratic(A), 1.0
+    latent = random_latent(model, B)
+    projected = free = proposals_of(model, latent, include_mode=True)
+    for _ in range(2):
+        projected = (projected + size * gradient(model, latent, projected)).clamp(-1, 1)
+        free = free + size * gradient(model, latent, free)
+    result = plan(make(step_rule="fixed", step_size=size, clip=1e9, iterations=2), model, latent)
+    assert (projected - free.clamp(-1, 1)).abs().max() > 0.1
+    torch.testing.assert_close(result.state["candidates"], projected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_normalized_step_has_the_step_size_as_its_length_per_coordinate():
     model = random_tdmpc2(A)
     latent = random_latent(model, B)
