@@ -144,12 +144,14 @@ class Imagination:
             episode = episode_start(batch, self.action_dim, device) if episode is None else episode
             past = repeat_rows(episode, num).split(size)
             references = references or prepare_terms(objective.costs, self.model, device)
-        latents, sequences = repeat_rows(latent, num).split(size), actions.flatten(0, 1).split(size)
-        parts = zip(latents, sequences, past, strict=False)
+        starts, plans = repeat_rows(latent, num).split(size), actions.flatten(0, 1).split(size)
+        parts = zip(starts, plans, past, strict=False)
         scored = (self._score(*part, objective, references) for part in parts)
-        total, uncertainty, violations = (torch.cat(found) for found in zip(*scored, strict=True))
+        columns = list(zip(*scored, strict=True))
+        total, uncertainty = torch.cat(columns[0]), torch.cat(columns[1])
         if not objective.constraints:
             return Imagined(total.view(batch, num), uncertainty.view(batch, num))
+        violations = torch.cat(columns[2])
         total, violations = total.view(batch, num), violations.view(batch, num, -1)
         ranked = constrained(total, violations, objective.constraints, multipliers)
         return Imagined(ranked, uncertainty.view(batch, num), total, violations)
