@@ -203,7 +203,7 @@ def test_episodes_are_played_where_the_model_is(device):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Of a task whose episodes are short."""
-    task, algorithm = PENDULUM[-4].removeprefix("task="), {"name": "tdmpc2"}
+    task, algorithm = "gym-InvertedPendulum-v5", {"name": "tdmpc2"}
     env = assembly.build_env(task, 0)
     settings = {"seed": 0, "model": MODEL, "algorithm": algorithm, "env": {}}
     model = assembly.build_model(env, MODEL)

@@ -366,6 +366,6 @@ def test_the_command_on_a_card_is_what_the_agent_was_trained_with(name):
     assert {key: config[key] for key in ("task", "seed", "steps")} == {
         key: trained[key] for key in ("task", "seed", "steps")
     }
-    assert config["planner"] == trained["planner"]
+    assert config["planner"].items() >= trained["planner"].items()  # newer settings have their defaults
     for key in ("name", "batch_size", "lr", "target_rate", "utd", "seed_steps", "horizon"):
         assert config["algorithm"][key] == trained["algorithm"][key], key

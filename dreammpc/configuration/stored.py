@@ -152,11 +152,13 @@ class _Reader:
         hints = get_type_hints(schema)
         for name, value in stored.items():
             key = f"{prefix}{name}"
+            if key in GROUPS:
+                continue
             if name not in hints:
                 self.unknown.append(key)
             elif dataclasses.is_dataclass(hints[name]):
                 yield from self._known(value, hints[name], f"{key}.")
-            elif key not in (*PLACES, *GROUPS):
+            elif key not in PLACES:
                 yield key, value, hints[name]
 
     def _words(self, key: str, value: Any, hint: Any, now: Any, add: str = "") -> Iterator[str]:

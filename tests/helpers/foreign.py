@@ -129,6 +129,7 @@ def trained_on_foreign() -> Iterator[torch.device]:
     with (
         foreign() as device,
         patch("dreammpc.training.trainer.choose_device", lambda *_, **__: device),
+        patch("dreammpc.configuration.assembly.choose_device", lambda *_, **__: device),
         patch.dict(AcceleratorRegistry),
     ):
         AcceleratorRegistry.register(device.type, ForeignAccelerator)
