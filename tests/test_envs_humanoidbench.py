@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stand_in import humanoidbench_stands_in
 from torchrl.envs.utils import check_env_specs
 
 from dreammpc.configuration import assembly
@@ -16,23 +16,11 @@ from dreammpc.envs import canonical, humanoidbench, list_tasks, make_env, not_in
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import check_installed, expand
 
-STAND_IN = Path(__file__).parent / "stand_in"
-
 
 @pytest.fixture(scope="module")
 def package():
-    """The stand-in can be imported, and no trace of it is left."""
-    import gymnasium
-
-    registered = dict(gymnasium.registry)
-    sys.path.insert(0, str(STAND_IN))
-    yield
-    sys.path.remove(str(STAND_IN))
-    for name in [name for name in sys.modules if name.partition(".")[0] == "humanoid_bench"]:
-        del sys.modules[name]
-    gymnasium.registry.clear()
-    gymnasium.registry.update(registered)
-    humanoidbench._table.cache_clear()
+    with humanoidbench_stands_in():
+        yield
 
 
 def steps(env, count: int):

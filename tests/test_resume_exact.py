@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from faults.tiny import Snapshots, Training, everything, lines, raw
+from stand_in import humanoidbench_stands_in
 
 SHORT = {"evaluate_every": 300, "env": {"action_repeat": 8}, "seed_steps": 160, "utd": 0.4}
 """Episodes of 125 agent steps."""
@@ -51,22 +50,22 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_other_families(name, tmp_path, monkeypatch):
+def test_other_families(name, tmp_path):
     """HumanoidBench's is the stand-in, whose episodes of 12 steps end while it is learned from."""
     if name == "meta-world":
         pytest.importorskip("metaworld")
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parent / "stand_in"), *sys.path])
-    settings = {"steps": 260, "save_every": 10**9, "planner": {"name": "policy"}, **FAMILIES[name]}
-    snapshots = Snapshots(tmp_path / "whole", (5,))
-    whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
-    snapshots.run = whole
-    expected = everything(whole.run())
-    assert whole.feed.updates > 8
-    torch.manual_seed(99)
-    folder = tmp_path / "at5"
-    resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
-    got = everything(resumed.run())
-    assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
+    with humanoidbench_stands_in():
+        settings = {"steps": 260, "save_every": 10**9, "planner": {"name": "policy"}, **FAMILIES[name]}
+        snapshots = Snapshots(tmp_path / "whole", (5,))
+        whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
+        snapshots.run = whole
+        expected = everything(whole.run())
+        assert whole.feed.updates > 8
+        torch.manual_seed(99)
+        folder = tmp_path / "at5"
+        resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
+        got = everything(resumed.run())
+        assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
 
 
 def test_where_the_state_cannot_be_saved_it_is_said(tmp_path, caplog):
