@@ -24,6 +24,7 @@ from dreammpc.planning import PLANNERS
 from dreammpc.planning.factory import planner_settings
 from dreammpc.plugins.registry import named_by
 from dreammpc.plugins.settings import converted
+from dreammpc.support.nested import flattened
 
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")
@@ -89,8 +90,8 @@ class _Reader:
         for group in GROUPS:
             if _name_of(now[group]) != _name_of(without[group]):
                 self.given.setdefault(group, "")
-        old = dict(_leaves(without))
-        self.given |= {key: "" for key, value in _leaves(now) if repr(old.get(key)) != repr(value)}
+        old = dict(flattened(without))
+        self.given |= {key: "" for key, value in flattened(now) if repr(old.get(key)) != repr(value)}
 
     def groups(self, now: dict[str, Any]) -> list[str]:
         """The choices of planner, algorithm and model that differ from those of `now`."""
@@ -282,14 +283,6 @@ def _targets(value: Any) -> Iterator[str]:
         value = list(value.values())
     for each in value if isinstance(value, list) else ():
         yield from _targets(each)
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _at(tree: Any, key: str) -> Any:

@@ -86,12 +86,8 @@ class EnvPoolEnv(TaskEnv):
             raise UsageError(f"task {self.task!r}: EnvPool's actions are {list(shape)}")
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        actions = tensordict.get("action").numpy(force=True)
         self.steps += 1
-        if not np.isfinite(actions).all():
-            row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
-            raise RunError(f"{self._place(row)}: the action is not finite: {actions[row].tolist()}")
-        own, total = self._own_actions(actions), np.zeros(self.num_envs)
+        own, total = self._own_actions(self._finite_actions(tensordict)), np.zeros(self.num_envs)
         try:
             for _ in range(self.action_repeat):
                 observation, reward, terminated, truncated, _info = self._pool.step(own)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
@@ -135,6 +136,18 @@ class TaskEnv(EnvBase):
             Undrawable: there is no picture.
         """
         raise NotImplementedError
+
+    def _finite_actions(self, tensordict: TensorDictBase) -> np.ndarray:
+        """The actions [B, A] of a step, on the host.
+
+        Raises:
+            RunError: one is not finite.
+        """
+        actions = tensordict.get("action").numpy(force=True)
+        if not np.isfinite(actions).all():
+            row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
+            raise RunError(f"{self._place(row)}: the action is not finite: {actions[row].tolist()}")
+        return actions
 
     def _place(self, row: int | None, what: str = "") -> str:
         """Where something went wrong: in the present step, or in `what` came between two."""

@@ -83,12 +83,8 @@ class BatchedEnv(TaskEnv):
         self._complained, self._open = False, True
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        actions = tensordict.get("action").numpy(force=True)
         self.steps += 1
-        if not np.isfinite(actions).all():
-            row = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
-            raise RunError(f"{self._place(row)}: the action is not finite: {actions[row].tolist()}")
-        own = self._own_actions(actions)
+        own = self._own_actions(self._finite_actions(tensordict))
         self._whole = False
         for i, env in enumerate(self.envs):
             try:

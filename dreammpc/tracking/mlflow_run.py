@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dreammpc.support.nested import flattened
 from dreammpc.tracking.note import RUNNING, is_id
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class MlflowRun:
         from mlflow.entities import Param
 
         with self._call() as (client, run_id):
-            params = {_clean(name): _cut(value, LONGEST_PARAM) for name, value in _flatten(tree)}
+            params = {_clean(name): _cut(value, LONGEST_PARAM) for name, value in flattened(tree)}
             new = {name: value for name, value in params.items() if name not in self._params}
             for part in _parts(new.items(), PARAMS_PER_CALL):
                 client.log_batch(run_id, params=[Param(name, value) for name, value in part])
@@ -257,14 +258,6 @@ class MlflowRun:
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(run_id)
         return run
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _clean(name: str) -> str:
