@@ -63,6 +63,7 @@ def test_specs_seeds_and_resets_of_some_rows():
     env = make_env("walker-walk", 4, seed=3, backend="envpool")
     assert isinstance(env, EnvPoolEnv) and (env.action_repeat, env.max_episode_steps) == (2, 500)
     check_env_specs(env)
+    assert "backend" not in env.options, "evaluations play the task's own simulator"
     env.set_seed(3)
     start = env.reset()["observation"]
     assert len(start.unique(dim=0)) == 4
