@@ -1,5 +1,6 @@
 """Rolling out and scoring candidates: against explicit loops, for every choice of the objective."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from toy_models import GAMMA, Ensemble, LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.planning import Imagination, Objective, imagination
-from dreammpc.planning.imagination import sample_std
+from dreammpc.planning.value_heads import sample_std
 
 B, N, H, A = 2, 4, 3, 2
 MODELS = {"ensemble": lambda: Ensemble(A), "tdmpc2": lambda: random_tdmpc2(A, episodic=True)}
@@ -28,14 +29,16 @@ def explicit_score(model, latent, actions, objective):
         total += discount * reward[0]
         discount, latent = discount * factor[0], after
     heads = model.value(latent, model.policy(latent, torch.zeros(1, A)))[0]
+    pairs = [torch.minimum(a, b) for a, b in itertools.combinations(heads, 2)]
     reduced = {"mean": heads.mean(), "min": heads.min(), "mean-std": heads.mean() - heads.std()}
+    reduced["min2"] = sum(pairs) / len(pairs)
     released = objective.uncertainty == "released"
     uncertainty += heads.mean() * heads.std() if released else discount * heads.std()
     return total + discount * reduced[objective.value_reduction] - coef * uncertainty, uncertainty
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("reduction", ["mean", "min", "mean-std"])
+@pytest.mark.parametrize("reduction", ["mean", "min", "min2", "mean-std"])
 @pytest.mark.parametrize(
     ("uncertainty", "coef"), [("std", 0.0), ("std", 0.3), ("terminal", 0.3), ("released", 0.3)]
 )

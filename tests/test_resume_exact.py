@@ -23,7 +23,7 @@ def test_bit_for_bit(algorithm, stops, tmp_path):
     if algorithm == "bmpc":
         settings |= {"reanalyze_interval": 3, "reanalyze_slices": 2}
     else:
-        settings |= {"lr_end": 0.1, "lr_decay_from": 0.5}
+        settings |= {"lr_end": 0.1, "lr_decay_from": 0.5, "reset_every": 20}
     whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
     snapshots.run = whole
     expected = everything(whole.run())

@@ -1,8 +1,10 @@
 """TD-MPC2 as a LightningModule: optimizers, the draws of an update, and what one training step changes."""
 
+import itertools
+
 import pytest
 import torch
-from updates import A, B, H, K, make_batch, make_tdmpc2
+from updates import A, B, H, K, make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
 
 def test_optimizers():
@@ -47,6 +49,57 @@ def test_learning_rates_of_a_checkpoint_stay_where_none_fall():
     algorithm.optimizers()[0].param_groups[1]["lr"] = 5e-4  # as restored
     algorithm.before_update(make_batch())
     assert algorithm.optimizers()[0].param_groups[1]["lr"] == 5e-4
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, None])
+def test_how_many_heads_a_target_looks_at_is_a_setting(number):
+    algorithm, batch = make_tdmpc2(target_heads=number, target_reduction="min"), make_batch()
+    seen = {tuple(sorted(algorithm.sample_noise(batch).target_heads.tolist())) for _ in range(40)}
+    assert seen == set(itertools.combinations(range(K), number or K))
+
+
+@pytest.mark.parametrize("make", [make_tdmpc2, make_bmpc])
+def test_how_heads_of_a_target_become_one_is_a_setting(make):
+    """Of the same draws the mean of all heads is above their minimum; an unknown word is refused."""
+    targets = {}
+    for reduction in ("mean", "min"):
+        torch.manual_seed(0)
+        algorithm = make(target_heads=None, target_reduction=reduction)
+        for weight in algorithm.model.target_heads.weights:  # heads that differ
+            torch.nn.init.normal_(weight, std=0.3)
+        batch = make_bmpc_batch()
+        metrics = algorithm.training_step(batch, 0)
+        targets[reduction] = metrics["value/target"].item()
+    assert targets["min"] < targets["mean"]
+    with pytest.raises(ValueError, match="reduction must be one of mean, min, min2, mean-std, got 'most'"):
+        make(target_reduction="most")
+
+
+@pytest.mark.parametrize("make", [make_tdmpc2, make_bmpc])
+def test_resets_draw_value_heads_and_policy_anew(make):
+    """Before the third update, the fifth, …; Adam forgets their moments, and nothing else changes."""
+    torch.manual_seed(0)
+    algorithm, batch = make(reset_every=2), make_bmpc_batch()
+    for _ in range(2):
+        algorithm.before_update(batch)
+        algorithm.training_step(batch, 0)
+    model, (ours, policys) = algorithm.model, algorithm.optimizers()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    kept = ours.state[model.dynamics.linears[0].weight]["exp_avg"].clone()
+    stream = torch.random.get_rng_state()
+    algorithm.before_update(batch)
+
+    changed = {name.split(".")[0] for name, now in model.state_dict().items() if not now.equal(before[name])}
+    assert changed == {"value_heads", "target_heads", "actor"}
+    for new, target in zip(model.value_heads.parameters(), model.target_heads.parameters(), strict=True):
+        assert new.equal(target)
+        assert not any(value.any() for value in ours.state[new].values())
+    assert not any(value.any() for held in policys.state.values() for value in held.values())
+    assert ours.state[model.dynamics.linears[0].weight]["exp_avg"].equal(kept) and kept.any()
+    assert torch.random.get_rng_state().equal(stream)
+    actor = [weight.clone() for weight in model.actor.parameters()]
+    algorithm.before_update(batch)  # not due
+    assert all(weight.equal(was) for weight, was in zip(model.actor.parameters(), actor, strict=True))
 
 
 def test_draws():

@@ -19,7 +19,7 @@ from updates import (
     make_draws,
 )
 
-from dreammpc.algorithms.losses import Coefficients, heuristic_discount, percentile_range
+from dreammpc.algorithms.losses import Coefficients, HeadReduction, heuristic_discount, percentile_range
 from dreammpc.algorithms.tdmpc2 import model_loss, policy_loss, td_target
 
 COEF = Coefficients()
@@ -91,6 +91,16 @@ def test_td_target_by_hand(heads, bootstrap):
         target = td_target(model, torch.rand(3, 16), reward, terminated, draws)
         expected = [0.5 + 0.9 * bootstrap, -2 + 0.9 * bootstrap, last]
         assert target.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [("mean", 0.0), ("min", -9.0), ("min2", (-9 - 9 + 3) / 3), ("mean-std", -math.sqrt(126 / 2))],
+)
+def test_reductions_of_heads_by_hand(reduction, expected):
+    values = torch.tensor([[6.0], [3.0], [-9.0]])
+    assert HeadReduction(reduction)(values).item() == pytest.approx(expected, rel=1e-5)
+    assert HeadReduction(reduction)(values[:1]).item() == pytest.approx(6, abs=1e-5)  # of a single head
 
 
 def test_policy_loss_by_hand():

@@ -19,6 +19,7 @@ from dreammpc.agent import Agent, expert_from_plan
 from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
 from dreammpc.algorithms.losses import (
     Coefficients,
+    HeadReduction,
     masked_mean,
     rollout_loss,
     running_scale,
@@ -41,33 +42,40 @@ class UpdateNoise(NamedTuple):
     """Every random number of one update, drawn before the losses so that these are deterministic."""
 
     target_noise: Tensor  # [H·B, A]
-    target_heads: Tensor  # [2], or fewer if K < 2
+    target_heads: Tensor  # [2], or as many as the target looks at
     dropout: Tensor | None  # [K, H·B, mlp_dim]
     shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
-def td_target(model: BMPCModel, z: Tensor, noise: UpdateNoise) -> Tensor:
-    """R(z, a) + γ·(1 - c)·mean of two target heads V'(d(z, a)) at an action of the policy: [H·B].
+MEAN = HeadReduction("mean")
 
-    The model's own step in place of the one that was stored: the value is the present policy's.
+
+def td_target(model: BMPCModel, z: Tensor, noise: UpdateNoise, bootstrap: HeadReduction = MEAN) -> Tensor:
+    """R(z, a) + γ·(1 - c)·V'(d(z, a)) of random target heads at an action of the policy: [H·B].
+
+    As published V' is the mean of two. The step is the model's own: the value is the present policy's.
     """
     latent = model.latent(z)
     action = model.policy(latent, noise.target_noise)
     after = model.step(latent, action)
     reward, discount = model.outcome(latent, action, after)
     logits = model.target_heads(model.value_input(after["z"], action), heads=noise.target_heads)
-    return reward + discount * model.two_hot.decode(logits).mean(0)
+    return reward + discount * bootstrap(model.two_hot.decode(logits))
 
 
 def model_loss(
-    model: BMPCModel, batch: TensorDictBase, noise: UpdateNoise, coef: Coefficients
+    model: BMPCModel,
+    batch: TensorDictBase,
+    noise: UpdateNoise,
+    coef: Coefficients,
+    bootstrap: HeadReduction = MEAN,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_major`."""
     slices = time_major(model, batch, noise.shift)
     size = slices.first.shape[0]
     with torch.no_grad():
         seen = model.encoder(torch.cat([slices.first, slices.next_observation]))
-        target = td_target(model, seen[:-size], noise)
+        target = td_target(model, seen[:-size], noise, bootstrap)
     return rollout_loss(model, slices, seen[size:], target, noise.dropout, coef)
 
 
@@ -174,6 +182,7 @@ class BMPC(LatentAlgorithm):
     learns_from_plans = True
     model_loss = staticmethod(model_loss)
     policy_loss = staticmethod(policy_loss)
+    bootstrap = MEAN
     divergence_scale: Tensor
 
     def __init__(
@@ -254,8 +263,7 @@ class BMPC(LatentAlgorithm):
         """
         obs = batch.select(*self.model.obs_keys).flatten(0, 1)
         mean, std, value = self._replan(self.model, self.expert, obs)
-        fresh = TensorDict({"mean": mean, "std": std, "value": value}, [mean.shape[0]])
-        return fresh.reshape(batch.shape)
+        return TensorDict({"mean": mean, "std": std, "value": value}, [mean.shape[0]]).reshape(batch.shape)
 
     def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
         """`replanned`, and written back to the replay."""
@@ -273,6 +281,7 @@ class BMPC(LatentAlgorithm):
         checkpoint["policy_updates"] = self.policy_updates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.policy_updates = checkpoint["policy_updates"]
 
 

@@ -11,8 +11,9 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.agent import Agent
-from dreammpc.algorithms.losses import Coefficients
+from dreammpc.algorithms.losses import Coefficients, HeadReduction
 from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
+from dreammpc.algorithms.resets import reset_value_and_policy
 from dreammpc.algorithms.updates import Updates
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -32,18 +33,27 @@ class LatentAlgorithm(Updates):
         progress: the share of a training's steps that is over, asked before every update; None is never.
         clip: gradient-norm clip, for the model and for the policy.
         target_rate: τ of the target heads' moving average.
+        target_heads: how many of the target heads, drawn at random for each update, a TD target looks at;
+            None is all of them.
+        target_reduction: how their values become one, see `planning.value_heads.reduce_heads`; by default
+            as published, the minimum in TD-MPC2 and the mean in BMPC.
+        target_std_weight: w of `mean-std`.
         scale_rate: rate of the running percentile scale.
         dropout: probability after the value heads' first layer.
+        reset_every: updates from one reset of value heads and policy to the next (see `resets`); 0 is never.
         max_skipped: updates in a row that may be skipped for want of finite numbers (see `NonFiniteGuard`).
         compile: how the losses run, see `runtime.compiling.MODES`; True is `default`. Compiling needs a C++
             compiler on a CPU, and the first update then takes tens of seconds.
 
     Raises:
         UsageError: the agent's world model is not the one that the algorithm trains.
+        ValueError: no such `target_reduction`.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[type[LatentModel]]
+    bootstrap: HeadReduction
+    """How the heads of a TD target become one number, unless it is set."""
     learns_from_plans: ClassVar[bool] = False
     """Whether the replay must hold what the planner planned (`Agent(record=True)`)."""
     model_loss: ClassVar[Callable[..., Any]]
@@ -58,6 +68,9 @@ class LatentAlgorithm(Updates):
         encoder_lr_scale: float = 0.3,
         clip: float = 20.0,
         target_rate: float = 0.01,
+        target_heads: int | None = 2,
+        target_reduction: str | None = None,
+        target_std_weight: float = 1.0,
         scale_rate: float = 0.01,
         dropout: float = 0.01,
         consistency_coef: float = Coefficients().consistency,
@@ -66,6 +79,7 @@ class LatentAlgorithm(Updates):
         termination_coef: float = Coefficients().termination,
         entropy_coef: float = Coefficients().entropy,
         rho: float = Coefficients().rho,
+        reset_every: int = 0,
         max_skipped: int = 10,
         lr_end: float = 1.0,
         lr_decay_from: float = 0.0,
@@ -85,6 +99,10 @@ class LatentAlgorithm(Updates):
         self.lr_end, self.lr_decay_from, self.progress = lr_end, lr_decay_from, progress
         self.lr_changes = lr_end != 1
         self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
+        self.target_heads = target_heads
+        if target_reduction is not None:
+            self.bootstrap = HeadReduction(target_reduction, target_std_weight)
+            self.bootstrap(torch.zeros(1, 1))  # refuses what it does not know
         self.coef = Coefficients(
             consistency=consistency_coef,
             reward=reward_coef,
@@ -95,6 +113,7 @@ class LatentAlgorithm(Updates):
         )
         self._model_loss: Callable[..., Any] = compiled(self.model_loss, compile)
         self._policy_loss: Callable[..., Any] = compiled(self.policy_loss, compile)
+        self.reset_every, self.updates = reset_every, 0
         self._began = False
         self._first_rates: list[list[float]] = []
         """Learning rates at full height, of every group of every optimizer."""
@@ -113,10 +132,13 @@ class LatentAlgorithm(Updates):
             self.before_update(batch)
 
     def before_update(self, batch: TensorDictBase) -> None:
-        """Set learning rates; take the batch into the statistics of observations, if any; centre images.
+        """Reset what is due, set learning rates, note the statistics of observations, centre images.
 
         Of several processes all take in the mean of their batches.
         """
+        if self.reset_every and self.updates and self.updates % self.reset_every == 0:
+            reset_value_and_policy(self.model, self._unwrapped(), seed=self.updates)
+        self.updates += 1
         if self.lr_changes and self.progress is not None:
             self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:
@@ -159,9 +181,14 @@ class LatentAlgorithm(Updates):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Learning rates are numbers in a file."""
+        checkpoint["updates"] = self.updates
         states = checkpoint.get("optimizer_states", ())
         for group in (group for state in states for group in state["param_groups"]):
             group["lr"] = float(group["lr"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The count of updates goes on; files of before there was one begin it anew."""
+        self.updates = checkpoint.get("updates", 0)
 
     def sample_noise(self, batch: TensorDictBase) -> Any:
         """Every random number of one update on `batch` [B, H]."""
@@ -181,7 +208,7 @@ class LatentAlgorithm(Updates):
         torch.clear_autocast_cache()
         self.guard.start_update()
         noise = self.sample_noise(batch)
-        loss, zs, metrics = self._model_loss(self.model, batch, noise, self.coef)
+        loss, zs, metrics = self._model_loss(self.model, batch, noise, self.coef, self.bootstrap)
         metrics["grad_norm/model"] = self.gradient_step(loss, 0, self.model_parameters)
         finite = self.guard.finite
         metrics |= self.update_policy(batch, zs, noise, *how)
@@ -199,7 +226,7 @@ class LatentAlgorithm(Updates):
         return norm.detach()
 
     def sample_target_noise(self, batch: TensorDictBase) -> tuple[Tensor, Tensor, Tensor | None]:
-        """For the value targets: noise [H·B, A], indices of two heads (or of all); and the dropout mask."""
+        """For the value targets: noise [H·B, A] and indices of heads; and the dropout mask."""
         size, horizon = batch.shape
         model, device = self.model, batch["action"].device
         rows, mask = horizon * size, None
@@ -207,7 +234,7 @@ class LatentAlgorithm(Updates):
             shape = (model.num_heads, rows, model.mlp_dim)
             mask = dropout_mask(shape, self.dropout, torch.empty((), device=device))
         noise = torch.randn(rows, model.action_dim, device=device)
-        return noise, self.sample_two_heads(device), mask
+        return noise, self.sample_heads(self.target_heads, device), mask
 
     def sample_shift(self, batch: TensorDictBase) -> Tensor | None:
         """How far each image of `batch` [B, H] moves, [(H+1)·B, 2]; `None` where no images are observed."""
@@ -216,7 +243,6 @@ class LatentAlgorithm(Updates):
         size, horizon = batch.shape
         return sample_shift((horizon + 1) * size, batch["action"].device)
 
-    def sample_two_heads(self, device: torch.device) -> Tensor:
-        """Indices of two random value heads, or of all if there are fewer."""
-        heads = self.model.num_heads
-        return torch.randperm(heads, device=device)[: min(2, heads)]
+    def sample_heads(self, number: int | None, device: torch.device) -> Tensor:
+        """Indices of so many different value heads at random, or of all if there are fewer; None is all."""
+        return torch.randperm(self.model.num_heads, device=device)[:number]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dreammpc.models import LatentModel
 from dreammpc.nn import random_shift
+from dreammpc.planning.value_heads import reduce_heads
 
 
 class Coefficients(NamedTuple):
@@ -33,6 +34,17 @@ class Coefficients(NamedTuple):
     termination: float = 1.0
     entropy: float = 1e-4
     rho: float = 0.5
+
+
+class HeadReduction(NamedTuple):
+    """How the value heads of a TD target become one number (see `planning.value_heads.reduce_heads`)."""
+
+    reduction: str
+    std_weight: float = 1.0
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """[K, M] → [M]."""
+        return reduce_heads(values.movedim(0, -1), self.reduction, self.std_weight)
 
 
 class TimeMajorBatch(NamedTuple):

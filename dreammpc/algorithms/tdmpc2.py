@@ -18,6 +18,7 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
 from dreammpc.algorithms.losses import (
     Coefficients,
+    HeadReduction,
     action_mask,
     masked_mean,
     rollout_loss,
@@ -34,37 +35,50 @@ class UpdateNoise(NamedTuple):
     """Every random number of one update, drawn before the losses so that these are deterministic."""
 
     target_noise: Tensor  # [H·B, A]
-    target_heads: Tensor  # [2], or fewer if K < 2
+    target_heads: Tensor  # [2], or as many as the target looks at
     dropout: Tensor | None  # [K, H·B, mlp_dim]
     policy_noise: Tensor  # [(H+1)·B, A]
     policy_heads: Tensor  # [2], or fewer if K < 2
     shift: Tensor | None = None  # [(H+1)·B, 2], with pixels
 
 
-def td_target(
-    model: TDMPC2Model, next_z: Tensor, reward: Tensor, terminated: Tensor, noise: UpdateNoise
-) -> Tensor:
-    """r + γ·(1 - terminated)·min of two random target heads at an action of the policy: [H·B].
+LEAST = HeadReduction("min")
 
-    A model without a termination head takes every end for a time limit: it bootstraps there as well.
-    The heads are drawn before they are computed, which has the same distribution as computing all K.
+
+def td_target(
+    model: TDMPC2Model,
+    next_z: Tensor,
+    reward: Tensor,
+    terminated: Tensor,
+    noise: UpdateNoise,
+    bootstrap: HeadReduction = LEAST,
+) -> Tensor:
+    """r + γ·(1 - terminated)·V of random target heads at an action of the policy: [H·B].
+
+    As published V is the minimum of two heads (§3.1). The heads are drawn before they are computed, which
+    has the same distribution as computing all K. A model without a termination head takes every end for a
+    time limit: it bootstraps there as well.
     """
     mean, log_std = model.policy_stats(next_z)
     action = torch.tanh(mean + log_std.exp() * noise.target_noise)
     logits = model.target_heads(torch.cat([next_z, action], -1), heads=noise.target_heads)
-    bootstrap = model.two_hot.decode(logits).amin(0)
+    value = bootstrap(model.two_hot.decode(logits))
     goes_on = 1.0 if model.termination is None else 1 - terminated
-    return reward + model.discount * goes_on * bootstrap
+    return reward + model.discount * goes_on * value
 
 
 def model_loss(
-    model: TDMPC2Model, batch: TensorDictBase, noise: UpdateNoise, coef: Coefficients
+    model: TDMPC2Model,
+    batch: TensorDictBase,
+    noise: UpdateNoise,
+    coef: Coefficients,
+    bootstrap: HeadReduction = LEAST,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The world model's losses on slices [B, H]; see `rollout_loss` and, for the batch, `time_major`."""
     slices = time_major(model, batch, noise.shift)
     with torch.no_grad():
         next_z = model.encoder(slices.next_observation)
-        target = td_target(model, next_z, slices.reward, slices.terminated, noise)
+        target = td_target(model, next_z, slices.reward, slices.terminated, noise, bootstrap)
     return rollout_loss(model, slices, next_z, target, noise.dropout, coef)
 
 
@@ -129,6 +143,7 @@ class TDMPC2(LatentAlgorithm):
     model_class = TDMPC2Model
     model_loss = staticmethod(model_loss)
     policy_loss = staticmethod(policy_loss)
+    bootstrap = LEAST
     value_scale: Tensor
 
     def __init__(self, agent: Agent, **settings: Any):
@@ -141,7 +156,7 @@ class TDMPC2(LatentAlgorithm):
         target_noise, heads, dropout = self.sample_target_noise(batch)
         device = target_noise.device
         policy_noise = torch.randn((horizon + 1) * size, self.model.action_dim, device=device)
-        policy_heads, shift = self.sample_two_heads(device), self.sample_shift(batch)
+        policy_heads, shift = self.sample_heads(2, device), self.sample_shift(batch)
         return UpdateNoise(target_noise, heads, dropout, policy_noise, policy_heads, shift)
 
     def update_policy(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dreammpc.envs import canonical
 from dreammpc.interfaces import OBS_KEYS, UsageError
+from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import (
     Count,
     Limit,
@@ -84,8 +85,10 @@ class AlgorithmConfig:
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
     `seed_steps` are the environment steps of random action that a run begins with, by default those of five
     episodes. Learning rates fall linearly from the share `lr_decay_from` of the run's steps on, to `lr_end`
-    of their height at its end. `noise_scale` and `noise_correlation` are those of the exploration noise (see
-    `Agent`).
+    of their height at its end. A TD target looks at `target_heads` value heads at random (null: all) and
+    reduces them by `target_reduction` (null: as published, `min` in TD-MPC2 and `mean` in BMPC).
+    `reset_every` updates value heads and policy are drawn anew; 0 is never.
+    `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
     """
 
     name: str = "tdmpc2"
@@ -102,6 +105,9 @@ class AlgorithmConfig:
     encoder_lr_scale: float = 0.3
     clip: NonNegative = 20.0
     target_rate: float = 0.01
+    target_heads: Positive | None = 2
+    target_reduction: ValueReduction | None = None
+    target_std_weight: NonNegative = 1.0
     scale_rate: float = 0.01
     dropout: NonNegative = 0.01
     consistency_coef: float = 20.0
@@ -110,6 +116,7 @@ class AlgorithmConfig:
     termination_coef: float = 1.0
     entropy_coef: float = 1e-4
     rho: float = 0.5
+    reset_every: Count = 0
     max_skipped: Positive = 10
     lr_end: NonNegative = 1.0
     lr_decay_from: Annotated[float, BELOW_ONE] = 0.0

@@ -25,15 +25,22 @@ class StackedMLP(nn.Module):
     def __init__(self, heads: int, sizes: Sequence[int], zero_output: bool = True):
         super().__init__()
         pairs = list(itertools.pairwise(sizes))
-        self.heads, self.sizes = heads, tuple(sizes)
+        self.heads, self.sizes, self.zero_output = heads, tuple(sizes), zero_output
         self.weights = nn.ParameterList(torch.empty(heads, i, o) for i, o in pairs)
         self.biases = nn.ParameterList(torch.empty(heads, 1, o) for _, o in pairs)
         self.scales = nn.ParameterList(torch.ones(heads, 1, o) for _, o in pairs[:-1])
         self.shifts = nn.ParameterList(torch.zeros(heads, 1, o) for _, o in pairs[:-1])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
             init_linear_(weight, bias)
-        if zero_output:
+        if self.zero_output:
             nn.init.zeros_(self.weights[-1])
+        for scale, shift in zip(self.scales, self.shifts, strict=True):
+            nn.init.ones_(scale)
+            nn.init.zeros_(shift)
 
     def forward(
         self,

@@ -108,9 +108,16 @@ class MLP(nn.Module):
         normed = sizes[1:] if output is not None else sizes[1:-1]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in normed)
         self.output = output
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
         for linear in self.linears:
             assert isinstance(linear, nn.Linear)
             init_linear_(linear.weight, linear.bias)
+        for norm in self.norms:
+            assert isinstance(norm, nn.LayerNorm)
+            norm.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., sizes[0]] → [..., sizes[-1]]."""

@@ -8,10 +8,11 @@ from typing import Annotated
 
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.gradient_ascent import ClipOver, GradientAscent, Optimizer, StepRule
-from dreammpc.planning.imagination import UncertaintyKind, ValueReduction
+from dreammpc.planning.imagination import UncertaintyKind
 from dreammpc.planning.policy_rollouts import PolicyRollouts, ReuseStrategy
 from dreammpc.planning.sampling import GaussianProposal, released_iterations
 from dreammpc.planning.search import Composed, NonFinite, PlannerPreset, SelectBest
+from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, one_of
 
 Ranking = Annotated[str, one_of("rescored", "before_last_step")]

@@ -22,9 +22,9 @@ from dreammpc.planning.objective_terms import (
     prepare_terms,
     weighted_costs,
 )
+from dreammpc.planning.value_heads import ValueReduction, reduce_heads, sample_std
 from dreammpc.plugins.settings import NonNegative, at_least, check, one_of
 
-ValueReduction = Annotated[str, one_of("mean", "min", "mean-std")]
 UncertaintyKind = Annotated[str, one_of("std", "terminal", "released")]
 CPU_ROWS = 512
 """Sequences that are scored at a time on a CPU, whose caches then hold what layers hand on."""
@@ -41,9 +41,8 @@ class Objective:
             computed anyway: a quarter of the value network's work at H = 3; `released` is what the
             published program computes: mean·std at (z_{t+1}, a_t) plus mean·std of the terminal value,
             neither discounted nor differentiated, so that λ only re-ranks candidates.
-        value_reduction: how the terminal value's heads become one number: `mean`, `min` or `mean-std`,
-            which is mean - w·std.
-        value_std_weight: w.
+        value_reduction: how the terminal value's heads become one number, see `reduce_heads`.
+        value_std_weight: w of `mean-std`.
         terms: further costs, each subtracted from J times its weight (see `objective_terms`).
         terminal_value: without it J ends with the rewards, for horizons that reach the end.
         constraints: costs that must stay below a limit (see `constraints`).
@@ -69,11 +68,7 @@ class Objective:
 
     def reduce(self, heads: Tensor) -> Tensor:
         """[M, K] → [M]."""
-        if self.value_reduction == "min":
-            return heads.amin(-1)
-        if self.value_reduction == "mean-std":
-            return heads.mean(-1) - self.value_std_weight * sample_std(heads)
-        return heads.mean(-1)
+        return reduce_heads(heads, self.value_reduction, self.value_std_weight)
 
     def spread(self, heads: Tensor) -> Tensor:
         """UncertaintyKind of each value, [M, K] → [M]."""
@@ -287,13 +282,3 @@ def device_of(latent: TensorDictBase) -> torch.device:
 def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:
     """[B] → [B·N], each row `num` times in a row."""
     return latent.unsqueeze(1).expand(latent.shape[0], num).flatten(0, 1)
-
-
-def sample_std(heads: Tensor) -> Tensor:
-    """Sample standard deviation over heads, [M, K] → [M]; zero for a single head.
-
-    Its gradient stays finite where all heads agree (there that of `Tensor.std` is NaN).
-    """
-    count = max(heads.shape[-1] - 1, 1)
-    variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / count
-    return (variance + 1e-12).sqrt()

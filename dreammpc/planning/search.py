@@ -23,7 +23,7 @@ from dreammpc.planning.constraints import (
     final_report,
     make_constraints,
 )
-from dreammpc.planning.imagination import Imagination, Objective, PlanningContext, ValueReduction, device_of
+from dreammpc.planning.imagination import Imagination, Objective, PlanningContext, device_of
 from dreammpc.planning.objective_terms import make_terms, term_inputs
 from dreammpc.planning.stages import (
     Proposal,
@@ -35,6 +35,7 @@ from dreammpc.planning.stages import (
     merged,
 )
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
+from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import NonNegative, Positive, check, one_of
 
 
@@ -245,8 +246,7 @@ class PlannerPreset:
 
     Args:
         horizon: H, how many steps ahead.
-        value_reduction: of the terminal value's heads: `mean`, `min` or `mean-std` (mean - w·std), the more
-            cautious the later.
+        value_reduction: how the terminal value's heads become one number, see `reduce_heads`.
         value_std_weight: w of `mean-std`.
         min_std: least standard deviation of the plan, hence of exploration noise.
         max_ms: time for a call in milliseconds, looked at between iterations; no effect when compiled.
