@@ -93,7 +93,7 @@ def main() -> None:
     algorithm.optimizers = lambda: optimizers
     algorithm.manual_backward = lambda loss: loss.backward()
     if not options.gray:
-        model.encoder.conv.centre.copy_(model.encoder.conv.mean_frame(images[:train]))
+        model.encoder.conv.center.copy_(model.encoder.conv.mean_frame(images[:train]))
 
     print("| updates | std of the latent | consistency | mean R² | R² of each entry of the state |")
     print("|---:|---:|---:|---:|---|")

@@ -107,7 +107,7 @@ def stages(planner: Composed) -> tuple[Tensor, Tensor, Tensor, float, int]:
         search.candidates[0],
         chosen.sequence,
         chosen.value.item(),
-        chosen.state.statistics.evaluations,
+        chosen.state.statistics.model_steps,
     )
 
 

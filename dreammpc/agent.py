@@ -159,10 +159,10 @@ class Agent(TensorDictModuleBase):
 
     def _replayed(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
-        how = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation
-        if how not in self._graphs:
-            self._graphs[how] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
-        plan, after = self._graphs[how](obs, carry, is_init)
+        case = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation
+        if case not in self._graphs:
+            self._graphs[case] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
+        plan, after = self._graphs[case](obs, carry, is_init)
         return plan, to_device(after, tensor_device(carry))
 
     @torch.no_grad()

@@ -23,6 +23,9 @@ class UsageError(ValueError):
 OBS_KEYS = {"state": ("observation",), "pixels": ("pixels",), "both": ("observation", "pixels")}
 """What can be observed of a task, and under which keys: proprioception, frames, or both."""
 
+FRAME_SHAPE = (3, 64, 64)
+"""Of one camera's frame, bytes: color, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
+
 MEMORY = "memory"
 """A belief's entry that only the next `observe` reads (recent frames): planning goes on without it."""
 

@@ -65,15 +65,22 @@ def train(config: TrainConfig) -> int:
     to = config.tracking
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
     settings = asdict(config)
-    told = settings | env.facts()
-    loggers = make_loggers(folder, told, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
+    params = settings | env.facts()
+    loggers = make_loggers(folder, params, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
     bar = ProgressBar(feed, monitor, evaluation, progress)
-    how = config.trainer
-    started = how.accelerator, how.devices, how.strategy, speed.precision, how.num_nodes, how.timeout_s
+    asked = config.trainer
+    started = (
+        asked.accelerator,
+        asked.devices,
+        asked.strategy,
+        speed.precision,
+        asked.num_nodes,
+        asked.timeout_s,
+    )
     callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
     trainer = make_trainer(folder, callbacks, loggers, *started)
     print_from_rank_zero(f"{speed}; {config.learning()}\n{need}")

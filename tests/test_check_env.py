@@ -7,7 +7,7 @@ import pytest
 from odd_envs import ENDED, FINE, task
 
 from dreammpc.cli import parser as cli
-from dreammpc.envs import trial
+from dreammpc.envs import examine_steps
 from dreammpc.envs.examine import examine
 
 REMARKED = {
@@ -91,7 +91,7 @@ def test_what_asks_for_input_and_what_raises_are_errors():
 def test_what_is_slow(monkeypatch):
     """By a clock of its own, which goes on in the environment alone."""
     now = [0.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(examine_steps.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(odd_envs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     found = examine(task("SlowReset"), 60)
     assert found.warnings == ["reset() takes 1.2 s"] and not found.errors

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 
 from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
+from dreammpc.models import TDMPC2Model
 from dreammpc.nn import ConvFeatures
 from dreammpc.training import checkpoint_format
 from dreammpc.training.archive import ReplayArchive, damaged, flat
@@ -166,13 +167,21 @@ def test_format_1_finds_its_replay_files(tmp_path):
     assert torch.equal(restored.rows(0, 10)["observation"], replay.rows(0, 10)["observation"])
 
 
-def test_format_2_saw_images_less_grey():
+def test_format_2_saw_images_less_gray():
     weights = {"agent.model.encoder.conv.layers.0.weight": torch.ones(32, 9, 7, 7, dtype=torch.float16)}
     content = migrated({"state_dict": weights, DESCRIPTION: {"format": 2}}, Path("old.ckpt"))
-    centre = content["state_dict"]["agent.model.encoder.conv.centre"]
-    assert torch.equal(centre, ConvFeatures(9).centre.half())
-    states = {"state_dict": {"weight": centre}, DESCRIPTION: {"format": 2}}
+    center = content["state_dict"]["agent.model.encoder.conv.center"]
+    assert torch.equal(center, ConvFeatures(9).center.half())
+    states = {"state_dict": {"weight": center}, DESCRIPTION: {"format": 2}}
     assert list(migrated(states, Path("old.ckpt"))["state_dict"]) == ["weight"]
+
+
+def test_format_3_had_another_name_for_the_mean_image():
+    model = TDMPC2Model(0, 2, enc_dim=8, mlp_dim=8, latent_dim=8, obs="pixels")
+    weights = {key.replace("conv.center", "conv.centre"): value for key, value in model.state_dict().items()}
+    assert weights.keys() != model.state_dict().keys()
+    content = migrated({"state_dict": weights, DESCRIPTION: {"format": 3}}, Path("old.ckpt"))
+    model.load_state_dict(content["state_dict"])
 
 
 def test_archive_writes_each_row_once(tmp_path):

@@ -138,7 +138,7 @@ def test_a_training_on_two_cameras(task, obs, tmp_path):
     settings = {"task": name, "env": {"obs": obs}, "seed_steps": 20, "save_every": 10**9, "utd": 0.2}
     settings |= {"planner": {"name": "policy"}, "batch_size": 2}
     run = Training(tmp_path, steps=30, **settings).run()
-    assert run.feed.updates > 1 and run.agent.model.encoder.conv.centre.shape == (6, 64, 64)
+    assert run.feed.updates > 1 and run.agent.model.encoder.conv.center.shape == (6, 64, 64)
     assert run.feed.replay.sample()["pixels"].shape[2:] == (18, 64, 64)
     again = Training(tmp_path, steps=40, resume=run.checkpoints.last, **settings).run()
     model, facts = load_model(again.checkpoints.last)

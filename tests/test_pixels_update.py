@@ -71,10 +71,10 @@ def test_images_are_centered_once_before_the_first_update(obs):
     algorithm = make_algorithm(CLASSES[0], obs)
     conv = begin(algorithm)
     frames = batches[0]["next", "pixels"].flatten(0, 1).unflatten(1, (3, 3))
-    assert torch.allclose(conv.centre, frames.float().mean((0, 1)) / 255)
-    centre = conv.centre.clone()
-    assert torch.equal(begin(algorithm).centre, centre)  # the next batch
+    assert torch.allclose(conv.center, frames.float().mean((0, 1)) / 255)
+    center = conv.center.clone()
+    assert torch.equal(begin(algorithm).center, center)  # the next batch
     again = make_algorithm(CLASSES[0], obs)
     again.model.load_state_dict(algorithm.model.state_dict())
-    assert torch.equal(begin(again).centre, centre)  # a training that goes on
-    assert not torch.equal(begin(make_algorithm(CLASSES[0], obs)).centre, centre)
+    assert torch.equal(begin(again).center, center)  # a training that goes on
+    assert not torch.equal(begin(make_algorithm(CLASSES[0], obs)).center, center)

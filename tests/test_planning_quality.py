@@ -107,7 +107,7 @@ class Obstacles:
 
     action_dim = 2
     seconds, force = 0.2, 2.0
-    centres = torch.tensor([[-1.0, 0.1], [-0.6, -0.6], [-1.5, 0.9]])
+    centers = torch.tensor([[-1.0, 0.1], [-0.6, -0.6], [-1.5, 0.9]])
 
     def latent(self, x):
         return TensorDict({"x": x}, [x.shape[0]])
@@ -120,7 +120,7 @@ class Obstacles:
     def outcome(self, latent, action, next_latent):
         position, velocity = next_latent["x"].chunk(2, -1)
         cost = position.square().sum(-1) + 0.1 * velocity.square().sum(-1) + 0.01 * action.square().sum(-1)
-        distance = (position.unsqueeze(1) - self.centres).square().sum(-1)
+        distance = (position.unsqueeze(1) - self.centers).square().sum(-1)
         cost = cost + 30 * torch.exp(-distance / (2 * 0.2**2)).sum(-1)
         return Outcome(-cost, torch.ones_like(cost))
 

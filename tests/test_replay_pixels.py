@@ -1,12 +1,14 @@
 """Replay of frames: each stored once, stacked by number: ragged ends, wrap-around, memmap, restoring."""
 
+import math
+
 import pytest
 import torch
 from tensordict import TensorDict
 
 from dreammpc.data import Replay, check_replay_memory, replay_bytes
-from dreammpc.data.frames import FRAME_BYTES, FrameStore, ring_size
-from dreammpc.interfaces import UsageError
+from dreammpc.data.frames import FrameStore, ring_size
+from dreammpc.interfaces import FRAME_SHAPE, UsageError
 from dreammpc.training import archive
 
 KEYS = ("observation", "pixels")
@@ -166,7 +168,7 @@ def test_an_episode_that_goes_on_after_restoring_keeps_its_stack():
 
 def test_frames_are_saved_with_their_rows(tmp_path, monkeypatch):
     """In files of a few rows, some of whose frames belong to the file before; the rings have wrapped."""
-    monkeypatch.setattr(archive, "SEGMENT_BYTES", 20 * FRAME_BYTES)
+    monkeypatch.setattr(archive, "SEGMENT_BYTES", 20 * math.prod(FRAME_SHAPE))
     replay, writer = filled(steps=0)
     saved, ours = {}, archive.ReplayArchive(tmp_path)
     for _ in range(5):

@@ -132,7 +132,7 @@ class LatentAlgorithm(Updates):
             self.before_update(batch)
 
     def before_update(self, batch: TensorDictBase) -> None:
-        """Reset what is due, set learning rates, note the statistics of observations, centre images.
+        """Reset what is due, set learning rates, note the statistics of observations, center images.
 
         Of several processes all take in the mean of their batches.
         """
@@ -148,9 +148,9 @@ class LatentAlgorithm(Updates):
         if self._began or not isinstance(conv, ConvFeatures):
             return
         self._began = True
-        if (conv.centre == GRAY).all():
+        if (conv.center == GRAY).all():
             mean = conv.mean_frame(batch["next", "pixels"].flatten(0, -4))
-            conv.centre.copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
+            conv.center.copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the world model (encoder slower) and Adam for the policy."""
@@ -194,11 +194,13 @@ class LatentAlgorithm(Updates):
         """Every random number of one update on `batch` [B, H]."""
         raise NotImplementedError
 
-    def update_policy(self, batch: TensorDictBase, zs: Tensor, noise: Any, *how: bool) -> dict[str, Tensor]:
+    def update_policy(
+        self, batch: TensorDictBase, zs: Tensor, noise: Any, *variant: bool
+    ) -> dict[str, Tensor]:
         """Improve the policy on the latents `zs` [H+1, B, D]; returns scalar metrics."""
         raise NotImplementedError
 
-    def update(self, batch: TensorDictBase, *how: bool) -> dict[str, Tensor]:
+    def update(self, batch: TensorDictBase, *variant: bool) -> dict[str, Tensor]:
         """One update of model, policy and targets on slices [B, H]; returns scalar metrics.
 
         What it changes it changes in place, and it waits for no value, so that it can be captured. It is
@@ -211,7 +213,7 @@ class LatentAlgorithm(Updates):
         loss, zs, metrics = self._model_loss(self.model, batch, noise, self.coef, self.bootstrap)
         metrics["grad_norm/model"] = self.gradient_step(loss, 0, self.model_parameters)
         finite = self.guard.finite
-        metrics |= self.update_policy(batch, zs, noise, *how)
+        metrics |= self.update_policy(batch, zs, noise, *variant)
         self.model.update_targets(self.target_rate, finite)
         return {**metrics, "count/skipped_updates": self.guard.finish_update()}
 

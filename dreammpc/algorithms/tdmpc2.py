@@ -160,7 +160,7 @@ class TDMPC2(LatentAlgorithm):
         return UpdateNoise(target_noise, heads, dropout, policy_noise, policy_heads, shift)
 
     def update_policy(
-        self, batch: TensorDictBase, zs: Tensor, noise: UpdateNoise, *how: bool
+        self, batch: TensorDictBase, zs: Tensor, noise: UpdateNoise, *variant: bool
     ) -> dict[str, Tensor]:
         """Maximize the value of the policy's actions."""
         metrics: dict[str, Tensor]

@@ -35,7 +35,7 @@ class Updates(lightning.LightningModule):
         )
         """Captured updates by `next_update`; None without graphs."""
 
-    def update(self, batch: TensorDictBase, *how: bool) -> dict[str, Tensor]:
+    def update(self, batch: TensorDictBase, *variant: bool) -> dict[str, Tensor]:
         """One update on slices [B, H]; returns scalar metrics."""
         raise NotImplementedError
 
@@ -60,25 +60,25 @@ class Updates(lightning.LightningModule):
         return {"updates": updates}
 
     def _one_update(self, batch: TensorDictBase) -> dict[str, Tensor]:
-        how = self.next_update()
-        metrics = self.update(batch, *how) if self._graphs is None else self._graphed(batch, how)
-        self.after_update(batch, *how)
+        variant = self.next_update()
+        metrics = self.update(batch, *variant) if self._graphs is None else self._graphed(batch, variant)
+        self.after_update(batch, *variant)
         return metrics
 
-    def _graphed(self, batch: TensorDictBase, how: tuple[bool, ...]) -> dict[str, Tensor]:
-        """`update` as a graph, of which there is one for each `how`."""
+    def _graphed(self, batch: TensorDictBase, variant: tuple[bool, ...]) -> dict[str, Tensor]:
+        """`update` as a graph, of which there is one for each `variant`."""
         assert self._graphs is not None
-        if how not in self._graphs:
+        if variant not in self._graphs:
             names: list[str] = []
 
             def update(batch: TensorDictBase) -> Tensor:
-                metrics = self.update(batch, *how)
+                metrics = self.update(batch, *variant)
                 names[:] = metrics
                 return torch.stack([value.detach().float() for value in metrics.values()])
 
             self._make_capturable()
-            self._graphs[how] = Graphed(update, self.device, self._changed), names
-        graphed, names = self._graphs[how]
+            self._graphs[variant] = Graphed(update, self.device, self._changed), names
+        graphed, names = self._graphs[variant]
         values = graphed(batch).clone()  # the next update overwrites them
         return dict(zip(names, values.unbind(), strict=True))
 
@@ -124,5 +124,5 @@ class Updates(lightning.LightningModule):
         """What the next update is to do, further arguments of `update`; called once before each."""
         return ()
 
-    def after_update(self, batch: TensorDictBase, *how: bool) -> None:
+    def after_update(self, batch: TensorDictBase, *variant: bool) -> None:
         """What follows an update and is no part of its graph."""

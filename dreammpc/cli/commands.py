@@ -64,8 +64,8 @@ def print_agents(name: str | None = None) -> None:
         if key not in ("curve", "evaluations", "versions"):
             print(printable(f"{key}: {'not recorded' if value is None else value}"))
     for row in card["evaluations"]:
-        told = f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}"
-        print(printable(told))
+        line = f"  {row['planner']}: {row['return']:.1f} in {row['episodes']} episodes, {row['dtype']}"
+        print(printable(line))
     print("curve: " + ", ".join(f"{steps:,}: {value:.0f}" for steps, value in card["curve"]))
     print(printable(f"file: {path}"))
 
@@ -143,8 +143,8 @@ def import_checkpoint(
     fitted("--env-steps", env_steps, Count | None)
     found = read_published(file)
     if size not in (None, found.size):
-        told = ", ".join(f"{key} {value}" for key, value in found.widths.items())
-        raise UsageError(f"checkpoint {file} is of size {found.size} ({told}), not {size}")
+        widths = ", ".join(f"{key} {value}" for key, value in found.widths.items())
+        raise UsageError(f"checkpoint {file} is of size {found.size} ({widths}), not {size}")
     env = assembly.build_env(task, 0)
     observations, actions = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
     if found.action_dim != actions or (found.obs == "state" and found.obs_dim != observations):
@@ -215,8 +215,8 @@ def demo(
     set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
-    how: dict[str, Any] = {"obs": model.obs, "options": model_options(facts)}
-    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **how)
+    arguments: dict[str, Any] = {"obs": model.obs, "options": model_options(facts)}
+    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **arguments)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
         open_target(target)

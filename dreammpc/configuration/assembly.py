@@ -29,7 +29,7 @@ NO_TIME_LIMIT = 500
 """Episode length in agent steps that is assumed where an environment has none."""
 
 QUICK = ("policy", "dream_mpc", "dream_mpc_paper")
-"""Planners with few model evaluations: whether compiling a plan pays depends on how many there will be."""
+"""Planners of few model steps: whether compiling a plan pays depends on how many there will be."""
 
 
 def episode_length(env: TaskEnv) -> int:

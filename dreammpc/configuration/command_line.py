@@ -157,8 +157,8 @@ def unreadable(word: str) -> str:
         OverridesParser.create().parse_override(better)
     except HydraException:
         return f"{word!r} cannot be read; expected key=value"
-    how = "quote it, for Hydra and for the shell" if equals else "give a value"
-    return f"{word}: the value cannot be read as it is; {how}: {shlex.quote(better)}"
+    advice = "quote it, for Hydra and for the shell" if equals else "give a value"
+    return f"{word}: the value cannot be read as it is; {advice}: {shlex.quote(better)}"
 
 
 def unquoted(text: str) -> str:

@@ -10,11 +10,10 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
+from dreammpc.interfaces import FRAME_SHAPE
+
 STACK = 3
 """Frames in a stack (arXiv 2310.16828, App. H)."""
-
-FRAME = (3, 64, 64)
-FRAME_BYTES = 3 * 64 * 64
 
 
 def ring_size(capacity: int, num_envs: int) -> int:
@@ -40,7 +39,7 @@ class FrameStore:
         self.written = 0
         """Frames ever written."""
         self._recent = torch.full((num_envs, STACK), -1)
-        self.frame: tuple[int, ...] = FRAME
+        self.frame_shape: tuple[int, ...] = FRAME_SHAPE
         """Shape of one; another number of channels if the first that comes has it."""
         self._ring: Tensor | None = None
 
@@ -53,7 +52,7 @@ class FrameStore:
     def ring(self) -> Tensor:
         """The frames by place, made on first use; memory is taken as it is written."""
         if self._ring is None:
-            shape = (self.size, *self.frame)
+            shape = (self.size, *self.frame_shape)
             if self.folder is None:
                 self._ring = torch.empty(shape, dtype=torch.uint8)
             else:
@@ -91,7 +90,7 @@ class FrameStore:
     def put(self, start: int, frames: Tensor) -> None:
         """Write frames [n, 3, 64, 64] as the numbers from `start` on."""
         if self._ring is None:
-            self.frame = tuple(frames.shape[1:])
+            self.frame_shape = tuple(frames.shape[1:])
         start, frames = start + max(0, len(frames) - self.size), frames[-self.size :]
         self.ring.index_copy_(0, torch.arange(start, start + len(frames)) % self.size, frames)
 
@@ -107,10 +106,10 @@ class FrameStore:
         """
         slices, horizon = numbers.shape[:2]
         needed = torch.cat([numbers[:, 0], numbers[:, 1:, -1]], 1) % self.size  # [S, H + 3]
-        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *self.frame[1:])
-        channels, plane = STACK * self.frame[0], self.frame[1] * self.frame[2]
-        strides = (frames.stride(0), self.frame[0] * plane, *frames.stride()[1:])
-        stacked = frames.as_strided((slices, horizon + 1, channels, *self.frame[1:]), strides)
+        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *self.frame_shape[1:])
+        channels, plane = STACK * self.frame_shape[0], self.frame_shape[1] * self.frame_shape[2]
+        strides = (frames.stride(0), self.frame_shape[0] * plane, *frames.stride()[1:])
+        stacked = frames.as_strided((slices, horizon + 1, channels, *self.frame_shape[1:]), strides)
         return stacked[:, :-1], stacked[:, 1:]
 
     def state_dict(self) -> dict[str, int | Tensor]:

@@ -1,5 +1,6 @@
 """What a replay will take of memory or disk, said and refused before a training starts."""
 
+import math
 import shutil
 import zlib
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from dreammpc.data.frames import FRAME_BYTES, STACK, ring_size
-from dreammpc.interfaces import UsageError
+from dreammpc.data.frames import STACK, ring_size
+from dreammpc.interfaces import FRAME_SHAPE, UsageError
 from dreammpc.runtime.devices import choose_device
 
 SHARED = Path("/dev/shm")
@@ -38,7 +39,7 @@ def replay_bytes(
     """
     floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
     row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
-    frames = FRAME_BYTES // 3 * channels * ring_size(capacity, num_envs) if pixels else 0
+    frames = math.prod(FRAME_SHAPE[1:]) * channels * ring_size(capacity, num_envs) if pixels else 0
     return row * capacity + frames
 
 

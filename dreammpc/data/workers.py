@@ -108,10 +108,10 @@ class WorkerCollector:
                 return self._batch()
             except self.deaths as error:
                 started, dead = self._collector is not None, self._dead()
-                told = read_worker_error(self._reports.name) if self._reports else None
+                reported = read_worker_error(self._reports.name) if self._reports else None
                 self.shutdown()
-                if told is not None:  # no accident: it would be raised again
-                    raise told from told.__cause__
+                if reported is not None:  # no accident: it would be raised again
+                    raise reported from reported.__cause__
                 if not started:
                     raise
                 reason = dead or str(error).strip().partition("\n")[0] or type(error).__name__

@@ -13,11 +13,8 @@ from mujoco import FatalError
 from torch.nn.functional import interpolate
 
 from dreammpc.envs.checks import Mismatch, as_array, described
-from dreammpc.interfaces import OBS_KEYS, RunError, UsageError
+from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS, RunError, UsageError
 from dreammpc.plugins.registry import unknown
-
-FRAME_SHAPE = (3, 64, 64)
-"""Of one frame: color, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
 
 
 def observed(obs: str) -> tuple[str, ...]:

@@ -14,10 +14,10 @@ from gymnasium.spaces import Box
 from dreammpc.envs import checks
 from dreammpc.envs.drawing import advice, picture
 from dreammpc.envs.examine_batched import examine_batched
+from dreammpc.envs.examine_steps import Examination, Played, Stopped, many, play, reset, step_once
 from dreammpc.envs.families import make_rows, makes_batches
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
-from dreammpc.envs.trial import Examination, Played, Stopped, many, play, reset, step_once
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.faults import exception_line
 

@@ -6,10 +6,17 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from dreammpc.envs.examine_steps import (
+    ENOUGH_S,
+    LARGE_OBSERVATION,
+    LARGE_REWARD,
+    SLOW_STEP_S,
+    Examination,
+    many,
+)
 from dreammpc.envs.families import make_env
 from dreammpc.envs.state import Unusable
 from dreammpc.envs.task_env import TaskEnv
-from dreammpc.envs.trial import ENOUGH_S, LARGE_OBSERVATION, LARGE_REWARD, SLOW_STEP_S, Examination, many
 from dreammpc.interfaces import RunError
 
 ALONE = 20

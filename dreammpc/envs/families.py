@@ -203,8 +203,8 @@ def make_env(
         envpool.check_asked(task, options)
     with explained(obs) if draws else contextlib.nullcontext():
         if makes_batches(task):
-            how = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
-            env: TaskEnv = _factory(task, options)(task, num_envs, **how, **options)
+            common = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
+            env: TaskEnv = _factory(task, options)(task, num_envs, **common, **options)
         else:
             pooled = backend is not None and not (render or draws)
             envs = make_rows(task, 1 if pooled else num_envs, action_repeat, render or draws, **options)

@@ -9,8 +9,8 @@ from tensordict import TensorDictBase
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from dreammpc.envs.drawing import FRAME_SHAPE, observed
-from dreammpc.interfaces import ForeignError, RunError, UsageError
+from dreammpc.envs.drawing import observed
+from dreammpc.interfaces import FRAME_SHAPE, ForeignError, RunError, UsageError
 from dreammpc.support.faults import exception_line
 
 

@@ -11,11 +11,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from dreammpc.envs import checks
-from dreammpc.envs.drawing import FRAME_SHAPE, Undrawable, draw, picture
+from dreammpc.envs.drawing import Undrawable, draw, picture
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
 from dreammpc.envs.task_env import TaskEnv
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.interfaces import FRAME_SHAPE, RunError, UsageError
 from dreammpc.support.faults import exception_line
 
 log = logging.getLogger(__name__)

@@ -125,11 +125,11 @@ def run_episodes(
             obs["action"] = action
             obs = env.step(obs)["next"]
             stepped()
-            told = to_device(obs.select("reward", "terminated", "done"), CPU)
-            returns += told["reward"].squeeze(-1) * alive
+            after = to_device(obs.select("reward", "terminated", "done"), CPU)
+            returns += after["reward"].squeeze(-1) * alive
             lengths += alive
-            terminated |= told["terminated"].squeeze(-1) & alive
-            is_init = told["done"].clone()
+            terminated |= after["terminated"].squeeze(-1) & alive
+            is_init = after["done"].clone()
             for i in (alive & is_init.squeeze(-1)).nonzero().flatten().tolist():
                 successes[i], any_successes[i] = _known(env.success[i]), _known(env.any_success[i])
             alive &= ~is_init.squeeze(-1)

@@ -49,8 +49,8 @@ class Evaluator:
     def env(self) -> TaskEnv:
         """The environments, made on first use."""
         if self._env is None:
-            how = {"obs": self.obs, **self.options}
-            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, **how)
+            arguments = {"obs": self.obs, **self.options}
+            self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, **arguments)
         return self._env
 
     def play(self, agent, name: str = "") -> Episodes | None:
@@ -80,8 +80,8 @@ class Evaluator:
         """The same with several agents side by side, by name."""
         steps = self._steps()
         with self.progress.during("filming", steps and steps * len(agents), "steps") as stepped:
-            how = self.action_repeat, self.should_stop, self.obs, stepped, self.options
-            return film(agents, self.task, self.seeds[0], path, *how)
+            rest = self.action_repeat, self.should_stop, self.obs, stepped, self.options
+            return film(agents, self.task, self.seeds[0], path, *rest)
 
     def close(self) -> None:
         """Close the environments."""

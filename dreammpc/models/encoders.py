@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import OBS_KEYS
+from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS
 from dreammpc.nn import MLP, ConvFeatures, mish, simnorm
 
 STACK = 3
@@ -84,7 +84,9 @@ class FusedEncoder(nn.Module):
 def no_frames(batch_size: int, device: torch.device | None = None, channels: int = 3) -> TensorDictBase:
     """Memory before an episode's first frame: `frames` [B, C, 64, 64] and `seen` [B, 1], false."""
     content = {
-        "frames": torch.zeros(batch_size, channels * STACK, 64, 64, dtype=torch.uint8, device=device),
+        "frames": torch.zeros(
+            batch_size, channels * STACK, *FRAME_SHAPE[1:], dtype=torch.uint8, device=device
+        ),
         "seen": torch.zeros(batch_size, 1, dtype=torch.bool, device=device),
     }
     return TensorDict(content, [batch_size], device=device)

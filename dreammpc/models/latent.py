@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import MEMORY, OBS_KEYS, Outcome, UsageError
+from dreammpc.interfaces import FRAME_SHAPE, MEMORY, OBS_KEYS, Outcome, UsageError
 from dreammpc.models.encoders import make_encoder, no_frames, with_frame
 from dreammpc.nn import MLP, Normalizer, StackedMLP, TwoHot, simnorm
 
@@ -129,7 +129,7 @@ class LatentModel(nn.Module):
         Raises:
             UsageError: an entry that is missing, or of another shape.
         """
-        shapes = {"observation": (self.obs_dim,), "pixels": (self.channels, 64, 64)}
+        shapes = {"observation": (self.obs_dim,), "pixels": (self.channels, *FRAME_SHAPE[1:])}
         for key in self.obs_keys:
             x, shape = obs.get(key, None), [*obs.batch_size, *shapes[key]]
             got = "none" if x is None else list(x.shape)

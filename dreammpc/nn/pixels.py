@@ -35,7 +35,7 @@ def sample_shift(size: int, device: torch.device) -> Tensor:
 class ConvFeatures(nn.Module):
     """Four convolutions of 32 channels: kernels 7, 5, 3, 3, strides 2, 2, 2, 1, ReLU between.
 
-    Images go in less `centre`, which training sets to the mean image before its first update. As published it
+    Images go in less `center`, which training sets to the mean image before its first update. As published it
     is gray. Then the background, equal in all images, is most of what goes through the convolutions, and they
     tell images apart so little that an encoder learns to say the same of all (docs/ablations.md).
 
@@ -49,12 +49,12 @@ class ConvFeatures(nn.Module):
 
     features = 512
     """Width of the output: 32 channels of 4×4."""
-    centre: Tensor
+    center: Tensor
 
     def __init__(self, channels: int, frames: int = 3):
         super().__init__()
         self.frames = frames
-        self.register_buffer("centre", torch.full((channels // frames, 64, 64), GRAY))
+        self.register_buffer("center", torch.full((channels // frames, 64, 64), GRAY))
         layers: list[nn.Module] = []
         for kernel, stride in ((7, 2), (5, 2), (3, 2), (3, 1)):
             conv = nn.Conv2d(channels, 32, kernel, stride)
@@ -67,7 +67,7 @@ class ConvFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Bytes [M, channels, 64, 64] → [M, 512]."""
         x = images.to(memory_format=torch.channels_last)  # less than half the time on CPU
-        return self.layers(x.float() / 255 - self.centre.repeat(self.frames, 1, 1))
+        return self.layers(x.float() / 255 - self.center.repeat(self.frames, 1, 1))
 
     def mean_frame(self, images: Tensor) -> Tensor:
         """Of bytes [M, channels, 64, 64]: [channels of a frame, 64, 64] in [0, 1]."""

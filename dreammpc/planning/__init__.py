@@ -6,8 +6,8 @@ Each is a composition propose → refine → select; `Composed` runs any other o
 from dreammpc.planning.builtin_terms import ActionRate, Energy, Goal, Tracking, Uncertainty
 from dreammpc.planning.cem import CEM, ICEM, CEMGrad, RandomShooting
 from dreammpc.planning.constraints import Constraint
+from dreammpc.planning.dream_mpc import DreamMPC, DreamMPCPaper, GradMPC
 from dreammpc.planning.factory import PLANNERS, make_planner, register_planner
-from dreammpc.planning.gradient import DreamMPC, DreamMPCPaper, GradMPC
 from dreammpc.planning.gradient_ascent import GradientAscent
 from dreammpc.planning.imagination import Imagination, Objective, PlanningContext
 from dreammpc.planning.mppi import MPPI

@@ -56,7 +56,7 @@ class PolicyRollouts:
         if self.include_mode:
             noise = torch.cat([torch.zeros_like(noise[:, :1]), noise[:, 1:]], 1)
         policy = context.imagination.propose(context.latent, noise)
-        statistics = SearchStatistics(evaluations=self.num_candidates * (context.horizon - 1))
+        statistics = SearchStatistics(model_steps=self.num_candidates * (context.horizon - 1))
         if self.reuse_strategy == "none":
             return SearchState(policy, policy, starts_with_policy=True, statistics=statistics)
         last, parents = context.shifted("candidates"), None

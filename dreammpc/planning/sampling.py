@@ -58,7 +58,7 @@ class GaussianProposal:
         """`(H - 1) · max(num_policy, 1)` model steps; with no rollouts wanted, the mode's is the fallback."""
         noise = context.noise(self.num_policy) if self.num_policy else context.zeros(1)
         policy = context.imagination.propose(context.latent, noise)
-        statistics = SearchStatistics(evaluations=policy.shape[1] * (context.horizon - 1))
+        statistics = SearchStatistics(model_steps=policy.shape[1] * (context.horizon - 1))
         candidates = policy if self.num_policy else policy[:, :0]
         mean = context.shifted("mean") if self.warm_start else context.zeros(1)[:, 0]
         std = torch.full_like(mean, self.std)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class SearchStatistics:
     """What is reported of a search; no stage decides by it."""
 
-    evaluations: int = 0
+    model_steps: int = 0
     """Model steps so far, per environment."""
     initial_objective: Tensor | None = None
     """Best J of the first candidates that were scored, [B]."""
@@ -25,12 +25,12 @@ class SearchStatistics:
     """[B], share of the candidates whose last gradient was clipped."""
     stopped_early: bool = False
 
-    def after(self, scores: Tensor, evaluations: int) -> "SearchStatistics":
-        """After `evaluations` more model steps, which gave candidates these `scores` [B, N]."""
+    def after(self, scores: Tensor, model_steps: int) -> "SearchStatistics":
+        """After `model_steps` more of them, which gave candidates these `scores` [B, N]."""
         first = self.initial_objective
         if first is None and scores.shape[1]:
             first = scores.amax(1)
-        return replace(self, evaluations=self.evaluations + evaluations, initial_objective=first)
+        return replace(self, model_steps=self.model_steps + model_steps, initial_objective=first)
 
 
 def diagnostics(chosen: "Selection", usable: Tensor) -> TensorDictBase:
@@ -45,7 +45,7 @@ def diagnostics(chosen: "Selection", usable: Tensor) -> TensorDictBase:
         "gain": best - policy,
         "gradient_norm": zeros if found.gradient_norm is None else found.gradient_norm,
         "clipped": zeros if found.clipped is None else found.clipped,
-        "evaluations": zeros + float(found.evaluations),
+        "evaluations": zeros + float(found.model_steps),
         "fallback": (~usable).to(zeros.dtype),
         "stopped_early": zeros + float(found.stopped_early),
     }

@@ -86,20 +86,20 @@ class Picture:
             self.axes = self.figure.add_subplot()
             self.axes.set(xlabel=x_label, ylabel=y_label)
             self.axes.locator_params(nbins=5)
-        self._told: dict[str, str] = {}
+        self._hints: dict[str, str] = {}
 
-    def tell(self, artist: Any, text: str) -> None:
+    def hint(self, artist: Any, text: str) -> None:
         """Show `text` where a pointer rests on what was drawn."""
-        name = f"told{next(_numbers)}"
+        name = f"hint{next(_numbers)}"
         artist.set_gid(name)
-        self._told[name] = text
+        self._hints[name] = text
 
     def line(
         self, xs: Any, ys: Any, text: str, look: dict[str, Any], width: float = 2, alpha: float = 1
     ) -> None:
         """A line through points; `text` is shown where a pointer rests, `width` is in pixels."""
         (drawn,) = self.axes.plot(xs, ys, linewidth=width * PIXEL, alpha=alpha, **look)
-        self.tell(drawn, text)
+        self.hint(drawn, text)
 
     def dot(self, x: float, y: float, text: str, look: dict[str, Any], radius: float = 4) -> None:
         """A mark; hollow where its line is dashed."""
@@ -109,7 +109,7 @@ class Picture:
         (drawn,) = self.axes.plot(
             [x], [y], "o", ms=size, mfc=fill, mec=edge, mew=PIXEL, zorder=3, clip_on=False
         )
-        self.tell(drawn, text)
+        self.hint(drawn, text)
 
     def rows(self, names: Sequence[str], values: Sequence[str]) -> None:
         """Rows from the top, each with a name on the left and a value on the right."""
@@ -161,8 +161,8 @@ class Picture:
         text = re.sub(r"#0[abc]0[abc]\d\d", lambda found: f"var(--{VARIABLES[found[0]]})", text)
         text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
         text = re.sub(r"(font: [^;\"]*?\d+(?:\.\d+)?px) [^;\"]*", r"\1 system-ui, sans-serif", text)
-        for gid, told in self._told.items():
-            text = text.replace(f'<g id="{gid}">', f"<g><title>{escape(told)}</title>", 1)
+        for gid, hint in self._hints.items():
+            text = text.replace(f'<g id="{gid}">', f"<g><title>{escape(hint)}</title>", 1)
         needed = set(re.findall(r"#(\w+)", text))  # markers and clips that something refers to
         text = re.sub(
             r' id="([^"]+)"', lambda found: f' id="{name}{found[1]}"' if found[1] in needed else "", text

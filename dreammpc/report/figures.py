@@ -82,7 +82,7 @@ def _curve_panel(
         steps = ref.env_steps[:stop] / STEPS_IN_K
         index = published_look(published.index(ref.name))
         picture.line(steps, ref.mean[:stop], f"{ref.name}, published", index, 1.8)
-    told = []
+    descriptions = []
     for i, kind in enumerate(kinds):
         own = [curve for curve in group if curve.kind == kind]
         for curve in own:
@@ -97,16 +97,16 @@ def _curve_panel(
         for curve in own:
             radius = 3.5 if len(curve.returns) <= FEW else 2
             for step, value in zip(curve.env_steps / STEPS_IN_K, curve.returns, strict=True):
-                told_here = f"{kind}, seed {curve.seed}, {step:g}k: {value:.{digits}f}"
-                picture.dot(step, value, told_here, look(i), radius)
+                hint = f"{kind}, seed {curve.seed}, {step:g}k: {value:.{digits}f}"
+                picture.dot(step, value, hint, look(i), radius)
         if own:
             last = np.mean([curve.returns[-1] for curve in own])
-            told.append(
+            descriptions.append(
                 f"{kind}: {len(own)} trainings, the last evaluations at {last:.{digits}f} in the mean"
             )
     low, high = picture.axes.get_ylim()
     picture.axes.set(xlim=(0, None), ylim=(min(low, -0.06 * high), high))
-    return picture.render(f"Learning curves on {task}", "; ".join(told) + ".")
+    return picture.render(f"Learning curves on {task}", "; ".join(descriptions) + ".")
 
 
 def curve_table(tasks: dict[str, list[Curve]], references: dict[str, list[Reference]]) -> Table:
@@ -166,19 +166,19 @@ def _bars(summary: Summary) -> str:
 def _dots(name: str, found: dict[str, Estimate], label: str, methods: list[str], half: bool = False) -> str:
     """A row for each method's estimate, with its interval; `half` has a line at one half."""
     picture = Picture(430, 56 + 29 * len(found), label)
-    told = []
+    descriptions = []
     for i, (method, estimate) in enumerate(found.items()):
         own, text = look(methods.index(method)), f"{method}: {estimate.text(3)}"
         if estimate.interval is not None:
             picture.line(estimate.interval, [i, i], text, own, 3, 0.5)
         picture.dot(estimate.value, i, text, own, radius=5)
-        told.append(f"{method} {estimate.text(3)}")
+        descriptions.append(f"{method} {estimate.text(3)}")
     picture.rows([_short(method) for method in found], [f"{each.value:.3f}" for each in found.values()])
     if half:
         picture.axes.set_xlim(0, 1)
         picture.axes.set_xticks(QUARTERS, map("{:g}".format, QUARTERS))
         picture.axes.axvline(0.5, color=SOFT, linewidth=0.72)
-    return picture.render(name, "; ".join(told) + ".")
+    return picture.render(name, "; ".join(descriptions) + ".")
 
 
 def profiles(results: Results, summary: Summary) -> Figure:
@@ -200,7 +200,7 @@ def profiles(results: Results, summary: Summary) -> Figure:
     for method in results.methods:
         values = [summary.profiles[method][0][round(100 * mark)] for mark in marks]
         rows.append([method, *(f"{value:.2f}" for value in values)])
-    told = f"Share of runs above 0.5: {', '.join(f'{row[0]} {row[3]}' for row in rows)}."
+    description = f"Share of runs above 0.5: {', '.join(f'{row[0]} {row[3]}' for row in rows)}."
     legend = [(look(i), method) for i, method in enumerate(results.methods)]
     caption = (
         "A run is one trained agent on one task. Higher is better; where lines cross, neither always is."
@@ -208,7 +208,7 @@ def profiles(results: Results, summary: Summary) -> Figure:
     if any(band is not None for _, band in summary.profiles.values()):
         caption += " Bands: 95 % stratified-bootstrap intervals"
         caption += "." if len(results.methods) <= MANY else f", left out for more than {MANY} lines."
-    panel = picture.render("Performance profiles", told)
+    panel = picture.render("Performance profiles", description)
     table = ["share of runs above", *map(str, marks)], rows
     return Figure("Performance profiles", [("", panel)], caption, legend, table)
 
@@ -231,8 +231,10 @@ def latency(results: Results, summary: Summary) -> Figure:
         picture = _latency_picture(
             shown, times, scores, [look(results.methods.index(name)) for name in shown]
         )
-        told = "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows if name in shown) + "."
-        pictures = [("", picture.render("Planner latency against score", told))]
+        description = (
+            "; ".join(f"{name}: {ms} ms, IQM {score}" for name, ms, score in rows if name in shown) + "."
+        )
+        pictures = [("", picture.render("Planner latency against score", description))]
     return Figure("Latency against return", pictures, caption, table=(["planner", "ms", "IQM"], rows))
 
 

@@ -48,8 +48,8 @@ def render(inputs: Inputs, title: str) -> str:
         )
     parts.append(glossary(results))
     if notes:
-        told = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        parts.append(f'<aside class="notes" aria-label="Notes"><ul>{told}</ul></aside>')
+        items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+        parts.append(f'<aside class="notes" aria-label="Notes"><ul>{items}</ul></aside>')
     if results is not None:
         parts += scores(results, summarize(results))
     if inputs.curves:
@@ -145,22 +145,24 @@ def curve_notes(inputs: Inputs) -> list[str]:
 
 def glossary(results: Results | None) -> str:
     """The words of the page that an outsider cannot know, one sentence each."""
-    told = ["A planner chooses each action by trying sequences of actions in a learned model of the world."]
+    texts = ["A planner chooses each action by trying sequences of actions in a learned model of the world."]
     if results is not None:
         if any(method.split()[0] == "policy" for method in results.methods):
-            told.append("“policy” is the trained policy alone, without planning.")
+            texts.append("“policy” is the trained policy alone, without planning.")
         if results.mode == "greedy":
-            told.append("Greedy: actions are played as they were chosen, without noise for exploration.")
+            texts.append("Greedy: actions are played as they were chosen, without noise for exploration.")
         else:
-            told.append(f"{results.mode}: noise for exploration is added to each action, of this scale.")
-        told.append("Model steps: how often the model predicts one step ahead, here to choose one action.")
-    return f'<ul class="terms" aria-label="Terms">{"".join(f"<li>{escape(text)}</li>" for text in told)}</ul>'
+            texts.append(f"{results.mode}: noise for exploration is added to each action, of this scale.")
+        texts.append("Model steps: how often the model predicts one step ahead, here to choose one action.")
+    return (
+        f'<ul class="terms" aria-label="Terms">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
+    )
 
 
 def footer(inputs: Inputs) -> str:
     """When, on what and from what."""
     rows = inputs.rows
-    told = [f"Made on {date.today().isoformat()} by dreammpc."]
+    texts = [f"Made on {date.today().isoformat()} by dreammpc."]
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     versions: dict[str, dict[str, None]] = {}
     for row in rows:
@@ -168,9 +170,9 @@ def footer(inputs: Inputs) -> str:
             versions.setdefault(name, {})[text] = None
     named = ", ".join(f"{name} {' and '.join(texts)}" for name, texts in versions.items())
     checkpoints = list(dict.fromkeys(f"{row['checkpoint']} ({row['task']})" for row in rows))
-    told += [f"Machine: {'; '.join(machines)}.", f"Versions: {named}."] if rows else []
-    told += [f"Agents: {', '.join(checkpoints)}."] if checkpoints else []
+    texts += [f"Machine: {'; '.join(machines)}.", f"Versions: {named}."] if rows else []
+    texts += [f"Agents: {', '.join(checkpoints)}."] if checkpoints else []
     runs = list(dict.fromkeys(f"{c.folder} ({c.task}, seed {c.seed})" for c in inputs.curves))
-    told += [f"Run folders: {', '.join(runs)}."] if runs else []
-    told += [f"Published curves: {inputs.reference}."] if inputs.reference and inputs.curves else []
-    return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in told)}</footer>"
+    texts += [f"Run folders: {', '.join(runs)}."] if runs else []
+    texts += [f"Published curves: {inputs.reference}."] if inputs.reference and inputs.curves else []
+    return f"<footer>{''.join(f'<p>{escape(text)}</p>' for text in texts)}</footer>"

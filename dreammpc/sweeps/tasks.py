@@ -96,10 +96,10 @@ def check_installed(tasks: Sequence[str]) -> None:
     close = {
         task: difflib.get_close_matches(task, listed, 1) for task in missing if not not_installed([task])
     }
-    told = [f"{task} (did you mean {close[task][0]}?)" if close.get(task) else task for task in missing]
+    names = [f"{task} (did you mean {close[task][0]}?)" if close.get(task) else task for task in missing]
     families = not_installed(missing)
     raise UsageError(
-        f"{len(missing)} of {len(tasks)} tasks are not installed here: {', '.join(told)};"
+        f"{len(missing)} of {len(tasks)} tasks are not installed here: {', '.join(names)};"
         f" {'; '.join(families) or '`dreammpc tasks` lists those that are'}"
     )
 

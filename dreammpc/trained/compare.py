@@ -112,8 +112,8 @@ def compare(
         set_threads(model_width(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
-        how: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": model_options(facts)}
-        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **how)
+        arguments: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": model_options(facts)}
+        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **arguments)
         for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent)

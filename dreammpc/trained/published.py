@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import FRAME_SHAPE, UsageError
 from dreammpc.models import SIZES, BMPCModel, LatentModel, TDMPC2Model
 
 MODELS: dict[str, type[LatentModel]] = {"tdmpc2": TDMPC2Model, "bmpc": BMPCModel}
@@ -103,7 +103,7 @@ def read_published(path: str | Path) -> Published:
     for key in [key for key in weights if key.startswith("value_heads.")]:
         weights.setdefault(key.replace("value_", "target_", 1), weights[key])
     if pixels:
-        weights["encoder.conv.centre"] = torch.full((3, 64, 64), 0.5)
+        weights["encoder.conv.center"] = torch.full(FRAME_SHAPE, 0.5)
     return Published(
         source=str(path),
         algorithm=algorithm,

@@ -132,7 +132,9 @@ def rows_per_file(replay: Replay) -> int:
     """How many rows of `replay` fit in a file."""
     row = replay.rows(replay.written - 1, replay.written)
     size = sum(value.nbytes for value in row.values(True, True))
-    return max(1, SEGMENT_BYTES // (size + (0 if replay.frames is None else math.prod(replay.frames.frame))))
+    return max(
+        1, SEGMENT_BYTES // (size + (0 if replay.frames is None else math.prod(replay.frames.frame_shape)))
+    )
 
 
 def flat(rows: TensorDictBase) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import FRAME_SHAPE, UsageError
 from dreammpc.training.files import intact
 
-FORMAT = 3
+FORMAT = 4
 TYPES: dict[str, type | tuple[type, ...]] = {
     "task": str,
     "model": dict,
@@ -84,12 +84,21 @@ def _named_segments(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @migration(2)
-def _grey_images(content: dict[str, Any]) -> dict[str, Any]:
+def _gray_images(content: dict[str, Any]) -> dict[str, Any]:
     """Format 2 knew no mean image: encoders of frames saw all images less 0.5."""
     weights = content.get("state_dict", {})
     for key in [key for key in weights if key.endswith("encoder.conv.layers.0.weight")]:
         centre = key.replace("layers.0.weight", "centre")
-        weights[centre] = torch.full((3, 64, 64), 0.5, dtype=weights[key].dtype)
+        weights[centre] = torch.full(FRAME_SHAPE, 0.5, dtype=weights[key].dtype)
+    return content
+
+
+@migration(3)
+def _american_center(content: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 called the mean image of an encoder of frames `centre`."""
+    weights = content.get("state_dict", {})
+    for key in [key for key in weights if key.endswith("encoder.conv.centre")]:
+        weights[key.replace("centre", "center")] = weights.pop(key)
     return content
 
 
@@ -132,9 +141,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def check_plain(facts: dict[str, Any], path: Path) -> None:
     """Raise UsageError if a description is no plain data, or more of it than a run can have."""
-    told = {key: value for key, value in facts.items() if key != "resume"}
+    description = {key: value for key, value in facts.items() if key != "resume"}
     try:
-        if entries(told, (), {}) > ENTRIES or entries(facts.get("resume"), (Tensor,), {}) > STATE:
+        if entries(description, (), {}) > ENTRIES or entries(facts.get("resume"), (Tensor,), {}) > STATE:
             raise ValueError("it has too many entries")
     except ValueError as error:
         raise UsageError(f"checkpoint {path} is damaged: {error}") from error

@@ -89,8 +89,8 @@ class Owner:
         if self.lost is None and not self._mine():
             other = read_owner(self.folder)
             if other or not self.note.exists():
-                how = f"belongs to {named(other)} now" if other else f"was deleted, or {OWNER} in it"
-                self.lost = f"run folder {self.folder} {how}: nothing more is written to it"
+                reason = f"belongs to {named(other)} now" if other else f"was deleted, or {OWNER} in it"
+                self.lost = f"run folder {self.folder} {reason}: nothing more is written to it"
         if self.lost:
             raise RunError(self.lost, saveable=False)
 
@@ -211,8 +211,8 @@ def read_owner(folder: Path) -> dict[str, Any] | None:
     """What `owner.json` says, or None where there is none that can be read."""
     try:
         owner = from_json((folder / OWNER).read_text(encoding="utf-8"))
-        told = {key: _inert(owner[key]) for key in ("host", "began")}
-        return {**owner, **told, "pid": int(owner["pid"])}
+        texts = {key: _inert(owner[key]) for key in ("host", "began")}
+        return {**owner, **texts, "pid": int(owner["pid"])}
     except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
 
