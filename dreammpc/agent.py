@@ -53,10 +53,8 @@ class Agent(TensorDictModuleBase):
     ):
         super().__init__()
         if not (hasattr(model, "observe") and hasattr(model, "initial_belief")):
-            raise ValueError(
-                f"model {type(model).__name__}: expected the methods initial_belief and observe, to act from"
-                " observations (see WorldModel)"
-            )
+            wanted = "the methods initial_belief and observe, to act from observations (see WorldModel)"
+            raise ValueError(f"model {type(model).__name__}: expected {wanted}")
         planned = getattr(planner, "action_dim", model.action_dim)
         if planned != model.action_dim:
             raise ValueError(f"the planner has action_dim {planned}, the model {model.action_dim}")
@@ -117,30 +115,28 @@ class Agent(TensorDictModuleBase):
     def step(
         self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor
     ) -> tuple[Plan, TensorDictBase]:
-        """Plan for `obs` [B]; rows with `is_init` [B, 1] start from a fresh carry.
+        """The plan for `obs` [B], and the next carry; rows with `is_init` [B, 1] start from a fresh one.
 
         The first plan of all is made without `torch.compile` and held against what a planner promises.
         Whatever device they are on, the action goes to that of `obs` and the next carry to that of `carry`;
         what else is in the plan stays where the agent plans.
-
-        Returns:
-            The plan and the next carry.
 
         Raises:
             UsageError: arguments of other batch sizes; the planner's result has a wrong shape, or the state
                 it was given has changed.
         """
         check_arguments(obs, carry, is_init)
-        if self.checked and compile_mode(self._compiled) == "graphs":
+        eager = not self.checked or self._follows(carry, is_init)
+        if compile_mode(self._compiled) == "graphs" and not eager:
             return self._replayed(obs, carry, is_init)
         home, held = tensor_device(obs), tensor_device(carry)
         here = self.device or home
         obs, carry, is_init = to_device(obs, here), to_device(carry, here), is_init.to(here)
-        if self.checked:
-            plan, after = self._plan(obs, carry, is_init)
+        if eager:
+            arguments = *self._arguments(obs, carry, is_init), not self.checked
+            (plan, after), self.checked = act(*arguments), True
         else:
-            plan, after = act(*self._arguments(obs, carry, is_init), True)  # type: ignore[call-arg]
-            self.checked = True
+            plan, after = self._plan(obs, carry, is_init)
         return plan._replace(action=plan.action.to(home)), to_device(after, held)
 
     def _arguments(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
@@ -156,6 +152,11 @@ class Agent(TensorDictModuleBase):
             with forked_rng(is_init.device):
                 self._templates[len(is_init)] = act(*arguments)
         return tree_unflatten(self._templates[len(is_init)], self._act(*arguments))
+
+    def _follows(self, carry: TensorDictBase, is_init: Tensor) -> bool:
+        """Whether all rows go on with their last plan (`replan_every`); what is compiled always makes one."""
+        due = getattr(self.planner, "due", None) if getattr(self.planner, "replan_every", 1) > 1 else None
+        return due is not None and not (due(carry["plan"]).to(is_init.device) | is_init.squeeze(-1)).any()
 
     def _replayed(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
@@ -246,8 +247,11 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
             f" the agent's initial_carry({size}) makes one"
         )
     if not isinstance(is_init, Tensor) or is_init.dtype != torch.bool or is_init.shape != (size, 1):
-        known = isinstance(is_init, Tensor)
-        got = f"{is_init.dtype} {list(is_init.shape)}" if known else type(is_init).__name__
+        got = (
+            f"{is_init.dtype} {list(is_init.shape)}"
+            if isinstance(is_init, Tensor)
+            else type(is_init).__name__
+        )
         raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
 
 
@@ -289,12 +293,8 @@ def check_plan(
         raise UsageError(f"{who}: state has {extra[0]}, which initial_state does not make")
 
 
-def as_spec(example: TensorDictBase) -> Composite:
-    """The unbounded TorchRL spec of a TensorDict without batch dimensions."""
-    content = {
-        key: as_spec(value)
-        if isinstance(value, TensorDictBase)
-        else Unbounded(shape=value.shape, dtype=value.dtype)
-        for key, value in example.items()
-    }
-    return Composite(content)
+def as_spec(example: Any) -> Any:
+    """The unbounded TorchRL spec of a tensor, or of a TensorDict without batch dimensions."""
+    if isinstance(example, Tensor):
+        return Unbounded(shape=example.shape, dtype=example.dtype)
+    return Composite({key: as_spec(value) for key, value in example.items()})

@@ -198,10 +198,13 @@ class BMPC(LatentAlgorithm):
         super().__init__(agent, compile=compile, **settings)
         if not agent.record:
             raise UsageError("algorithm bmpc learns from plans: its agent must be made with record=True")
+        check_expert(agent.model, agent.planner)
         self.expert = agent.planner
         if dataclasses.is_dataclass(self.expert) and hasattr(self.expert, "horizon"):
-            self.expert = dataclasses.replace(self.expert, horizon=reanalyze_horizon)
-        check_expert(agent.model, self.expert)
+            try:
+                self.expert = dataclasses.replace(self.expert, horizon=reanalyze_horizon)
+            except ValueError as error:
+                raise UsageError(f"algorithm.reanalyze_horizon={reanalyze_horizon}: {error}") from error
         self.write_back, self.interval, self.num_slices = write_back, reanalyze_interval, reanalyze_slices
         self.policy_updates = 0
         self._fresh: TensorDictBase | None = None
@@ -289,6 +292,11 @@ class BMPC(LatentAlgorithm):
 def check_expert(model: Any, planner: Any) -> None:
     """Raise UsageError if nothing can be learned from the planner's plans."""
     who = f"planner {type(planner).__name__} cannot be BMPC's expert"
+    if getattr(planner, "replan_every", 1) > 1:
+        reason = "steps that follow an older plan have no distribution of their own"
+        raise UsageError(
+            f"{who} with replan_every={planner.replan_every}: {reason}; eval_planner may have it"
+        )
     device = next(model.parameters()).device
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with forked_rng(device):

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import torch
 
+from dreammpc.planning.composed import Composed
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.gradient_ascent import GradientAscent, Optimizer, StepRule
+from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SelectMean
-from dreammpc.planning.search import Composed, PlannerPreset, SelectBest
+from dreammpc.planning.search import SelectBest
 from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, at_least
 
 

@@ -16,7 +16,7 @@ from dreammpc.planning.objective_terms import Trajectory, cost, make_term, reada
 from dreammpc.plugins.settings import at_least, between, check, checked_settings, one_of, settings_of
 
 if TYPE_CHECKING:
-    from dreammpc.planning.imagination import PlanningContext
+    from dreammpc.planning.context import PlanningContext
     from dreammpc.planning.search import Selection
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,14 @@ Letters: see `dreammpc.interfaces`.
 from dataclasses import dataclass
 from typing import Annotated
 
+from dreammpc.planning.composed import Composed, NonFinite
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.gradient_ascent import ClipOver, GradientAscent, Optimizer, StepRule
 from dreammpc.planning.imagination import UncertaintyKind
 from dreammpc.planning.policy_rollouts import PolicyRollouts, ReuseStrategy
+from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, released_iterations
-from dreammpc.planning.search import Composed, NonFinite, PlannerPreset, SelectBest
+from dreammpc.planning.search import SelectBest
 from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, one_of
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.constraints import candidate_multipliers
-from dreammpc.planning.imagination import PlanningContext
+from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.search import SearchState, take
 from dreammpc.plugins.settings import Count, NonNegative, check, one_of
 

@@ -5,7 +5,6 @@ Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc
 
 import itertools
 import math
-import time
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -14,7 +13,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import Imagined, PlanningModel
-from dreammpc.planning.constraints import candidate_multipliers, constrained, make_constraints
+from dreammpc.planning.constraints import constrained, make_constraints
 from dreammpc.planning.objective_terms import (
     Trajectory,
     episode_start,
@@ -210,68 +209,6 @@ class Imagination:
         """Raise ValueError if a planner of `action_dim` does not fit the model."""
         if action_dim != self.action_dim:
             raise ValueError(f"the planner has action_dim {action_dim}, the model {self.action_dim}")
-
-
-@dataclass(frozen=True)
-class PlanningContext:
-    """What one call of a planner is given; stages only read it."""
-
-    imagination: Imagination
-    latent: TensorDictBase
-    """TensorDict [B]."""
-    warm_start: TensorDictBase
-    """What the last call carried on, TensorDict [B]."""
-    horizon: int
-    objective: Objective
-    episode: TensorDictBase | None = None
-    """What objective terms know of the past, see `Imagination.score`; None without terms."""
-    references: tuple[Any, ...] = ()
-    """What the objective's terms have prepared."""
-    non_finite_score: float = -torch.inf
-    """What a J that is not finite counts as."""
-    deadline: float = torch.inf
-    """On the clock of `time.perf_counter`, seconds."""
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.latent)
-
-    def zeros(self, num: int) -> Tensor:
-        """[B, num, H, A]."""
-        shape = self.latent.shape[0], num, self.horizon, self.imagination.action_dim
-        return torch.zeros(shape, device=self.device)
-
-    def noise(self, num: int) -> Tensor:
-        """Standard-normal noise [B, num, H, A]."""
-        shape = self.latent.shape[0], num, self.horizon, self.imagination.action_dim
-        return torch.randn(shape, device=self.device)
-
-    def score(self, actions: Tensor, multipliers: Tensor | None = None) -> Tensor:
-        """J [B, N] of `actions` [B, N, H, A]; what is not finite counts as `non_finite_score`."""
-        scores = self.imagined(actions, multipliers).objective
-        return torch.where(scores.isfinite(), scores, self.non_finite_score)
-
-    def imagined(self, actions: Tensor, multipliers: Tensor | None = None) -> Imagined:
-        """Scores of `actions` [B, N, H, A]; without `multipliers`, with the mean of the last call's."""
-        if not self.objective.costs:
-            return self.imagination.score(self.latent, actions, self.objective)
-        if self.objective.constraints and multipliers is None:
-            multipliers = candidate_multipliers(self.warm_start["multipliers"], None, actions.shape[1])
-        past = self.episode, self.references, multipliers
-        return self.imagination.score(self.latent, actions, self.objective, *past)
-
-    def shifted(self, name: str) -> Tensor:
-        """The last call's sequences [B, …, H, A] of that name, one step on; the last action repeats."""
-        sequence = self.warm_start[name]
-        return torch.cat([sequence[..., 1:, :], sequence[..., -1:, :]], -2)
-
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed; never under `torch.compile`, where a plan is one graph."""
-        if torch.compiler.is_compiling() or self.deadline == torch.inf:
-            return False
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() >= self.deadline
 
 
 def device_of(latent: TensorDictBase) -> torch.device:

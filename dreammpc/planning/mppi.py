@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from dreammpc.planning.composed import Composed
 from dreammpc.planning.factory import register_planner
+from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite, released_iterations
-from dreammpc.planning.search import Composed, PlannerPreset
 from dreammpc.plugins.settings import Count, NonNegative, Positive
 
 

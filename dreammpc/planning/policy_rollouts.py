@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from dreammpc.planning.imagination import PlanningContext
+from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.search import SearchState, take
 from dreammpc.planning.statistics import SearchStatistics
 from dreammpc.plugins.settings import Fraction, Positive, check, one_of
@@ -55,7 +55,7 @@ class PolicyRollouts:
         noise = context.noise(self.num_candidates)
         if self.include_mode:
             noise = torch.cat([torch.zeros_like(noise[:, :1]), noise[:, 1:]], 1)
-        policy = context.imagination.propose(context.latent, noise)
+        policy = context.policy_rollouts(noise)
         statistics = SearchStatistics(model_steps=self.num_candidates * (context.horizon - 1))
         if self.reuse_strategy == "none":
             return SearchState(policy, policy, starts_with_policy=True, statistics=statistics)

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from dreammpc.planning.imagination import PlanningContext
+from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.search import SearchState, Selection, take
 from dreammpc.planning.statistics import SearchStatistics
 from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, at_least, check, one_of
@@ -57,7 +57,7 @@ class GaussianProposal:
     def __call__(self, context: PlanningContext) -> SearchState:
         """`(H - 1) · max(num_policy, 1)` model steps; with no rollouts wanted, the mode's is the fallback."""
         noise = context.noise(self.num_policy) if self.num_policy else context.zeros(1)
-        policy = context.imagination.propose(context.latent, noise)
+        policy = context.policy_rollouts(noise)
         statistics = SearchStatistics(model_steps=policy.shape[1] * (context.horizon - 1))
         candidates = policy if self.num_policy else policy[:, :0]
         mean = context.shifted("mean") if self.warm_start else context.zeros(1)[:, 0]

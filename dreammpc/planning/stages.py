@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dreammpc.planning.imagination import PlanningContext
+    from dreammpc.planning.context import PlanningContext
     from dreammpc.planning.search import SearchState, Selection
 
 Shapes = dict[str, tuple[int, ...]]
