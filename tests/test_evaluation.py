@@ -108,6 +108,23 @@ def test_success_at_any_step_is_told_from_success_at_the_last():
     assert again.any_successes == result.any_successes  # an episode forgets the one before
 
 
+class Crosses(Countdown):
+    """Says by how much it crosses a limit, at every step but its first."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"cost": 3.0} if self.taken > 1 else {}
+
+
+def test_a_violation_that_the_environment_reports_is_told_beside_the_foreseen_one():
+    env = BatchedEnv([Crosses(3, True), Crosses(1, True)], task="crosses")
+    result = run_episodes(env, small_agent(), seed=0)
+    told = [row["violation_reported"] for row in result.row_diagnostics]
+    assert told == pytest.approx([2.0, 0.0]) and result.diagnostics["violation_reported"] == 1.5
+    silent = run_episodes(BatchedEnv([Countdown(3, True)], task="silent"), small_agent(), seed=0)
+    assert "violation_reported" not in silent.diagnostics
+
+
 def test_an_environment_that_names_its_full_return_is_scored_by_it():
     envs = [Slips(2, True), Slips(3, True)]
     for env in envs:

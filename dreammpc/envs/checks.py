@@ -143,6 +143,12 @@ def success_of(info: Mapping) -> float:
     return found
 
 
+def violation_of(info: Mapping) -> float:
+    """`info["violation"]`, or `info["cost"]` as in Safety-Gymnasium; NaN where there is no such number."""
+    found = number(info.get("violation", info.get("cost")))
+    return np.nan if found is None else found
+
+
 def number(value: Any) -> float | None:
     """A Python, NumPy or torch number, or an array of one, as a float; None for all else."""
     if isinstance(value, bool | int | float | np.generic):

@@ -1,5 +1,6 @@
 """Base class of all task environments: B environments as one `EnvBase`, with what a run asks of it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ class TaskEnv(EnvBase):
         fps: decisions per simulated second, for videos; 30 where the environments do not say.
         success: [B], success of the last step, a number in [0, 1]; NaN before one and where none is reported.
         any_success: [B], whether any step of the episode so far was a success; NaN likewise.
+        violation: [B], what the environment itself says of a constraint at the last step (`violation` or
+            `cost` in `info`); NaN where it says nothing.
         full_return: the return that is worth a normalized score of 1, as the environments say it; None where
             they do not: success is the score there, if it is reported.
         variant: which of several versions of the task's environment this is, for tables; else empty.
@@ -64,6 +67,7 @@ class TaskEnv(EnvBase):
     stateless: str = ""
     success: Any
     any_success: Any
+    violation: Any = math.nan
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from dreammpc.support.faults import exception_line
 
 TIME_LIMIT = 1000
 """Steps after which an environment without a limit of its own is cut off."""
+VIOLATION = ("violation", "cost", ("info", "violation"), ("info", "cost"))
 SUCCESS = ("success", "is_success", ("info", "success"), ("info", "is_success"))
 
 
@@ -119,7 +120,7 @@ class TorchRLEnv(TaskEnv):
             observation = torch.where(done & observation.isnan(), self._row, observation)
         self._check(observation, answer["reward"], action)
         self._row = observation
-        self.success = answer["success"]
+        self.success, self.violation = answer["success"], answer["violation"]
         self.any_success = torch.fmax(self.any_success, self.success)
         self._whole = True
         return self._state(answer["terminated"], truncated, reward=answer["reward"])
@@ -170,7 +171,7 @@ class TorchRLEnv(TaskEnv):
         return sum(self._sizes[:i])
 
     def _flat(self, i: int, answer: TensorDictBase, ends: bool) -> TensorDictBase:
-        """What an environment gave as rows: `observation`; with `ends` also reward, ends and `success`."""
+        """What an environment gave as rows: `observation`; with `ends` also reward, ends and more."""
         env, size = self.envs[i], self._sizes[i]
         parts = []
         for key in self._keys:
@@ -185,12 +186,13 @@ class TorchRLEnv(TaskEnv):
         if ends:
             rows["reward"] = answer.get("reward").reshape(size, 1).float()
             rows["terminated"], rows["truncated"] = specs.ends(answer, size)
-            found = next((value for key in SUCCESS if (value := answer.get(key, None)) is not None), None)
-            rows["success"] = (
-                torch.full((size,), math.nan, device=self.device)
-                if found is None or found.numel() != size
-                else found.reshape(size).float()
-            )
+            for name, keys in (("success", SUCCESS), ("violation", VIOLATION)):
+                found = next((value for key in keys if (value := answer.get(key, None)) is not None), None)
+                rows[name] = (
+                    torch.full((size,), math.nan, device=self.device)
+                    if found is None or found.numel() != size
+                    else found.reshape(size).float()
+                )
         return TensorDict(rows, [size], device=self.device)
 
     def _check(

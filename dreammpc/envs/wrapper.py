@@ -79,6 +79,7 @@ class BatchedEnv(TaskEnv):
         self._reward = np.zeros(rows, np.float32)
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success, self.any_success = np.full(self.num_envs, np.nan), np.full(self.num_envs, np.nan)
+        self.violation = np.full(self.num_envs, np.nan)
         self._seeds: list[int | None] = [None] * self.num_envs
         self._complained, self._open = False, True
 
@@ -94,7 +95,7 @@ class BatchedEnv(TaskEnv):
                 self._reward[i, 0] = checks.reward_of(reward)
                 self._terminated[i, 0] = checks.flag(terminated, "terminated")
                 self._truncated[i, 0] = checks.flag(truncated, "truncated")
-                self.success[i] = self._success(info)
+                self.success[i], self.violation[i] = self._success(info), checks.violation_of(info)
                 # Of repeated steps `info` is that of the last; the environment may say what the others were.
                 also = checks.number(info.get("any_success"))
                 now = self.success[i] if also is None else also

@@ -31,7 +31,10 @@ class Episodes:
     ms_per_action: float
     """Wall time of observing and planning, divided by all actions taken in the batch."""
     diagnostics: dict[str, float]
-    """The planner's diagnostics, averaged over all steps of all episodes; without what it does not know."""
+    """The planner's diagnostics, averaged over all steps of all episodes; without what it does not know.
+
+    `violation_reported` is what the environment itself said of a constraint, if it did.
+    """
     frames: list[np.ndarray] = field(default_factory=list)
     """Pictures of the first environment, uint8 [height, width, 3], if asked for."""
     successes: list[float | None] = field(default_factory=list)
@@ -100,6 +103,7 @@ def run_episodes(
     successes: list[float | None] = [None] * size
     any_successes: list[float | None] = [None] * size
     sums: TensorDictBase | None = None
+    violations, reports = torch.zeros(size), False
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
     device = module_device(agent.model) or CPU
@@ -125,6 +129,9 @@ def run_episodes(
             obs["action"] = action
             obs = env.step(obs)["next"]
             stepped()
+            violation = torch.as_tensor(getattr(env, "violation", math.nan)).float().cpu().expand(size)
+            reports |= bool(violation.isfinite().any())
+            violations += violation.nan_to_num(0.0) * alive
             after = to_device(obs.select("reward", "terminated", "done"), CPU)
             returns += after["reward"].squeeze(-1) * alive
             lengths += alive
@@ -137,6 +144,7 @@ def run_episodes(
             if is_init.any() and alive.any():  # an environment that is over must not be stepped on
                 obs = env.reset(obs.set("_reset", obs["done"])).exclude("_reset")
     each = {} if sums is None else {key: value[:played] for key, value in sums.items()}
+    each |= {"violation_reported": violations[:played]} if reports else {}
     returns, lengths, terminated = returns[:played], lengths[:played], terminated[:played]
     total = float(lengths.sum())
     means = {key: float(value.sum()) / total for key, value in each.items()}
