@@ -26,7 +26,7 @@ from dreammpc.algorithms.losses import (
     time_major,
     time_weights,
 )
-from dreammpc.interfaces import MEMORY, Outcome, Plan, UsageError
+from dreammpc.interfaces import MEMORY, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compiled
@@ -130,15 +130,8 @@ class WideProposalModel:
 
     def __init__(self, model: BMPCModel):
         self.model, self.action_dim = model, model.action_dim
-
-    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
-        return self.model.step(latent, action)
-
-    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
-        return self.model.outcome(latent, action, next_latent)
-
-    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
-        return self.model.value(latent, action)
+        self.step, self.outcome, self.value = model.step, model.outcome, model.value
+        self.observe, self.initial_belief = model.observe, model.initial_belief  # for objective terms
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
         return self.model.policy(latent, noise, REANALYZE_LOG_STD_LIMITS)

@@ -45,7 +45,10 @@ class Energy:
 @register_term("uncertainty")
 @dataclass(frozen=True)
 class Uncertainty:
-    """Standard deviation of the model's value heads along the way, discounted and summed over steps."""
+    """Standard deviation of the model's value heads along the way, discounted and summed over steps.
+
+    It is infinite where a head is NaN, so that such a candidate loses.
+    """
 
     weight: float = 1.0
 
@@ -56,7 +59,7 @@ class Uncertainty:
         if heads.shape[-1] == 1:  # no ensemble, no uncertainty
             return 0 * trajectory.actions.sum((0, -1))
         variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / max(heads.shape[-1] - 1, 1)
-        spread = (variance + 1e-12).sqrt().view(horizon, size)
+        spread = (variance + 1e-12).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf).view(horizon, size)
         return (trajectory.discounts[:-1] * spread).sum(0)
 
 

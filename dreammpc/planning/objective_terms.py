@@ -147,7 +147,7 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
     if not isinstance(found, Tensor) or list(found.shape[:1]) != want or found.ndim > 1 + heads:
         got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise UsageError(f"term {term_name(term)} must give {want}, a cost per candidate, got {got}")
-    if readable(found) and found.isnan().any() and trajectory.rewards.isfinite().all():
+    if readable(found) and found.isnan().any() and finite_trajectory(trajectory):
         raise UsageError(f"term {term_name(term)} gives NaN for candidates whose rewards are finite")
     if actions.requires_grad and not found.requires_grad and getattr(term, "differentiable", True):
         raise ValueError(
@@ -155,6 +155,12 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
             " differentiable = False in its class it only ranks candidates"
         )
     return found
+
+
+def finite_trajectory(trajectory: Trajectory) -> bool:
+    """Whether all that the model says of it is finite: then a NaN is not the model's."""
+    latents = [x for x in trajectory.latents.values(True, True) if x.is_floating_point()]
+    return all(bool(x.isfinite().all()) for x in (trajectory.rewards, trajectory.actions, *latents))
 
 
 def readable(values: Tensor) -> bool:

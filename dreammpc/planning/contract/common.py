@@ -223,6 +223,9 @@ class Poisoned:
         self.model, self.part, self.everywhere = model, part, everywhere
         self.action_dim = model.action_dim
 
+    def __getattr__(self, name: str) -> Any:  # what objective terms ask for besides, as `observe`
+        return getattr(self.__dict__["model"], name)
+
     def _poison(self, part: str, x: Tensor, action: Tensor) -> Tensor:
         if part != self.part or not x.is_floating_point():
             return x
