@@ -210,8 +210,8 @@ def test_an_agent_follows_plans(mode):
         ({"action_block": 4}, "action_block must be at most the horizon, 3, got 4"),
         ({"replan_every": 0}, "replan_every must be at least 1, got 0"),
         (
-            {"interpolation": "spline"},
-            "interpolation must be one of ('hold', 'linear', 'cubic'), got 'spline'",
+            {"interpolation": "cube"},
+            "interpolation must be one of hold, linear, cubic, got 'cube'; did you mean cubic?",
         ),
     ],
 )

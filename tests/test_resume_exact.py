@@ -46,6 +46,13 @@ FAMILIES = {
     "humanoidbench": {"task": "h1hand-balance_hard", "seed_steps": 60},
     "torchrl": {"task": "torchrl:pendulums:SavedPendulums", "env": {"num_envs": 6}, "seed_steps": 60},
     "normalized": {"env": {"normalize": True}},
+    "terms": {
+        "planner": {
+            **{"name": "dream_mpc", "num_candidates": 3, "horizon": 4, "replan_every": 3, "action_block": 2},
+            "terms": [{"name": "action_rate", "weight": 0.1}, "energy"],
+            "constraints": [{"term": "energy", "limit": 0.5, "treatment": "lagrangian"}],
+        }
+    },
 }
 
 

@@ -286,10 +286,8 @@ def check_expert(model: Any, planner: Any) -> None:
     """Raise UsageError if nothing can be learned from the planner's plans."""
     who = f"planner {type(planner).__name__} cannot be BMPC's expert"
     if getattr(planner, "replan_every", 1) > 1:
-        reason = "steps that follow an older plan have no distribution of their own"
-        raise UsageError(
-            f"{who} with replan_every={planner.replan_every}: {reason}; eval_planner may have it"
-        )
+        reason = "steps that follow an older plan have none of their own (eval_planner may have it)"
+        raise UsageError(f"{who} with replan_every={planner.replan_every}: {reason}")
     device = next(model.parameters()).device
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with forked_rng(device):
