@@ -56,8 +56,7 @@ class Objective:
     constraints: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", make_terms(self.terms))
-        object.__setattr__(self, "constraints", make_constraints(self.constraints))
+        make_costs(self)
         check(self)
 
     @property
@@ -73,6 +72,12 @@ class Objective:
         """UncertaintyKind of each value, [M, K] → [M]."""
         std = sample_std(heads)
         return heads.mean(-1) * std if self.uncertainty == "released" else std
+
+
+def make_costs(settings: Any) -> None:
+    """Make the `terms` and `constraints` of a frozen dataclass from what was given for them."""
+    object.__setattr__(settings, "terms", make_terms(settings.terms))
+    object.__setattr__(settings, "constraints", make_constraints(settings.constraints))
 
 
 class Imagination:

@@ -11,9 +11,7 @@ from torch import Tensor
 from dreammpc.interfaces import Plan
 from dreammpc.planning.blocks import Interpolation
 from dreammpc.planning.composed import Composed
-from dreammpc.planning.constraints import make_constraints
-from dreammpc.planning.imagination import Imagination, Objective
-from dreammpc.planning.objective_terms import make_terms
+from dreammpc.planning.imagination import Imagination, Objective, make_costs
 from dreammpc.planning.stages import Proposal, Refinement, Selector
 from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import NonNegative, Positive, check
@@ -55,8 +53,7 @@ class PlannerPreset:
     interpolation: Interpolation = "hold"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", make_terms(self.terms))
-        object.__setattr__(self, "constraints", make_constraints(self.constraints))
+        make_costs(self)
         check(self)
         self.composed()
 
