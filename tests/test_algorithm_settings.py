@@ -7,8 +7,9 @@ import pytest
 
 from dreammpc.algorithms import algorithm_class
 from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
-from dreammpc.algorithms.losses import Coefficients
+from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.configuration.schemas import ALGORITHM_GROUP
+from dreammpc.interfaces import UsageError
 
 NOT_OF_THE_UPDATE = {
     "name": "chooses the class",
@@ -26,24 +27,31 @@ NOT_OF_THE_UPDATE = {
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     bases = [base for base in algorithm_class(name).__mro__ if issubclass(base, LatentAlgorithm)]
-    return {
-        key: value for base in reversed(bases) for key, value in inspect.signature(base).parameters.items()
-    }
+    return {key: value for base in bases for key, value in inspect.signature(base).parameters.items()}
 
 
 @pytest.mark.parametrize("name", ALGORITHM_GROUP)
 def test_every_setting_reaches_the_algorithm_with_the_same_default(name):
-    settings = {field.name: field for field in dataclasses.fields(ALGORITHM_GROUP[name]["algorithm"])}
-    taken = parameters(name)
-    assert set(settings) - set(taken) == set(NOT_OF_THE_UPDATE)
-    differ = {
-        key: (settings[key].default, taken[key].default)
-        for key in set(settings) & set(taken)
-        if settings[key].default != taken[key].default
+    """Those of all updates are inherited; an algorithm's own stand in its constructor, too."""
+    of_updates = {field.name for field in dataclasses.fields(UpdateSettings)}
+    own = {
+        field.name: field.default
+        for field in dataclasses.fields(ALGORITHM_GROUP[name]["algorithm"])
+        if field.name not in of_updates
     }
-    assert not differ
+    taken = parameters(name)
+    assert set(own) - set(taken) == set(NOT_OF_THE_UPDATE)
+    assert {key: taken[key].default for key in own if key in taken} == {
+        key: own[key] for key in own if key in taken
+    }
 
 
 def test_every_coefficient_is_a_setting():
-    named = {key.removesuffix("_coef") for key in parameters("tdmpc2")}
-    assert set(Coefficients._fields) <= named
+    settings = UpdateSettings(consistency_coef=7.0, rho=0.25)
+    assert None not in settings.coefficients
+    assert (settings.coefficients.consistency, settings.coefficients.rho) == (7.0, 0.25)
+
+
+def test_settings_are_checked_without_a_recipe():
+    with pytest.raises(UsageError, match=r"target_reduction must be one of .*got 'most'"):
+        UpdateSettings(target_reduction="most")

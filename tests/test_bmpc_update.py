@@ -20,9 +20,9 @@ from updates import (
 )
 
 from dreammpc.algorithms.bmpc import MIN_EXPERT_STD, gaussian_kl, model_loss, policy_loss, td_target
-from dreammpc.algorithms.losses import Coefficients
+from dreammpc.algorithms.update_settings import UpdateSettings
 
-COEF = Coefficients()
+COEF = UpdateSettings().coefficients
 
 
 @pytest.mark.parametrize("episodic", [False, True])

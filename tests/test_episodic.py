@@ -10,11 +10,12 @@ from toy_models import random_bmpc, random_latent, random_tdmpc2
 from updates import A, B, H, bmpc_draws, has_gradient, make_draws, slices
 
 from dreammpc.algorithms import bmpc, tdmpc2
-from dreammpc.algorithms.losses import Coefficients, action_mask
+from dreammpc.algorithms.losses import action_mask
+from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.data import Replay
 from dreammpc.planning.imagination import Imagination, Objective
 
-COEF = Coefficients()
+COEF = UpdateSettings().coefficients
 LENGTHS = [1, 2, 3, 3]
 """Valid steps of the four slices; the first two end by termination, the third by a time limit."""
 

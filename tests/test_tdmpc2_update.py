@@ -19,10 +19,11 @@ from updates import (
     make_draws,
 )
 
-from dreammpc.algorithms.losses import Coefficients, HeadReduction, heuristic_discount, percentile_range
+from dreammpc.algorithms.losses import HeadReduction, heuristic_discount, percentile_range
 from dreammpc.algorithms.tdmpc2 import model_loss, policy_loss, td_target
+from dreammpc.algorithms.update_settings import UpdateSettings
 
-COEF = Coefficients()
+COEF = UpdateSettings().coefficients
 
 
 @pytest.mark.parametrize("episodic", [False, True])

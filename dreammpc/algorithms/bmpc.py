@@ -241,7 +241,7 @@ class BMPC(LatentAlgorithm):
             expert["std"].transpose(0, 1),
             self.divergence_scale,
             self.coef,
-            self.scale_rate,
+            self.settings.scale_rate,
             None if valid is None else valid.squeeze(-1).t().float(),
         )
         self.guard.update_scale(self.divergence_scale, scale)

@@ -11,9 +11,10 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.agent import Agent
-from dreammpc.algorithms.losses import Coefficients, HeadReduction
+from dreammpc.algorithms.losses import HeadReduction
 from dreammpc.algorithms.non_finite_guard import NonFiniteGuard
 from dreammpc.algorithms.resets import reset_value_and_policy
+from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.algorithms.updates import Updates
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -27,27 +28,13 @@ class LatentAlgorithm(Updates):
 
     Args:
         agent: the world model and the planner that acts in it.
-        lr: Adam's learning rate; the encoder takes `lr * encoder_lr_scale`.
-        lr_end: factor that learning rates have reached at a training's end; 1 leaves them as they are.
-        lr_decay_from: the share of a training's steps from which they fall, linearly.
         progress: the share of a training's steps that is over, asked before every update; None is never.
-        clip: gradient-norm clip, for the model and for the policy.
-        target_rate: τ of the target heads' moving average.
-        target_heads: how many of the target heads, drawn at random for each update, a TD target looks at;
-            None is all of them.
-        target_reduction: how their values become one, see `planning.value_heads.reduce_heads`; by default
-            as published, the minimum in TD-MPC2 and the mean in BMPC.
-        target_std_weight: w of `mean-std`.
-        scale_rate: rate of the running percentile scale.
-        dropout: probability after the value heads' first layer.
-        reset_every: updates from one reset of value heads and policy to the next (see `resets`); 0 is never.
-        max_skipped: updates in a row that may be skipped for want of finite numbers (see `NonFiniteGuard`).
         compile: how the losses run, see `runtime.compiling.MODES`; True is `default`. Compiling needs a C++
             compiler on a CPU, and the first update then takes tens of seconds.
+        settings: those of `UpdateSettings`.
 
     Raises:
-        UsageError: the agent's world model is not the one that the algorithm trains.
-        ValueError: no such `target_reduction`.
+        UsageError: the agent's world model is not the one that the algorithm trains; a setting out of range.
     """
 
     name: ClassVar[str]
@@ -64,27 +51,9 @@ class LatentAlgorithm(Updates):
     def __init__(
         self,
         agent: Agent,
-        lr: float = 3e-4,
-        encoder_lr_scale: float = 0.3,
-        clip: float = 20.0,
-        target_rate: float = 0.01,
-        target_heads: int | None = 2,
-        target_reduction: str | None = None,
-        target_std_weight: float = 1.0,
-        scale_rate: float = 0.01,
-        dropout: float = 0.01,
-        consistency_coef: float = Coefficients().consistency,
-        reward_coef: float = Coefficients().reward,
-        value_coef: float = Coefficients().value,
-        termination_coef: float = Coefficients().termination,
-        entropy_coef: float = Coefficients().entropy,
-        rho: float = Coefficients().rho,
-        reset_every: int = 0,
-        max_skipped: int = 10,
-        lr_end: float = 1.0,
-        lr_decay_from: float = 0.0,
         progress: Callable[[], float] | None = None,
         compile: bool | str = False,
+        **settings: Any,
     ):
         super().__init__(compile)
         if not isinstance(agent.model, self.model_class):
@@ -93,27 +62,16 @@ class LatentAlgorithm(Updates):
                 f" but the agent's world model is a {type(agent.model).__name__}"
             )
         self.automatic_optimization = False
-        self.guard = NonFiniteGuard(max_skipped)
-        self.agent = agent
-        self.lr, self.encoder_lr_scale, self.clip = lr, encoder_lr_scale, clip
-        self.lr_end, self.lr_decay_from, self.progress = lr_end, lr_decay_from, progress
-        self.lr_changes = lr_end != 1
-        self.target_rate, self.scale_rate, self.dropout = target_rate, scale_rate, dropout
-        self.target_heads = target_heads
-        if target_reduction is not None:
-            self.bootstrap = HeadReduction(target_reduction, target_std_weight)
-            self.bootstrap(torch.zeros(1, 1))  # refuses what it does not know
-        self.coef = Coefficients(
-            consistency=consistency_coef,
-            reward=reward_coef,
-            value=value_coef,
-            termination=termination_coef,
-            entropy=entropy_coef,
-            rho=rho,
-        )
+        self.settings = own = UpdateSettings(**settings)
+        self.guard = NonFiniteGuard(own.max_skipped)
+        self.agent, self.progress = agent, progress
+        self.lr_changes = own.lr_end != 1
+        if own.target_reduction is not None:
+            self.bootstrap = HeadReduction(own.target_reduction, own.target_std_weight)
+        self.coef = own.coefficients
         self._model_loss: Callable[..., Any] = compiled(self.model_loss, compile)
         self._policy_loss: Callable[..., Any] = compiled(self.policy_loss, compile)
-        self.reset_every, self.updates = reset_every, 0
+        self.updates = 0
         self._began = False
         self._first_rates: list[list[float]] = []
         """Learning rates at full height, of every group of every optimizer."""
@@ -136,7 +94,7 @@ class LatentAlgorithm(Updates):
 
         Of several processes all take in the mean of their batches.
         """
-        if self.reset_every and self.updates and self.updates % self.reset_every == 0:
+        if (every := self.settings.reset_every) and self.updates and self.updates % every == 0:
             reset_value_and_policy(self.model, self._unwrapped(), seed=self.updates)
         self.updates += 1
         if self.lr_changes and self.progress is not None:
@@ -158,20 +116,20 @@ class LatentAlgorithm(Updates):
         held = {id(p) for p in encoder}
         rest = [p for p in self.model_parameters if id(p) not in held]
         groups: list[dict[str, Any]] = [
-            {"params": encoder, "lr": self.lr * self.encoder_lr_scale},
+            {"params": encoder, "lr": self.settings.lr * self.settings.encoder_lr_scale},
             {"params": rest},
         ]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(groups, lr=self.lr, fused=True),
-            torch.optim.Adam(self.policy_parameters, lr=self.lr, eps=1e-5, fused=True),
+            torch.optim.Adam(groups, lr=self.settings.lr, fused=True),
+            torch.optim.Adam(self.policy_parameters, lr=self.settings.lr, eps=1e-5, fused=True),
         ]
         self._first_rates = [[group["lr"] for group in one.param_groups] for one in optimizers]
         return optimizers
 
     def set_learning_rates(self, done: float) -> None:
         """Learning rates for the share `done` of a training's steps."""
-        over = (done - self.lr_decay_from) / (1 - self.lr_decay_from)
-        factor = 1 + (self.lr_end - 1) * min(max(over, 0.0), 1.0)
+        over = (done - self.settings.lr_decay_from) / (1 - self.settings.lr_decay_from)
+        factor = 1 + (self.settings.lr_end - 1) * min(max(over, 0.0), 1.0)
         for chosen, rates in zip(self.optimizers(), self._first_rates, strict=True):
             for group, rate in zip(chosen.param_groups, rates, strict=True):
                 if isinstance(group["lr"], Tensor):  # which a captured update reads
@@ -214,13 +172,13 @@ class LatentAlgorithm(Updates):
         metrics["grad_norm/model"] = self.gradient_step(loss, 0, self.model_parameters)
         finite = self.guard.finite
         metrics |= self.update_policy(batch, zs, noise, *variant)
-        self.model.update_targets(self.target_rate, finite)
+        self.model.update_targets(self.settings.target_rate, finite)
         return {**metrics, "count/skipped_updates": self.guard.finish_update()}
 
     def gradient_step(self, loss: Tensor, optimizer: int, parameters: list[nn.Parameter]) -> Tensor:
         """One clipped step of the optimizer of that number, if all is finite; the norm before clipping."""
         self.manual_backward(self.guard.nan_gradient_unless_finite(loss))
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         chosen: Any = self.optimizers()[optimizer]  # type: ignore[index]
         self.guard.gate(getattr(chosen, "optimizer", chosen), norm)
         chosen.step()
@@ -232,11 +190,11 @@ class LatentAlgorithm(Updates):
         size, horizon = batch.shape
         model, device = self.model, batch["action"].device
         rows, mask = horizon * size, None
-        if self.dropout > 0:
+        if self.settings.dropout > 0:
             shape = (model.num_heads, rows, model.mlp_dim)
-            mask = dropout_mask(shape, self.dropout, torch.empty((), device=device))
+            mask = dropout_mask(shape, self.settings.dropout, torch.empty((), device=device))
         noise = torch.randn(rows, model.action_dim, device=device)
-        return noise, self.sample_heads(self.target_heads, device), mask
+        return noise, self.sample_heads(self.settings.target_heads, device), mask
 
     def sample_shift(self, batch: TensorDictBase) -> Tensor | None:
         """How far each image of `batch` [B, H] moves, [(H+1)·B, 2]; `None` where no images are observed."""

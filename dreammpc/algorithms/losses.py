@@ -26,14 +26,14 @@ from dreammpc.planning.value_heads import reduce_heads
 
 
 class Coefficients(NamedTuple):
-    """Weights of the loss terms (arXiv 2310.16828, Table 8)."""
+    """Weights of the loss terms; the defaults are those of `UpdateSettings`."""
 
-    consistency: float = 20.0
-    reward: float = 0.1
-    value: float = 0.1
-    termination: float = 1.0
-    entropy: float = 1e-4
-    rho: float = 0.5
+    consistency: float
+    reward: float
+    value: float
+    termination: float
+    entropy: float
+    rho: float
 
 
 class HeadReduction(NamedTuple):

@@ -165,7 +165,7 @@ class TDMPC2(LatentAlgorithm):
         """Maximize the value of the policy's actions."""
         metrics: dict[str, Tensor]
         loss, scale, metrics = self._policy_loss(
-            self.model, zs, noise, self.value_scale, self.coef, self.scale_rate, action_mask(batch)
+            self.model, zs, noise, self.value_scale, self.coef, self.settings.scale_rate, action_mask(batch)
         )
         self.guard.update_scale(self.value_scale, scale)
         metrics["grad_norm/policy"] = self.gradient_step(loss, 1, self.policy_parameters)

@@ -13,6 +13,7 @@ from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
+from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.configuration.collectors import count_rows
 from dreammpc.configuration.schemas import AlgorithmConfig, EnvConfig, TrainConfig
 from dreammpc.data import Feed, Replay, check_replay_memory, make_collector, replay_bytes, replay_place
@@ -118,7 +119,7 @@ def build_algorithm(
         UsageError: an algorithm that the agent's model or planner does not fit.
     """
     cls = algorithm_class(config.name)
-    bases = [base for base in cls.__mro__ if issubclass(base, LatentAlgorithm)]
+    bases = [UpdateSettings, *(base for base in cls.__mro__ if issubclass(base, LatentAlgorithm))]
     known = {name for base in bases for name in inspect.signature(base).parameters}
     own = {key: value for key, value in asdict(config).items() if key in known}
     own["progress"] = feed.progress

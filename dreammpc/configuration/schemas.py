@@ -9,9 +9,9 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.envs import canonical
 from dreammpc.interfaces import OBS_KEYS, UsageError
-from dreammpc.planning.value_heads import ValueReduction
 from dreammpc.plugins.settings import (
     Count,
     Limit,
@@ -20,6 +20,7 @@ from dreammpc.plugins.settings import (
     Positive,
     Seed,
     at_least,
+    below_one,
     check,
     one_of,
 )
@@ -32,7 +33,6 @@ COMPARED = ("policy", "dream_mpc", "dream_mpc_paper")
 COLLECTORS = ("serial", "multiprocess", "async", "ray")
 STORAGES = ("memory", "memmap", "device")
 POSITIVE_AND_FINITE = Limit("positive and finite", lambda value: 0 < value < math.inf)
-BELOW_ONE = Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 if TYPE_CHECKING:
     PlannerSettings = dict[str, Any]
@@ -79,16 +79,12 @@ class CollectorConfig:
 
 
 @dataclasses.dataclass
-class AlgorithmConfig:
-    """TD-MPC2's update (arXiv 2310.16828, Table 8) and how much of it happens.
+class AlgorithmConfig(UpdateSettings):
+    """How much of an algorithm's update happens, on what; the rest is what all updates have.
 
     `episodic` says whether to learn where episodes terminate; by default if the environment can.
     `seed_steps` are the environment steps of random action that a run begins with, by default those of five
-    episodes. Learning rates fall linearly from the share `lr_decay_from` of the run's steps on, to `lr_end`
-    of their height at its end. A TD target looks at `target_heads` value heads at random (null: all) and
-    reduces them by `target_reduction` (null: as published, `min` in TD-MPC2 and `mean` in BMPC).
-    `reset_every` updates value heads and policy are drawn anew; 0 is never.
-    `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
+    episodes. `noise_scale` and `noise_correlation` are those of the exploration noise (see `Agent`).
     """
 
     name: str = "tdmpc2"
@@ -100,26 +96,7 @@ class AlgorithmConfig:
     episodic: bool | None = None
     capacity: Positive = 1_000_000
     noise_scale: NonNegative = 1.0
-    noise_correlation: Annotated[float, BELOW_ONE] = 0.0
-    lr: NonNegative = 3e-4
-    encoder_lr_scale: float = 0.3
-    clip: NonNegative = 20.0
-    target_rate: float = 0.01
-    target_heads: Positive | None = 2
-    target_reduction: ValueReduction | None = None
-    target_std_weight: NonNegative = 1.0
-    scale_rate: float = 0.01
-    dropout: NonNegative = 0.01
-    consistency_coef: float = 20.0
-    reward_coef: float = 0.1
-    value_coef: float = 0.1
-    termination_coef: float = 1.0
-    entropy_coef: float = 1e-4
-    rho: float = 0.5
-    reset_every: Count = 0
-    max_skipped: Positive = 10
-    lr_end: NonNegative = 1.0
-    lr_decay_from: Annotated[float, BELOW_ONE] = 0.0
+    noise_correlation: Annotated[float, below_one] = 0.0
 
     def __post_init__(self):
         own = type(self).name

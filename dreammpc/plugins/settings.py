@@ -53,6 +53,7 @@ def one_of(*names: str) -> Limit:
     return Limit(f"one of {', '.join(names)}", lambda value: value in names, names)
 
 
+below_one = Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
 NonNegative = Annotated[float, at_least(0)]
@@ -133,11 +134,16 @@ def checked_settings(
     known = {setting.name: setting for setting in settings}
     for name in given:
         if name not in known:
-            raise UsageError(f"{what} has no setting {name!r}; {choices(name, known)}")
+            raise UsageError(no_setting(what, name, known))
     for setting in settings:
         if whole and setting.default is dataclasses.MISSING and setting.name not in given:
             raise UsageError(f"{what} needs a value for its setting {setting.name!r}")
     return {name: fitted(f"{what}: {name}", built(value), known[name].type) for name, value in given.items()}
+
+
+def no_setting(what: str, name: str, known: Iterable[str]) -> str:
+    """The line for a setting that does not exist, wherever it was given."""
+    return f"{what} has no setting {name!r}; {choices(name, known)}"
 
 
 def built(value: Any) -> Any:
