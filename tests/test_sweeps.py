@@ -32,7 +32,7 @@ def test_sets_of_tasks():
     tasks, overrides = expand(["small6", "hopper-hop", "walker-walk"])
     assert tasks == [*TASK_SETS["small6"].tasks, "hopper-hop"] and overrides == []
     assert expand(["dmc-pixels6"])[1] == ["obs=pixels"]
-    with pytest.raises(UsageError, match="dmc-pixels6 is trained with obs=pixels and goes with no other"):
+    with pytest.raises(UsageError, match=r"dmc-pixels6 .*obs=pixels"):
         expand(["walker-walk", "dmc-pixels6"])
     with pytest.raises(UsageError, match="sets: dmc8, metaworld8"):
         expand([])
@@ -123,7 +123,7 @@ def test_words_of_the_command_line():
         "train=['steps=5']", "-m",
     ]  # fmt: skip
     assert compose("train", ["task=cup-catch", "tracking=none", "planner=mppi"]).tracking.kind == "none"
-    with pytest.raises(UsageError, match=r"did you mean planner.horizon\?"):
+    with pytest.raises(UsageError, match=r"did you mean horizon\?"):
         compose("train", ["planner.horizons=5"])
 
 

@@ -8,7 +8,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.planning import make_planner
 from dreammpc.planning.contract import graphable
 from dreammpc.planning.factory import planner_settings
-from dreammpc.plugins.registry import choices
+from dreammpc.plugins.settings import no_setting
 
 
 def planner_name(settings: dict[str, Any]) -> str:
@@ -58,10 +58,8 @@ def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> d
     own = {other: {setting.name for setting in planner_settings(other)} for other in among}
     for key in given:
         if not any(key in names for names in own.values()):
-            raise UsageError(
-                f"planner setting {key!r}: none of {', '.join(among)} has it;"
-                f" {choices(key, set().union(*own.values()))}"
-            )
+            what = f"planner {among[0]!r}" if len(among) == 1 else f"none of the planners {', '.join(among)}"
+            raise UsageError(no_setting(what, key, set().union(*own.values())))
     return {key: value for key, value in given.items() if key in own[name]}
 
 

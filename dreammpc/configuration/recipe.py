@@ -27,9 +27,11 @@ from dreammpc.configuration.command_line import (
     with_first_experiment,
 )
 from dreammpc.configuration.groups import offer_files, register_schemas
+from dreammpc.configuration.planners import planner_name
 from dreammpc.configuration.stored import stored_words
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import unknown
+from dreammpc.plugins.settings import no_setting
 from dreammpc.runtime.processes import end_with_parent
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support import faults
@@ -244,7 +246,11 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
     text = " ".join(line.strip() for line in str(error).splitlines() if not _internal(line))
     if text.startswith("Could not override"):
         key = text.split("'")[1]
-        return unknown(f"key {key!r}", key, list(dict.fromkeys([*beside, *keys_beside(key, recipe)])))
+        config = composed(recipe, groups_chosen() if recipe == "train" else [])
+        section, _, name = key.rpartition(".")
+        if section == "planner" and recipe == "train" and not beside:
+            return no_setting(f"planner {planner_name(config.planner)!r}", name, map(str, config.planner))
+        return unknown(f"key {key!r}", key, list(dict.fromkeys([*beside, *keys_beside(key, config, recipe)])))
     if missing := re.search(r"missing mandatory value: (\w+)", text):
         return f"{missing[1]}= is needed: lightning run {recipe} {missing[1]}=… (see --help)"
     if error.__cause__ is not None and isinstance(error, HydraException):
@@ -253,12 +259,14 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
     return text or type(error).__name__
 
 
-def keys_beside(key: str, recipe: str) -> list[str]:
-    """The keys of a recipe's configuration in the section where `key` was looked for."""
-    groups = [
-        a for a in sys.argv[1:] if a.partition("=")[0] in ("planner", "model", "algorithm", "experiment")
-    ]
-    config = composed(recipe, groups if recipe == "train" else [])
+def groups_chosen() -> list[str]:
+    """The words of the command line that choose what else there is to set."""
+    groups = ("planner", "model", "algorithm", "experiment")
+    return [word for word in sys.argv[1:] if word.partition("=")[0] in groups]
+
+
+def keys_beside(key: str, config: DictConfig, recipe: str) -> list[str]:
+    """The keys of a recipe's `config` in the section where `key` was looked for."""
     section = key.rpartition(".")[0]
     node = OmegaConf.select(config, section) if section else config
     if not isinstance(node, DictConfig):
