@@ -161,13 +161,13 @@ def unplain(value: Any) -> Any:
     return type(value)(map(unplain, value)) if type(value) in (list, tuple) else value
 
 
-def stream_state(stream: np.random.RandomState) -> list[Any]:
-    """A NumPy random stream as plain values."""
+def stream_state(stream: Any) -> list[Any]:
+    """A NumPy `RandomState`, or `numpy.random` itself for the global one, as plain values."""
     kind, keys, position, has_gauss, gauss = stream.get_state(legacy=True)
     return [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss]
 
 
-def set_stream_state(stream: np.random.RandomState, state: list[Any]) -> None:
+def set_stream_state(stream: Any, state: list[Any]) -> None:
     """Put back what `stream_state` returned."""
     kind, keys, position, has_gauss, gauss = state
     stream.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))

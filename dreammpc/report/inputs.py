@@ -13,8 +13,8 @@ from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json
+from dreammpc.support.run_folder import LOG, find_runs
 
-LOG = "metrics.jsonl"
 METRICS = {"return": ("final", "reward"), "success": ("final_success", "success")}
 """What evaluations are drawn by; what the end of a training calls it, and what published curves do."""
 
@@ -121,23 +121,6 @@ def read(paths: str | Path | Sequence[str | Path], reference: str | Path | None 
         inputs.reference = str(reference)
         inputs.references = read_references(Path(reference), inputs.curves)
     return inputs
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """The folder itself where it is that of a run, else all that are below it, sorted.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if (folder / LOG).is_file():
-        return [folder]
-    below = (path.relative_to(folder) for path in folder.rglob(LOG))
-    found = sorted(folder / path.parent for path in below if ".mlflow" not in path.parts)  # of no training
-    if not found:
-        above = next((path for path in folder.resolve().parents if (path / LOG).is_file()), None)
-        hint = f"; {above} is one" if above else ""
-        raise UsageError(f"{folder} is no run folder and has none in it: there is no {LOG}{hint}")
-    return found
 
 
 def read_run(folder: Path) -> list[Curve]:

@@ -10,6 +10,7 @@ from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.names import file_name
+from dreammpc.support.run_folder import CHECKPOINTS, LAST, LOG, resumable_in
 from dreammpc.tracking.jsonl import read_log
 
 SHORT = 0.99
@@ -32,7 +33,7 @@ class Job:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoints" / "last.ckpt"
+        return self.folder / CHECKPOINTS / LAST
 
     @property
     def scores(self) -> Path:
@@ -43,8 +44,7 @@ class Job:
         """`finished` (`steps` environment steps and the comparison after them), `interrupted` or `new`."""
         if self.finals() and self._last().get("env_steps", 0) >= SHORT * steps:
             return "finished"
-        kept = ("last.ckpt", "previous.ckpt")
-        return "interrupted" if any((self.checkpoint.parent / name).exists() for name in kept) else "new"
+        return "interrupted" if resumable_in(self.folder) else "new"
 
     def finals(self) -> dict[str, float]:
         """Mean return by planner at the end of the training; empty before it."""
@@ -64,7 +64,7 @@ class Job:
 
     def _last(self) -> dict:
         """The last whole line of the run's log."""
-        lines = read_log(self.folder / "metrics.jsonl")
+        lines = read_log(self.folder / LOG)
         return lines[-1] if lines else {}
 
 

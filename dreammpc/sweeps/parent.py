@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dreammpc.support.run_folder import OWN_FOLDER
 from dreammpc.tracking import address, provenance_tags
-from dreammpc.tracking.loggers import OWN_FOLDER
 
 
 def parent_run(folder: Path, uri: str | None, experiment: str, params: Mapping[str, Any]) -> Any:

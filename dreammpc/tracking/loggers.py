@@ -13,14 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dreammpc.interfaces import UsageError
+from dreammpc.support.run_folder import OWN_FOLDER
 from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.provenance import provenance_tags
 
 KINDS = ("mlflow", "none")
 PARENT_TAG = "mlflow.parentRunId"
 """By which MLflow nests runs."""
-OWN_FOLDER = ".mlflow"
-"""Has the records of what is no training: a sweep as a whole, evaluations."""
 
 SCHEMES = (
     "http",

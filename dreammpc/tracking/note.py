@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dreammpc.support.atomic import from_json, write_text
+from dreammpc.support.run_folder import NOTE
 
-NOTE = "mlflow.json"
 RUNNING = "RUNNING"
 STATUS = {
     "success": "FINISHED",

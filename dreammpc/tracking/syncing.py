@@ -8,14 +8,15 @@ from typing import Any
 
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.atomic import from_json
+from dreammpc.support.run_folder import BEST, CHECKPOINTS, LAST, OWN_FOLDER, find_runs
 from dreammpc.tracking.addresses import full_address, redacted, store_address
 from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import one_line
-from dreammpc.tracking.jsonl import LOG, PARAMS, last_record
-from dreammpc.tracking.loggers import OWN_FOLDER, PARENT_TAG, address
-from dreammpc.tracking.note import NOTE, RUNNING, Note, read_note
+from dreammpc.tracking.jsonl import PARAMS, last_record
+from dreammpc.tracking.loggers import PARENT_TAG, address
+from dreammpc.tracking.note import RUNNING, Note, read_note
 
-FILES = {"checkpoints": "checkpoints/[lb][ae]st.ckpt", "videos": "*.mp4"}
+FILES = {f"{CHECKPOINTS}/{LAST}": CHECKPOINTS, f"{CHECKPOINTS}/{BEST}": CHECKPOINTS, "*.mp4": "videos"}
 """Artifacts of a run, by their place."""
 
 
@@ -40,7 +41,7 @@ def sync(
     if find_spec("mlflow") is None:
         raise UsageError("sync needs MLflow, which is not installed here")
     to, refused = store_address(address(uri, key="--uri")), []
-    for runs in [find_runs(Path(path)) for path in paths]:
+    for runs in [find_runs(Path(path), whole_sweeps=True) for path in paths]:
         parent = None
         for folder in runs:
             try:
@@ -55,22 +56,6 @@ def sync(
         raise UsageError("; ".join(refused))
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """The folder itself where it is that of a run, else all below it; a sweep as a whole is first.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder")
-    if (folder / LOG).is_file():
-        return [folder]
-    found = sorted({path.parent for name in (LOG, NOTE) for path in folder.rglob(name)})
-    if not found:
-        raise UsageError(f"{folder} is no run folder and has none in it: there is no {LOG}")
-    return found
-
-
 def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Delivery:
     """What is left to be sent of a run."""
     note = read_note(folder) or Note(to, *_named(folder), status=None)
@@ -82,7 +67,9 @@ def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Deli
     if elsewhere:
         note = Note(to, note.experiment, note.run_name, artifacts=note.artifacts, status=note.status)
     if elsewhere or note.status in (None, RUNNING):  # it did not come to name all of its artifacts
-        found = {path: place for place, pattern in FILES.items() for path in folder.glob(pattern)}
+        found = {
+            path: place for place, names in FILES.items() for name in names for path in folder.glob(name)
+        }
         note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
     if note.status in (None, RUNNING):  # killed, or trained without MLflow
         note.status = "FINISHED" if any(key.startswith("final/") for key in last_record(folder)) else "KILLED"

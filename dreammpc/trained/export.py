@@ -19,6 +19,7 @@ from torch import Tensor
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.names import file_name
+from dreammpc.support.run_folder import LOG
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.trained.library import locate
@@ -92,7 +93,7 @@ def export_agent(
         "env_steps": facts.get("env_steps"),
         "planner": trained_with(settings),
         "command": command(facts.get("overrides", [])),
-        **history(run / "metrics.jsonl", facts),
+        **history(run / LOG, facts),
         "evaluations": [],  # those of the run may be of other settings, and are of weights not rounded
         "hardware": hardware
         or ", ".join(str(origin[key]) for key in ("gpu", "cpu") if key in origin)

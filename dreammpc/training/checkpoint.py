@@ -23,6 +23,7 @@ from dreammpc.data import Feed
 from dreammpc.data.collector import stateless
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support import faults
+from dreammpc.support.run_folder import BEST, LAST, PREVIOUS
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import ReplayArchive
 from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT, load_checkpoint
@@ -74,15 +75,15 @@ class Checkpoints(Callback):
 
     @property
     def last(self) -> Path:
-        return self.folder / "last.ckpt"
+        return self.folder / LAST
 
     @property
     def previous(self) -> Path:
-        return self.folder / "previous.ckpt"
+        return self.folder / PREVIOUS
 
     @property
     def best(self) -> Path:
-        return self.folder / "best.ckpt"
+        return self.folder / BEST
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._archive = ReplayArchive(self.folder / "replay" / f"rank{trainer.global_rank}")

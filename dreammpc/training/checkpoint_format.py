@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import FRAME_SHAPE, UsageError
+from dreammpc.support.run_folder import CHECKPOINTS, LAST, PREVIOUS
 from dreammpc.training.files import intact
 
 FORMAT = 4
@@ -110,7 +111,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        inside = path / "checkpoints" / "last.ckpt"
+        inside = path / CHECKPOINTS / LAST
         hint = f", such as {inside}" if inside.is_file() else ""
         raise UsageError(f"checkpoint {path} is a folder; expected a file{hint}")
     if not path.is_file():
@@ -224,5 +225,5 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _other(path: Path) -> str:
-    previous = path.with_name("previous.ckpt")
+    previous = path.with_name(PREVIOUS)
     return f"; {previous.name} beside it may be whole" if path != previous and previous.is_file() else ""

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreammpc.envs.state import set_stream_state, stream_state
 from dreammpc.runtime.devices import CPU
 
 
 def random_state(device: torch.device = CPU) -> dict[str, Any]:
     """The global random streams of Python, NumPy, torch and of its `device` as plain containers."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
+        "numpy": stream_state(np.random),
         "python": [version, list(internal), gauss_next],
     }
     if device.type == "cuda":
@@ -31,8 +31,7 @@ def set_random_state(state: dict[str, Any], device: torch.device = CPU) -> bool:
         cannot go on in `device`.
     """
     torch.set_rng_state(state["torch"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    set_stream_state(np.random, state["numpy"])
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     if device.type == "cuda" and "device" in state:

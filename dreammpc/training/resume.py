@@ -11,6 +11,7 @@ from typing import Any
 from dreammpc.interfaces import UsageError
 from dreammpc.support import faults
 from dreammpc.support.names import file_name, printable
+from dreammpc.support.run_folder import LAST, resumable_in
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
 from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
@@ -20,7 +21,6 @@ from dreammpc.training.replicas import broadcast_from_rank_zero
 
 log = logging.getLogger(__name__)
 
-NAMES = ("last.ckpt", "previous.ckpt")
 RUNS = Path("runs")
 """Where runs lie that were given no folder."""
 
@@ -88,8 +88,7 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
     made = [each for each in (path, *path.parents) if not each.exists()]
     check_links(path)
     own(open_folder(folder), made)
-    taken = [path for name in NAMES if (path := Path(folder) / "checkpoints" / name).exists()]
-    if taken:
+    if taken := resumable_in(Path(folder)):
         raise UsageError(
             f"run folder {folder} holds a run already ({taken[0].name}): go on with it by resume=auto,"
             " or choose another folder"
@@ -179,7 +178,7 @@ def load_resumable(checkpoint: str | Path) -> dict[str, Any]:
     """
     facts = load_checkpoint(checkpoint)[DESCRIPTION]
     if "resume" not in facts:
-        raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from last.ckpt beside it")
+        raise UsageError(f"checkpoint {checkpoint} holds weights only; resume from {LAST} beside it")
     for name in ("task", "model", "env_steps", "config.steps", "config.algorithm.name", "resume.ranks"):
         part: Any = facts
         for key in name.split("."):
@@ -231,11 +230,7 @@ def runs_of(task: str) -> list[Path]:
 
 
 def _newest_first(folders: list[Path]) -> Iterator[Path]:
-    found = {
-        folder: paths
-        for folder in folders
-        if (paths := [p for name in NAMES if (p := folder / "checkpoints" / name).is_file()])
-    }
+    found = {folder: paths for folder in folders if (paths := resumable_in(folder))}
     for folder in sorted(found, key=lambda f: found[f][0].stat().st_mtime, reverse=True):
         yield from found[folder]
 
