@@ -1,6 +1,7 @@
 """The house rules, read from the source: who may import whom, what loads at import, how long files are."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,19 @@ def test_the_page_has_the_same_table():
     assert table() in (ROOT / "docs/architecture.md").read_text(), (
         f"docs/architecture.md should have\n{table()}"
     )
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.glob("[a-z]*/") if path.is_dir()))
+def test_the_page_names_every_file(room):
+    rows = (ROOT / "docs/architecture.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith(f"| `dreammpc/{room}/` |")]
+    files = {
+        path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
+        for path in SOURCES
+        if room_of(path) == room
+    }
+    unnamed = {name for name in files if not name.startswith("__")} - set(re.findall(r"\w+", row))
+    assert not unnamed
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
