@@ -65,7 +65,7 @@ def test_ends_of_episodes_appear_only_at_the_end_of_a_window():
 
 def test_episodes_shorter_than_the_window_are_an_error_not_an_endless_loop():
     replay, _ = filled(2, 1000, 6, 50, longest=4)
-    with pytest.raises(RunError, match="no windows of 6 steps within one episode found in 100 rows"):
+    with pytest.raises(RunError, match=r"no windows of 6 steps .*\b100 rows"):
         replay.sample()
 
 

@@ -451,9 +451,8 @@ def test_check_env(monkeypatch):
         fine, broken = examine(TASK, 30), examine(f"torchrl:{__name__}:Undeclared", 30)
         deaf = examine(f"torchrl:{__name__}:Deaf", 30)
     assert not fine.errors and fine.facts[:4] == ["2 rows", "3 observations", "1 action", "on cpu"]
-    assert fine.warnings == [
-        "a resumed training begins a fresh episode: Pendulums has no get_state() and set_state(state)"
-    ]
+    (warning,) = fine.warnings
+    assert "Pendulums" in warning and "get_state()" in warning and "set_state(state)" in warning
     assert len(broken.errors) == 1 and "check_env_specs" in broken.errors[0]
     assert deaf.warnings[0].startswith("reset() restarts all rows") and "rows end apart" in deaf.errors[0]
     assert not examine(SAVED, 30).warnings

@@ -62,7 +62,8 @@ def test_several_agents_of_several_tasks(folder, monkeypatch, capsys):
     arguments = ["checkpoint=trained-*.ckpt,other.ckpt", "planner=policy,dream_mpc", "seeds=5,7"]
     assert evaluate(monkeypatch, *arguments, "output=scores", "video=both.gif") == 0
     out = capsys.readouterr().out
-    assert "2 tasks, 1 to 2 training seeds each, 2 episodes per agent and planner, greedy." in out
+    for counted in ("2 tasks", "1 to 2 training seeds", "2 episodes per agent"):
+        assert counted in out
     assert "2 episodes from seeds 5, 7, greedy" in out
     assert "95 % stratified-bootstrap" in out and "cup-catch: one training seed only" in out
     assert (folder / "both.gif").stat().st_size > 1000

@@ -125,10 +125,8 @@ def test_one_training_seed_has_no_interval_and_says_so():
     summary = summarize(results)
     assert summary.aggregates["mppi"]["IQM"].interval is None
     assert summary.comparisons[0].difference.interval is None and summary.profiles["mppi"][1] is None
-    assert results.notes == [
-        f"{task}: one training seed only, so no interval can be given."
-        for task in ("cup-catch", "walker-walk")
-    ]
+    assert [note.partition(": ")[0] for note in results.notes] == ["cup-catch", "walker-walk"]
+    assert all("one training seed only" in note for note in results.notes)
     text = markdown(results, summary)
     assert "[" not in text and "one training seed only" in text
 
@@ -141,8 +139,9 @@ def test_what_was_not_played_is_left_out_for_all_and_said():
     tasks, scores = common(results)
     assert tasks == ["cup-catch"] and {len(runs[0]) for runs in scores.values()} == {2}
     text = markdown(results, summarize(results))
-    assert "dream_mpc was not played on walker-walk: aggregates of all planners leave that task out" in text
-    assert "cup-catch: dream_mpc not played with every training seed" in text
+    left_out, fewer_seeds = results.notes
+    assert left_out in text and "dream_mpc" in left_out and "walker-walk" in left_out
+    assert fewer_seeds in text and "dream_mpc" in fewer_seeds and "cup-catch" in fewer_seeds
     assert "over cup-catch:" in text
 
 
@@ -152,10 +151,8 @@ def test_seeds_that_are_left_out_are_said_with_two_kinds_of_agents():
     rows += score_rows(planners=["policy", "mppi"]) + score_rows(planners=["dream_mpc"], train_seeds=[1, 2])
     results = collect(rows)
     assert [len(runs) for runs in common(results)[1]["mppi on tdmpc2 nano"]] == [2, 2]
-    assert results.notes == [
-        f"{task}: dream_mpc on tdmpc2 nano not played with every training seed; aggregates use the shared."
-        for task in ("cup-catch", "walker-walk")
-    ]
+    assert [note.partition(": ")[0] for note in results.notes] == ["cup-catch", "walker-walk"]
+    assert all("dream_mpc on tdmpc2 nano" in note for note in results.notes)
 
 
 def test_unknown_scales_other_machines_and_budgets_are_said():
@@ -198,8 +195,7 @@ def test_no_task_in_common_and_unequal_numbers_of_episodes_are_said():
     results = collect(rows)
     text = markdown(results, summarize(results))
     assert "2 to 3 episodes per agent and planner" in text
-    assert "No task of a known scale was played by every planner, so there are no aggregates." in text
-    assert "IQM" not in text
+    assert "no aggregates" in text and "IQM" not in text
 
 
 def test_a_ratio_to_nothing_is_left_empty():

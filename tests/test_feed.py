@@ -230,10 +230,11 @@ def test_random_steps_are_environment_steps_and_a_run_that_ends_in_them_says_so(
     feed = assembly.build_feed(env, agent, 102, 0, config)
     assert (feed.seed_steps, feed.total_steps) == (50, 51) and not caplog.text  # two to each agent step
     assembly.build_feed(env, agent, 100, 0, config)
-    assert "nothing is learned: the first 100 steps are random (algorithm.seed_steps)" in caplog.text
+    (warning,) = caplog.messages
+    assert " 100 " in warning and "algorithm.seed_steps" in warning
     config.seed_steps = None
     assert assembly.build_feed(env, agent, 10_000, 0, config).seed_steps == 2500  # five episodes
-    with pytest.raises(UsageError, match=r"horizon must be at most an episode's 500 agent steps, got 600"):
+    with pytest.raises(UsageError, match=r"horizon .*\b500\b.*\b600\b"):
         assembly.build_feed(env, agent, 10_000, 0, replace(config, horizon=600))
 
 
