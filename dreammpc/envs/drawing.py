@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from dreammpc.envs.checks import Mismatch, as_array, described
 from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS, RunError, UsageError
 from dreammpc.plugins.registry import unknown
+from dreammpc.support.faults import exception_line
 
 
 def observed(obs: str) -> tuple[str, ...]:
@@ -76,6 +77,20 @@ def scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 CHANNELS = (1, 3, 4)
 """Gray, color, color with alpha."""
+
+
+def rendered(task: str, draw: Callable[[], Any]) -> np.ndarray:
+    """The picture that an environment's `draw` gives, uint8 [height, width, 3].
+
+    Raises:
+        Undrawable: it gave none, or raised something.
+    """
+    try:
+        return picture(draw())
+    except Mismatch as error:
+        raise Undrawable(f"task {task!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise Undrawable(f"task {task!r}: render() raised {exception_line(error)}") from error
 
 
 def _no_picture(frame: Any) -> Mismatch:

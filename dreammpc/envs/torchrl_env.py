@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 
 from dreammpc.envs import checks
 from dreammpc.envs import torchrl_specs as specs
-from dreammpc.envs.drawing import Undrawable, picture
+from dreammpc.envs.drawing import Undrawable, rendered
 from dreammpc.envs.state import Unusable, plain, unplain
 from dreammpc.envs.task_env import TaskEnv
 from dreammpc.interfaces import RunError
@@ -270,12 +270,7 @@ class TorchRLEnv(TaskEnv):
         draw = getattr(self.envs[i], "render", None)
         if draw is None:
             raise Undrawable(f"task {self.task!r}: it has no render(index, height, width)")
-        try:
-            return picture(draw(index - self._first_row(i), height, width))
-        except checks.Mismatch as error:
-            raise Undrawable(f"task {self.task!r}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise Undrawable(f"task {self.task!r}: render() raised {exception_line(error)}") from error
+        return rendered(self.task, lambda: draw(index - self._first_row(i), height, width))
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         for env in self.envs:

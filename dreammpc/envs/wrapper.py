@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from dreammpc.envs import checks
-from dreammpc.envs.drawing import Undrawable, draw, picture
+from dreammpc.envs.drawing import draw, rendered
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.state import Unusable, restore, state_of
 from dreammpc.envs.task_env import TaskEnv
@@ -200,12 +200,8 @@ class BatchedEnv(TaskEnv):
         Raises:
             Undrawable: `render` gave no picture, or raised something.
         """
-        try:
-            return picture(self.envs[index].render(height=height, width=width))  # type: ignore[call-arg]
-        except checks.Mismatch as error:
-            raise Undrawable(f"task {self.task!r}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise Undrawable(f"task {self.task!r}: render() raised {exception_line(error)}") from error
+        drawing: Any = self.envs[index]
+        return rendered(self.task, lambda: drawing.render(height=height, width=width))
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Closes every environment; a second call does nothing. What one raises is only reported."""

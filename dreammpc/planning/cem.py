@@ -116,12 +116,8 @@ class ICEM(CEM):
     momentum: Fraction = 0.1
 
     def refit(self) -> GaussianRefit:
-        return GaussianRefit(
-            num_samples=self.num_samples,
-            iterations=self.iterations,
-            num_elites=self.num_elites,
-            min_std=self.min_std,
-            max_std=max(self.init_std, self.min_std),
+        return replace(
+            super().refit(),
             momentum=self.momentum,
             noise_beta=self.noise_beta,
             keep_elites=self.keep_elites,

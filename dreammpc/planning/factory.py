@@ -1,37 +1,24 @@
 """Planners by name: built in, registered by a decorator, from an installed package, or by dotted path."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from dreammpc.interfaces import UsageError
-from dreammpc.plugins.registry import Registry, place
+from dreammpc.plugins.registry import Class, Registry, frozen_dataclass_lacks, place
 from dreammpc.plugins.settings import Setting, checked_settings, settings_of
 
 PLANNERS = Registry("planner", "dreammpc.planners")
 """Planner classes (frozen dataclasses of settings) by name."""
 
-PlannerClass = TypeVar("PlannerClass", bound=type)
 
-
-def register_planner(name: str) -> Callable[[PlannerClass], PlannerClass]:
+def register_planner(name: str) -> Callable[[Class], Class]:
     """Class decorator: make a planner selectable as `planner=NAME`.
 
     Raises:
         UsageError: the name is taken by another class, or the class is not a planner.
     """
-    if not isinstance(name, str):
-        raise UsageError(f'register_planner takes a name: @register_planner("{name.__name__.lower()}")')
-
-    def register(cls: PlannerClass) -> PlannerClass:
-        lacks = what_lacks(cls)
-        if lacks:
-            raise UsageError(f"planner {name!r} is not a planner: {place(cls)} {lacks}")
-        PLANNERS.add(name, cls)
-        return cls
-
-    return register
+    return PLANNERS.register(name, what_lacks)
 
 
 def planner_class(name: str) -> type:
@@ -49,14 +36,7 @@ def planner_class(name: str) -> type:
 
 def what_lacks(cls: Any) -> str:
     """Why `cls` is not a planner's class; empty if it is."""
-    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
-        return "is not a dataclass"
-    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return "is not frozen: @dataclass(frozen=True)"
-    if "action_dim" not in {field.name for field in dataclasses.fields(cls)}:
-        return "has no field action_dim"
-    missing = [method for method in ("initial_state", "plan") if not hasattr(cls, method)]
-    return f"has no method {missing[0]}" if missing else ""
+    return frozen_dataclass_lacks(cls, "action_dim", ("initial_state", "plan"))
 
 
 def planner_settings(name: str) -> list[Setting]:

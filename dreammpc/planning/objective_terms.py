@@ -4,10 +4,8 @@ A term is a frozen dataclass of settings with a `weight` and a method `__call__(
 them as `terms=[…]`. `dreammpc.planning.contract.check_term` checks one. Letters: see `dreammpc.interfaces`.
 """
 
-import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dreammpc.interfaces import UsageError
-from dreammpc.plugins.registry import Registry, place
+from dreammpc.plugins.registry import Class, Registry, frozen_dataclass_lacks, place
 from dreammpc.plugins.settings import checked_settings, settings_of
 
 TERMS = Registry("term", "dreammpc.terms")
@@ -61,37 +59,24 @@ class ObjectiveTerm(Protocol):
         ...
 
 
-Term = TypeVar("Term", bound=type)
-
-
-def register_term(name: str) -> Callable[[Term], Term]:
+def register_term(name: str) -> Callable[[Class], Class]:
     """Class decorator: make an objective term selectable as `terms=[NAME]`.
 
     Raises:
         UsageError: the name is taken by another class, or the class is not a term.
     """
+    return TERMS.register(name, what_term_lacks)
 
-    def register(cls: Term) -> Term:
-        check_term_class(name, cls)
-        TERMS.add(name, cls)
-        return cls
 
-    return register
+def what_term_lacks(cls: Any) -> str:
+    """Why `cls` is not a term's class; empty if it is."""
+    return frozen_dataclass_lacks(cls, "weight", ("__call__",))
 
 
 def check_term_class(name: str, cls: Any) -> None:
     """Raise UsageError unless `cls` is a frozen dataclass with a `weight` that can be called."""
-    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
-        reason = "is not a dataclass"
-    elif not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        reason = "is not frozen: @dataclass(frozen=True)"
-    elif "weight" not in {field.name for field in dataclasses.fields(cls)}:
-        reason = "has no field weight"
-    elif "__call__" not in dir(cls):
-        reason = "has no method __call__"
-    else:
-        return
-    raise UsageError(f"term {name!r} is not an objective term: {place(cls)} {reason}")
+    if reason := what_term_lacks(cls):
+        raise UsageError(f"term {name!r} is not an objective term: {place(cls)} {reason}")
 
 
 def make_term(given: Any) -> Any:

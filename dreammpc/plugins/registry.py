@@ -1,16 +1,19 @@
 """Things by name: built in, registered by a decorator, brought by an installed package, or by dotted path."""
 
+import dataclasses
 import difflib
 import functools
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 from dreammpc.interfaces import UsageError
+
+Class = TypeVar("Class", bound=type)
 
 
 class Registry:
@@ -41,6 +44,24 @@ class Registry:
                 f"{self.kind} name {name!r} is already taken by {place(taken)}; {place(thing)} needs another"
             )
         self._things[name] = thing
+
+    def register(self, name: str, lacks: Callable[[Any], str]) -> Callable[[Class], Class]:
+        """Class decorator: `add` under a name, if the class lacks nothing (see `frozen_dataclass_lacks`).
+
+        Raises:
+            UsageError: the name is taken by another class, or none, or the class lacks something.
+        """
+        if not isinstance(name, str):
+            what = f"register_{self.kind}"
+            raise UsageError(f'{what} takes a name: @{what}("{name.__name__.lower()}")')
+
+        def register(cls: Class) -> Class:
+            if reason := lacks(cls):
+                raise UsageError(f"{self.kind} {name!r} is not a {self.kind}: {place(cls)} {reason}")
+            self.add(name, cls)
+            return cls
+
+        return register
 
     def __iter__(self) -> Iterator[str]:
         """All names, sorted; those of installed packages too, without importing them."""
@@ -130,6 +151,18 @@ class Registry:
                 f"{self.kind} {point.name!r} of {package(point)} cannot be imported from {point.value}:"
                 f" {one_line(error)}"
             ) from error
+
+
+def frozen_dataclass_lacks(cls: Any, field: str, methods: Sequence[str]) -> str:
+    """Why `cls` is no frozen dataclass with that field and those methods; empty if it is one."""
+    if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
+        return "is not a dataclass"
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return "is not frozen: @dataclass(frozen=True)"
+    if field not in {each.name for each in dataclasses.fields(cls)}:
+        return f"has no field {field}"
+    missing = [method for method in methods if method not in dir(cls)]
+    return f"has no method {missing[0]}" if missing else ""
 
 
 def named_by(words: Iterable[str]) -> set[str]:
