@@ -55,8 +55,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_page_and_the_package_of_the_tests_are_the_same():
-    assert files()["best_of.py"] == (PACKAGE / "my_planners/best_of.py").read_text()
+def test_the_page_and_the_package_of_the_tests_are_installed_alike():
     for line in files()["my-planners/pyproject.toml"].splitlines():
         assert line in (PACKAGE / "pyproject.toml").read_text().splitlines()
 

@@ -9,7 +9,7 @@ from commands import TINY, refused, train
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
 
-from dreammpc.envs import make_env
+from dreammpc.envs import families, make_env
 from dreammpc.envs.envpool import EnvPoolEnv
 from dreammpc.interfaces import UsageError
 
@@ -25,8 +25,9 @@ def test_without_it_a_line_says_how_to_install_it(monkeypatch, tmp_path, capsys)
     assert "not installed: pip install 'dreammpc[envpool]'" in line
 
 
-@pytest.mark.parametrize("task", ["mw-reach", "torchrl:pendulums:Pendulums", "h1hand-run"])
-def test_other_families_have_simulators_of_their_own(task):
+@pytest.mark.parametrize("task", ["mw-reach", "torchrl:pendulums:Pendulums", "h1hand-run", "new-task"])
+def test_other_families_have_simulators_of_their_own(task, monkeypatch):
+    monkeypatch.setattr(families.FAMILIES, "_things", {**families.FAMILIES._things, "new-": None})
     with pytest.raises(UsageError, match=r"of the control suite and of Gymnasium only|takes no env.backend"):
         make_env(task, backend="envpool")
 

@@ -161,9 +161,12 @@ def pool_name(task: str, own: gymnasium.Env) -> str:
     return "".join(word if word.isupper() else word.capitalize() for word in words) + "-v1"
 
 
-def check_asked(task: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError unless EnvPool is installed, and may be asked for this task with these options."""
-    if ":" in task or task.startswith(("mw-", "h1", "g1")):
+def check_asked(task: str, family: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError unless EnvPool is installed, and may be asked for this task with these options.
+
+    `family` is the prefix of the task's family.
+    """
+    if ":" in task or family not in ("", "gym-"):
         raise UsageError(
             f"task {task!r}: env.backend=envpool steps tasks of the control suite and of Gymnasium only"
         )

@@ -200,7 +200,7 @@ def make_env(
     draws, task = "pixels" in observed(obs), canonical(task)
     options = {key: value for key, value in options.items() if value is not None and value != {}}
     if backend is not None:
-        envpool.check_asked(task, options)
+        envpool.check_asked(task, _family(task), options)
     with explained(obs) if draws else contextlib.nullcontext():
         if makes_batches(task):
             common = {"action_repeat": action_repeat, "render": render or draws, "obs": obs}
