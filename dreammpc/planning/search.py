@@ -1,8 +1,9 @@
 """A planner is propose → refine → select: what its stages share.
 
-A proposal makes a `SearchState` from a `PlanningContext`, each refinement returns a better one, a selector
-makes a `Selection`. Stages are frozen dataclasses of settings (their protocols: `dreammpc.planning.stages`);
-all that they know of a call is in these values. Letters: see `dreammpc.interfaces`; P policy rollouts.
+The search is over whole sequences of actions; there is no tree, as in mctx. A proposal makes a `SearchState`
+from a `PlanningContext`, each refinement returns a better one, a selector makes a `Selection`. Stages are
+frozen dataclasses of settings (their protocols: `dreammpc.planning.stages`); all that they know of a call is
+in these values. Letters: see `dreammpc.interfaces`; P policy rollouts.
 """
 
 from dataclasses import dataclass, field, replace
