@@ -61,4 +61,4 @@ class UpdateSettings:
     def coefficients(self) -> Coefficients:
         """What the losses take of it."""
         own = vars(self)
-        return Coefficients(*(own.get(f"{name}_coef", own.get(name)) for name in Coefficients._fields))
+        return Coefficients(*(own[name if name in own else f"{name}_coef"] for name in Coefficients._fields))

@@ -119,7 +119,7 @@ def build_algorithm(
         UsageError: an algorithm that the agent's model or planner does not fit.
     """
     cls = algorithm_class(config.name)
-    bases = [UpdateSettings, *(base for base in cls.__mro__ if issubclass(base, LatentAlgorithm))]
+    bases: list[type] = [UpdateSettings, *(base for base in cls.__mro__ if issubclass(base, LatentAlgorithm))]
     known = {name for base in bases for name in inspect.signature(base).parameters}
     own = {key: value for key, value in asdict(config).items() if key in known}
     own["progress"] = feed.progress
