@@ -2,6 +2,7 @@
 
 lightning run evaluate checkpoint=runs/.../checkpoints/best.ckpt planner=policy,mppi,dream_mpc episodes=10
 lightning run evaluate checkpoint=... planner=mppi planner.num_samples=256 video=mppi.mp4
+lightning run evaluate checkpoint=... planner=policy noise_scale=1 record=data.h5
 lightning run evaluate checkpoint='runs/*/*/checkpoints/last.ckpt' planner=policy,mppi output=scores.csv
 """
 
@@ -10,6 +11,7 @@ from dataclasses import asdict
 
 from dreammpc.configuration.evaluate_schemas import EvaluateConfig
 from dreammpc.configuration.recipe import main
+from dreammpc.data.recorder import Recorder
 from dreammpc.evaluation import table
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.results import collect, titled
@@ -27,7 +29,8 @@ def evaluate(config: EvaluateConfig) -> None:
     seeds = config.seeds or range(config.seed, config.seed + config.episodes)
     files = targets(config.output) if config.output else []
     video = video_path(config.video) if config.video else None
-    for path in filter(None, [*files, video]):
+    record = Recorder(config.record) if config.record else None
+    for path in filter(None, [*files, video, record.path if record else None]):
         open_target(path)
     if config.tracking.kind == "mlflow":
         address(config.tracking.uri)
@@ -45,11 +48,13 @@ def evaluate(config: EvaluateConfig) -> None:
         compile=config.compile,
         device=config.device,
         algorithm=config.algorithm,
+        record=record,
     ):
         rows += played.rows
         results[played.checkpoint].append(played)
         for path in files:
             write_rows(rows, path)
+        recorded = record.save() if record else ""
         if len(results[played.checkpoint]) == len(config.planners):
             tell(results[played.checkpoint], rows[-1])
 
@@ -67,6 +72,8 @@ def evaluate(config: EvaluateConfig) -> None:
         if last[0].evaluator.film_together({each.planner: each.agent for each in last}, video):
             names = " and ".join(each.planner for each in last)
             print(f"video of {names} with {last[0].checkpoint}: {video}")
+    if recorded:
+        print(recorded)
     if files:
         print(f"scores: {' and '.join(map(str, files))}")
     if config.tracking.kind == "mlflow":

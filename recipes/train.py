@@ -8,14 +8,14 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 from dataclasses import asdict
 
 from dreammpc.agent import Agent
-from dreammpc.configuration import assembly, collectors, command_line, planners
+from dreammpc.configuration import assembly, collectors, command_line, planners, recorded
 from dreammpc.configuration.recipe import main, overrides, print_from_rank_zero
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
 from dreammpc.tracking import finish_run, make_loggers
-from dreammpc.trained import loading, register
+from dreammpc.trained import initialize, loading, register
 from dreammpc.training import (
     Checkpoints,
     Evaluation,
@@ -34,16 +34,17 @@ from dreammpc.training import (
 @main("train")
 def train(config: TrainConfig) -> int:
     check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
+    data = recorded.open_data(config.data, config.env.obs)
     config.folder = str(folder := open_run(config.folder, config.resume, config.task, config.seed))
     resumed = assembly.open_resume(config.resume, config) if config.resume else None
-    speed = assembly.set_speed(config)
-    seed = seed_everything(config.seed)
+    speed, seed = assembly.set_speed(config), seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, config.env)
-    if config.resume and resumed:
+    if resumed:
         assembly.check_spaces(config.resume, resumed, env)
     model = assembly.build_model(env, asdict(config.model), config.algorithm)
+    begun = initialize(model, config.init) if config.init and not resumed else []
     planner = planners.build_planner(config.planner, model.action_dim)
     compared = planners.planners_for(config.evaluation.planners, {}, model.action_dim)
     evaluated = planners.eval_planners(config, planner)
@@ -53,10 +54,13 @@ def train(config: TrainConfig) -> int:
 
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.check_replay_fits(env, agent, config, world_size())
+    known, said = recorded.build_demonstrations(data, env, agent, config, seed, world_size())
     collector = collectors.build_collector(env, agent, seed, config)
-    shared = world_size(), assembly.replay_folder(config), collector
+    place, fresh = assembly.replay_folder(config), not (config.init or config.data.updates)
+    shared = world_size(), place, collector, known, fresh
     feed = assembly.build_feed(env, agent, config.steps, seed, config.algorithm, *shared)
     algorithm = assembly.build_algorithm(agent, feed, config.algorithm, speed.compile)
+    algorithm.freeze_parts(asdict(config.freeze))
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
     stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
@@ -73,25 +77,18 @@ def train(config: TrainConfig) -> int:
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
     bar = ProgressBar(feed, monitor, evaluation, progress)
     asked = config.trainer
-    started = (
-        asked.accelerator,
-        asked.devices,
-        asked.strategy,
-        speed.precision,
-        asked.num_nodes,
-        asked.timeout_s,
-    )
+    started = asked.accelerator, asked.devices, asked.strategy, speed.precision
     callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
-    trainer = make_trainer(folder, callbacks, loggers, *started)
-    print_from_rank_zero(f"{speed}; {config.learning()}\n{need}")
+    trainer = make_trainer(folder, callbacks, loggers, *started, asked.num_nodes, asked.timeout_s)
+    print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *said, *begun]))
     with checkpoints.restored(config.resume):
         trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
     feed.close()
     if stop.signal is not None:
         if trainer.is_global_zero:
             with progress.during("saving"):
-                finish_run(loggers, {}, feed.env_steps, {"checkpoints": [checkpoints.last]}, "killed")
-            again = command_line.override_text("resume", checkpoints.last)
+                finish_run(loggers, {}, feed.clock, {"checkpoints": [checkpoints.last]}, "killed")
+            again = command_line.words(resume=checkpoints.last, data=config.data.path)
             print(f"stopped at {feed.env_steps} env steps; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
@@ -103,7 +100,7 @@ def train(config: TrainConfig) -> int:
     video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     results = {name: played for name, played in evaluator.compare(model, compared).items() if played}
-    print(f"\n{env.title} after {feed.env_steps} environment steps:\n\n{table(results)}\n")
+    print(f"\n{env.title} after {feed.told()}:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     last = loading.evaluate_arguments(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)
     print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")

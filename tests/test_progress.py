@@ -93,6 +93,7 @@ def test_other_ranks_say_nothing(monkeypatch, rank):
 def test_phases_of_a_training():
     feed = SimpleNamespace(
         seed_steps=10, total_steps=50, action_repeat=2, agent_steps=0, updates=0, owed=0.0,
+        offline_left=4, offline=5, random=True,
         agent=SimpleNamespace(random=True),
     )  # fmt: skip
     feed.total_env_steps = 100
@@ -103,7 +104,8 @@ def test_phases_of_a_training():
         feed.env_steps = 2 * feed.agent_steps
         return bar._phase()
 
-    assert at() == ("random actions", 0, 20, "env steps")
+    assert at(updates=1) == ("learning from recorded data", 1, 5, "updates")
+    assert at(updates=0, offline_left=0) == ("random actions", 0, 20, "env steps")
     assert at(agent_steps=10, owed=9.0, updates=1) == ("learning from random data", 1, 10, "updates")
     assert bar._notes() == {}
     feed.agent.random = False

@@ -114,18 +114,18 @@ def test_bf16_is_fast_with_instructions_for_it(monkeypatch, amx, avx512_bf16):
 
 def test_a_metric_is_averaged_over_the_updates_that_returned_it():
     """Not every update returns every metric: the policy's are missing in a seed phase, say."""
-    logged, feed = [], SimpleNamespace(env_steps=0, updates=0, finished=[])
+    logged, feed = [], SimpleNamespace(env_steps=0, clock=0, updates=0, finished=[])
     owner = SimpleNamespace(
         world_size=1, loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))]
     )
     monitor = Monitor(feed, every=4)
     monitor.on_train_start(owner, None)
     for step, (loss, policy) in enumerate([(1.0, None), (2.0, None), (3.0, 10.0), (6.0, 20.0)], 1):
-        feed.env_steps = feed.updates = step
+        feed.env_steps = feed.clock = feed.updates = step
         values = {"loss": loss} if policy is None else {"loss": loss, "policy": policy}
         monitor.on_train_batch_end(owner, None, {k: torch.tensor(v) for k, v in values.items()}, None, 0)
     (metrics,) = logged
     assert (metrics["loss"], metrics["policy"]) == (3.0, 15.0)
-    feed.env_steps = feed.updates = 8
+    feed.env_steps = feed.clock = feed.updates = 8
     monitor.on_train_batch_end(owner, None, {"loss": torch.tensor(7.0)}, None, 0)
     assert logged[1]["loss"] == 7.0 and "policy" not in logged[1]

@@ -3,7 +3,7 @@
 Shapes: B slices of a batch, H transitions in a slice, D latent width, A action dimension, K value heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -73,6 +73,7 @@ class LatentAlgorithm(Updates):
         self._policy_loss: Callable[..., Any] = compiled(self.policy_loss, compile)
         self.updates = 0
         self._began = False
+        self._frozen: dict[str, int] = {}
         self._first_rates: list[list[float]] = []
         """Learning rates at full height, of every group of every optimizer."""
         self.policy_parameters = list(self.model.actor.parameters())
@@ -89,14 +90,33 @@ class LatentAlgorithm(Updates):
         if isinstance(batch, TensorDictBase):
             self.before_update(batch)
 
+    def freeze_parts(self, updates: Mapping[str, int]) -> None:
+        """Leave parts of the model as they are in the first updates: no gradient and no optimizer's step.
+
+        Args:
+            updates: for how many, by the part's name in the model, such as `encoder` or `dynamics`.
+        """
+        self._frozen = {part: number for part, number in updates.items() if number}
+
+    def _freeze_what_is_due(self) -> None:
+        for part, until in list(self._frozen.items()):
+            frozen, parameters = self.updates <= until, list(getattr(self.model, part).parameters())
+            if frozen == parameters[0].requires_grad:
+                for parameter in parameters:
+                    parameter.requires_grad_(not frozen)
+                self.recapture()
+            if not frozen:
+                del self._frozen[part]
+
     def before_update(self, batch: TensorDictBase) -> None:
-        """Reset what is due, set learning rates, note the statistics of observations, center images.
+        """Reset and freeze what is due, set learning rates, note statistics of observations, center images.
 
         Of several processes all take in the mean of their batches.
         """
         if (every := self.settings.reset_every) and self.updates and self.updates % every == 0:
             reset_value_and_policy(self.model, self._unwrapped(), seed=self.updates)
         self.updates += 1
+        self._freeze_what_is_due()
         if self.lr_changes and self.progress is not None:
             self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:

@@ -17,6 +17,7 @@ from dreammpc.algorithms.update_settings import UpdateSettings
 from dreammpc.configuration.collectors import count_rows
 from dreammpc.configuration.schemas import AlgorithmConfig, EnvConfig, TrainConfig
 from dreammpc.data import Feed, Replay, check_replay_memory, make_collector, replay_bytes, replay_place
+from dreammpc.data.demonstrations import Demonstrations
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.interfaces import UsageError
 from dreammpc.models import LatentModel
@@ -59,7 +60,7 @@ def set_speed(config: TrainConfig) -> Speed:
     set_threads(width, asked.threads)
     decisions = config.steps / (config.env.action_repeat or 2)  # left open it counts for two control steps
     plans = decisions / config.env.num_envs if config.planner.get("name") in QUICK else math.inf
-    calls = plans, decisions * config.algorithm.utd
+    calls = plans, decisions * config.algorithm.utd + config.data.updates
     speed = choose_speed(device, asked.compile, asked.precision, width, config.env.obs, calls)
     speed.apply()
     return speed
@@ -124,7 +125,7 @@ def build_algorithm(
     own = {key: value for key, value in asdict(config).items() if key in known}
     own["progress"] = feed.progress
     if cls.learns_from_plans:
-        own["write_back"] = feed.replay.update
+        own["write_back"] = feed.write_back
     return cls(agent, compile=compile, **own)
 
 
@@ -159,6 +160,8 @@ def build_feed(
     world_size: int = 1,
     folder: Any = None,
     collector: Any = None,
+    data: Demonstrations | None = None,
+    random: bool = True,
 ) -> Feed:
     """Collector and replay of `agent` in `env`, as the feed of a Trainer.
 
@@ -173,6 +176,8 @@ def build_feed(
         world_size: processes that train together.
         folder: where the replay lies, see `replay_folder`.
         collector: see `build_collector`; by default `agent` acts in `env`.
+        data: recorded data to learn from, before and beside what is collected.
+        random: act at random in the first steps; else the agent plays them, which knows something already.
 
     Raises:
         UsageError: a batch that cannot be divided among them, or windows longer than an episode.
@@ -191,7 +196,7 @@ def build_feed(
     random_steps = (
         max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps // env.action_repeat
     )
-    if random_steps >= total_steps:
+    if random_steps >= total_steps and data is None:
         first = random_steps * env.action_repeat
         log.warning("nothing is learned: the first %d steps are random (algorithm.seed_steps)", first)
     return Feed(
@@ -213,6 +218,8 @@ def build_feed(
         utd=algorithm.utd,
         action_repeat=env.action_repeat,
         world_size=world_size,
+        data=data,
+        random=random,
     )
 
 
@@ -269,7 +276,7 @@ def open_resume(checkpoint: str | Path, config: TrainConfig) -> dict[str, Any]:
     return facts
 
 
-def check_spaces(path: str | Path, facts: dict[str, Any], env: TaskEnv) -> None:
+def check_spaces(path: str | Path | None, facts: dict[str, Any], env: TaskEnv) -> None:
     """Raise UsageError if the checkpoint at `path` was trained for other spaces than those of `env`."""
     cameras = facts.get("channels", 3), env.channels
     if facts.get("obs", "state") != "state" and cameras[0] != cameras[1]:

@@ -17,6 +17,7 @@ LITERAL = (
     "folder",
     "output",
     "video",
+    "record",
     "resume",
     "replay.folder",
     "tracking.uri",
@@ -24,11 +25,24 @@ LITERAL = (
     "tracking.run_name",
     "tracking.parent",
     "tracking.register",
+    "data.path",
+    "init",
 )
 """Keys whose values, paths and names, are taken as they are typed."""
 FIRST = "cartpole-swingup"
 """The experiment that `train` runs by itself, a first look within minutes."""
-CHOICES = {"task", "experiment", "model", "algorithm", "learning", "planner", "env.obs", "resume"}
+CHOICES = {
+    "data.path",
+    "init",
+    "task",
+    "experiment",
+    "model",
+    "algorithm",
+    "learning",
+    "planner",
+    "env.obs",
+    "resume",
+}
 
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -36,7 +50,8 @@ QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
 
 def rewrite(arguments: list[str], recipe: str) -> list[str]:
-    """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `obs=pixels`, `planner._target_=PATH`,
+    """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `data=PATH`, `obs=pixels`,
+    `data.columns.ROLE=NAME`, `planner._target_=PATH`,
     `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
     `checkpoint=a,b` and `seeds=1,2`.
 
@@ -69,6 +84,11 @@ def concealed(word: str) -> str:
 
 def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     key, equals, value = argument.partition("=")
+    if key == "data" and recipe == "train":
+        key, argument = "data.path", f"data.path={value}"
+    if key.startswith("data.columns.") and equals:
+        columns = list(map(quoted, _parts(_unbracketed(value))))
+        return f"++{key}=" + (columns[0] if len(columns) == 1 else f"[{','.join(columns)}]")
     if key.lstrip("+") in LITERAL and equals and value in ("", "''", '""'):
         raise UsageError(
             f"{key}= is empty (a variable of the shell that is not set?); leave it out, or give a value"
@@ -84,8 +104,7 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     if recipe in COMPARE and key.startswith("planner."):
         return f"++settings.{key.removeprefix('planner.')}={value}"
     if recipe == "evaluate" and key == "checkpoint":
-        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else value
-        return f"checkpoint=[{','.join(map(quoted, _parts(listed)))}]"
+        return f"checkpoint=[{','.join(map(quoted, _parts(_unbracketed(value))))}]"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
     if key.startswith("env.kwargs."):  # the names are the environment's own
@@ -97,6 +116,10 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     if key.startswith("eval_planner."):
         return f"++eval_settings.{key.removeprefix('eval_planner.')}={value}"
     return argument
+
+
+def _unbracketed(value: str) -> str:
+    return value[1:-1] if value[:1] == "[" and value[-1:] == "]" else value
 
 
 def _parts(value: str) -> list[str]:
@@ -175,6 +198,11 @@ def unquoted(text: str) -> str:
 def override_text(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
     return shlex.quote(f"{key}={quoted(str(value))}")
+
+
+def words(**values: object) -> str:
+    """`override_text` of all that are given, one after the other."""
+    return " ".join(override_text(key, value) for key, value in values.items() if value is not None)
 
 
 def with_first_experiment(arguments: list[str]) -> list[str]:

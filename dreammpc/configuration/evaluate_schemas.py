@@ -17,6 +17,7 @@ class EvaluateConfig:
     """Everything that `evaluate` takes; `checkpoint`, `planner` and `seeds` take a,b,c on the command line.
 
     `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
+    `record` is a file that gets the episodes, as data to learn from (docs/data.md).
     `algorithm` confirms the dotted path of one that trained, which a checkpoint alone does not have imported.
     """
 
@@ -33,6 +34,7 @@ class EvaluateConfig:
     device: str = "auto"
     video: str | None = None
     output: str | None = None
+    record: str | None = None
     tracking: TrackingConfig = dataclasses.field(default_factory=lambda: TrackingConfig(kind="none"))
 
     def __post_init__(self):

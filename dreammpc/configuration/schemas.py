@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dreammpc.algorithms.update_settings import UpdateSettings
+from dreammpc.configuration.data_schemas import DataConfig, FreezeConfig
 from dreammpc.envs import canonical
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.plugins.settings import (
@@ -203,15 +204,19 @@ class TrainConfig:
     same one), the first of them decides which checkpoint is best.
 
     `folder` is the run's, by default a new one: `runs/TASK/seedN-TIME`. `resume` is the path of a checkpoint,
-    or `auto`: the newest that is whole (docs/resume.md).
+    or `auto`: the newest that is whole (docs/resume.md). `init` is a checkpoint or an agent whose weights a
+    new run begins with (docs/data.md).
     """
 
     task: str = "cartpole-swingup"
     seed: Seed = 1
-    steps: Positive = 50_000
+    steps: Count = 50_000
     save_every: Positive = 10_000
     folder: str | None = None
     resume: str | None = None
+    init: str | None = None
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     collector: CollectorConfig = dataclasses.field(default_factory=CollectorConfig)
     model: Any = None
@@ -227,6 +232,8 @@ class TrainConfig:
     def __post_init__(self):
         check(self)
         self.task = canonical(self.task)
+        if not self.steps and not self.data.updates:
+            raise UsageError("steps=0 learns from recorded data alone: data=PATH data.updates=N")
 
     def learning(self) -> str:
         """In one line, which model learns with which settings."""

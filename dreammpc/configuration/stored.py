@@ -29,8 +29,8 @@ from dreammpc.support.nested import flattened
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")
 """Groups that are sets of other settings, and that a run does not store by their names."""
-PLACES = ("folder", "resume", "replay.folder", "tracking.uri", "tracking.register")
-"""Settings that no file decides: folders and addresses, and what is written there."""
+PLACES = ("folder", "resume", "replay.folder", "tracking.uri", "tracking.register", "data.path", "init")
+"""Settings that no file decides: folders, addresses and files, and what is written there."""
 
 Compose = Callable[[list[str]], dict[str, Any]]
 """From words to the settings that they make, with today's options; nothing is resolved."""
@@ -65,6 +65,7 @@ def stored_words(
     reader.take_set("learning", chosen, now, compose)
     settings = list(reader.settings(now))
     reader.check_address(now)
+    reader.check_data()
     return [*groups, *settings], reader.said()
 
 
@@ -130,6 +131,14 @@ class _Reader:
             raise UsageError(
                 f"{self.where}: its run logged to MLflow at an address of its own, and no address is taken"
                 " from a file: add tracking.uri=ADDRESS, or set MLFLOW_TRACKING_URI, or add tracking=none"
+            )
+
+    def check_data(self) -> None:
+        """Raise UsageError if the run learned from recorded data, and today's words do not name them."""
+        if (path := dict(self.config.get("data", {})).get("path")) and "data.path" not in self.given:
+            raise UsageError(
+                f"{self.where}: its run learned from recorded data, and no path is taken from a file: add"
+                f" {shlex.quote(f'data={path}')}, or data=null to go on without them"
             )
 
     def said(self) -> list[str]:

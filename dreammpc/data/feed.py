@@ -1,7 +1,8 @@
 """What the Trainer iterates: act in the environments, then sample as many batches as the update ratio asks.
 
 The feed owns the clock. Agent steps count decisions over all environments; environment steps, the only
-clock that users see, count simulator control steps: agent steps × action repeat.
+clock that users see, count simulator control steps: agent steps × action repeat. Updates on recorded data,
+which come before the first of them, are counted down: the clock is -1 before the last such update.
 """
 
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 
 from dreammpc.data.collector import get_state, set_state
+from dreammpc.data.demonstrations import Demonstrations
 from dreammpc.data.replay import Replay
 from dreammpc.runtime.devices import CPU, to_device
 
@@ -48,7 +51,7 @@ class Turns:
 
     def __next__(self) -> Turn:
         self.feed.collect_until_owed()
-        return Turn(self.feed, min(self.feed.turn, int(self.feed.owed)))
+        return Turn(self.feed, min(self.feed.turn, self.feed.offline_left or int(self.feed.owed)))
 
 
 class Feed:
@@ -69,6 +72,9 @@ class Feed:
         utd: updates per agent step.
         action_repeat: environment steps per agent step.
         world_size: processes that train together; all steps above are those of all of them.
+        data: recorded data, from which `data.updates` updates are made before anything is collected, and a
+            share of each batch afterwards.
+        random: act at random in the first `seed_steps`; else the agent acts in them too.
     """
 
     def __init__(
@@ -81,10 +87,15 @@ class Feed:
         utd: float,
         action_repeat: int,
         world_size: int = 1,
+        data: Demonstrations | None = None,
+        random: bool = True,
     ):
         self.collector, self.agent, self.replay = collector, agent, replay
         self.seed_steps, self.total_steps = seed_steps, total_steps
         self.utd, self.action_repeat, self.world_size = utd, action_repeat, world_size
+        self.data, self.random = data, random
+        self.offline = 0 if data is None else data.updates
+        """Updates on recorded data alone that a run begins with."""
         self.agent_steps, self.updates, self.owed = 0, 0, 0.0
         self.turn = 1
         """Updates that a collect brings, at least one."""
@@ -101,17 +112,35 @@ class Feed:
         return self.agent_steps * self.action_repeat
 
     @property
+    def offline_left(self) -> int:
+        """Updates on recorded data alone that are still to be made."""
+        return max(self.offline - self.updates, 0)
+
+    @property
+    def clock(self) -> int:
+        """Environment steps; before them, as a negative number, the updates on recorded data to come."""
+        return -self.offline_left or self.env_steps
+
+    def told(self) -> str:
+        """What the clock says, in words."""
+        offline = f" and {self.offline - self.offline_left} updates on recorded data" if self.offline else ""
+        return f"{self.env_steps} environment steps{offline}"
+
+    @property
     def total_env_steps(self) -> int:
         return self.total_steps * self.action_repeat
 
     @property
     def exhausted(self) -> bool:
         """Whether all steps have been taken and all updates made."""
-        return self.agent_steps >= self.total_steps and self.owed < 1
+        return not self.offline_left and self.agent_steps >= self.total_steps and self.owed < 1
 
     def progress(self) -> float:
-        """The share of all steps that has been taken, from 0 to 1."""
-        return min(self.agent_steps / self.total_steps, 1.0)
+        """The share of all steps that has been taken, from 0 to 1; an update on recorded data alone counts as
+        as many steps as come with an update later."""
+        before = self.offline / (self.utd or 1)
+        done = self.agent_steps + min(self.updates, self.offline) / (self.utd or 1)
+        return min(done / (before + self.total_steps), 1.0)
 
     def __len__(self) -> int:
         # Without a length Lightning prefetches a batch: collection would run one step ahead of the weights.
@@ -122,9 +151,12 @@ class Feed:
 
     def __next__(self) -> TensorDictBase:
         self.collect_until_owed()
-        self.owed -= 1
+        offline = self.offline_left > 0
+        self.owed -= not offline
         self.updates += 1
-        return self.replay.sample()
+        if self.data is None:
+            return self.replay.sample()
+        return self.data.sample(self.replay, alone=offline)
 
     def turns(self) -> Turns:
         """What a Trainer iterates, with an algorithm that takes several updates in a training step."""
@@ -136,13 +168,13 @@ class Feed:
         Raises:
             StopIteration: the feed has ended, or was stopped.
         """
-        while self.owed < 1:
+        while not self.offline_left and self.owed < 1:
             if self.stopped or self.agent_steps >= self.total_steps:
                 raise StopIteration
             self._collect()
 
     def _collect(self) -> None:
-        self.agent.random = self.agent_steps < self.seed_steps
+        self.agent.random = self.random and self.agent_steps < self.seed_steps
         if self._frames is None:
             self._frames = iter(self.collector)
         try:
@@ -154,7 +186,7 @@ class Feed:
         self.agent_steps += steps
         self._count_returns(batch)
         if self.agent_steps >= self.seed_steps:
-            new = self.agent_steps if self.updates == 0 and self.owed == 0 else steps
+            new = self.agent_steps if self.updates == self.offline and self.owed == 0 else steps
             self.owed += new * self.utd
             self.turn = max(1, int(steps * self.utd))
 
@@ -183,10 +215,22 @@ class Feed:
             "return": self._return.clone(),
             "length": self._length.clone(),
             "collector": get_state(self.collector),
+            "random_first": self.random,
+            **({} if self.data is None else {"offline": self.offline, "data": self.data.state_dict()}),
         }
+
+    def write_back(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> None:
+        """`Replay.update` of rows of a batch, wherever they came from."""
+        if self.data is None:
+            self.replay.update(index, generation, values)
+        else:
+            self.data.update(self.replay, index, generation, values)
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Go on where `state_dict` was taken.
+
+        Raises:
+            UsageError: the recorded data are other ones.
 
         Returns:
             Whether the episodes go on too; where the environments do not allow it fresh ones start.
@@ -196,6 +240,11 @@ class Feed:
         self.agent.random = state.get("random", False)  # True also in the updates on the seed phase
         self.agent.checked = state.get("checked", False)
         self.finished = [(score, length) for score, length in state.get("finished", [])]
+        self.random = state.get("random_first", True)
+        if self.agent_steps or self.data is None:  # else there may be more such updates now
+            self.offline = state.get("offline", 0)
+        if self.data is not None and "data" in state:
+            self.data.load_state_dict(state["data"])
         if not set_state(self.collector, state.get("collector")):
             return False
         self._return, self._length = state["return"].clone(), state["length"].clone()

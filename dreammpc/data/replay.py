@@ -93,8 +93,8 @@ class Replay:
             else LazyTensorStorage(self.capacity, device=self.device or "cpu"),
             sampler=self._sampler,
             writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
-            batch_size=batch_size,
         )
+        self.batch_size = batch_size
         self.written = 0
         """Rows ever written."""
         self.episodes = 0
@@ -143,9 +143,12 @@ class Replay:
             stamps.append(self._frame)
         return torch.stack(stamps, 1)
 
-    def sample(self) -> TensorDictBase:
-        """A batch of windows, TensorDict [batch_size, window]; `pixels` are stacks of three frames."""
-        batch = self.buffer.sample() if self.device is None else self._sample_there()
+    def sample(self, size: int | None = None) -> TensorDictBase:
+        """A batch of windows, TensorDict [size, window], by default of `batch_size`; `pixels` are stacks of
+        three frames.
+        """
+        size = self.batch_size if size is None else size
+        batch = self.buffer.sample(size) if self.device is None else self._sample_there(size)
         if self.ragged:
             frames = batch["frame"]
             steps = torch.arange(frames.shape[1], device=frames.device)
@@ -154,10 +157,10 @@ class Replay:
             batch[PIXELS], batch[NEXT_PIXELS] = self.frames.stacks(batch.pop("frames"))
         return batch
 
-    def _sample_there(self) -> TensorDictBase:
+    def _sample_there(self, size: int) -> TensorDictBase:
         """Windows from a storage on a device: their numbers are sent in one piece, and all else stays."""
         storage = self.buffer.storage
-        index, _ = self._sampler.sample(storage, self.buffer._batch_size)
+        index, _ = self._sampler.sample(storage, size)
         if self.device is not None and self.device.type == "cuda":
             index = index.pin_memory()
         there = index.to(self.device, non_blocking=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from dreammpc.data.recorder import Recorder
 from dreammpc.runtime.devices import (
     CPU,
     device_name,
@@ -80,6 +81,7 @@ def run_episodes(
     should_stop: Callable[[], bool] = lambda: False,
     stepped: Callable[[], None] = lambda: None,
     rows: int | None = None,
+    record: Recorder | None = None,
 ) -> Episodes | None:
     """Play one episode in each of the B environments of `env`.
 
@@ -94,6 +96,7 @@ def run_episodes(
         should_stop: asked at every step; True gives up and returns `None`.
         stepped: told of every step.
         rows: how many environments are played, the first ones; the others only run beside them. None is all.
+        record: is told of every step, and when all episodes are over.
     """
     size = env.batch_size[0]
     seeds = [seed + i for i in range(size)] if isinstance(seed, int) else list(seed)
@@ -127,8 +130,10 @@ def run_episodes(
             masked = plan.diagnostics.detach().cpu() * alive
             sums = masked if sums is None else sums + masked
             obs["action"] = action
-            obs = env.step(obs)["next"]
+            before, obs = obs, env.step(obs)["next"]
             stepped()
+            if record is not None:
+                record.step(before, obs, alive)
             violation = torch.as_tensor(getattr(env, "violation", math.nan)).float().cpu().expand(size)
             reports |= bool(violation.isfinite().any())
             violations += violation.nan_to_num(0.0) * alive
@@ -143,6 +148,8 @@ def run_episodes(
             obs = obs.exclude("reward")
             if is_init.any() and alive.any():  # an environment that is over must not be stepped on
                 obs = env.reset(obs.set("_reset", obs["done"])).exclude("_reset")
+    if record is not None:
+        record.end()
     each = {} if sums is None else {key: value[:played] for key, value in sums.items()}
     each |= {"violation_reported": violations[:played]} if reports else {}
     returns, lengths, terminated = returns[:played], lengths[:played], terminated[:played]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.agent import Agent
+from dreammpc.data.recorder import Recorder
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.evaluation.film import film
@@ -53,12 +54,12 @@ class Evaluator:
             self._env = make_env(self.task, self.episodes, self.seeds[0], self.action_repeat, **arguments)
         return self._env
 
-    def play(self, agent, name: str = "") -> Episodes | None:
-        """All episodes with `agent`, shown under `name`; `None` if interrupted."""
+    def play(self, agent, name: str = "", record: Recorder | None = None) -> Episodes | None:
+        """All episodes with `agent`, shown under `name`, and recorded by `record`; `None` if interrupted."""
         with self.progress.during(f"evaluating {name}".rstrip(), self._steps(), "steps") as stepped:
             more = range(self.seeds[-1] + 1, self.seeds[-1] + 1 + self.env.num_envs - self.episodes)
             seeds, rows = [*self.seeds, *more], self.episodes
-            return run_episodes(self.env, agent, seeds, None, self.should_stop, stepped, rows)
+            return run_episodes(self.env, agent, seeds, None, self.should_stop, stepped, rows, record)
 
     def _steps(self) -> int | None:
         """Agent steps of a whole episode, if anybody is to be told."""

@@ -35,9 +35,9 @@ class JSONLLogger(Logger):
 
     Args:
         folder: the run folder, made if missing.
-        resume_step: environment steps of the checkpoint that the run goes on from. Later lines are dropped,
-            in one atomic step, so that no step appears twice. None begins a run: what is there was written by
-            one that ended before its first checkpoint, and goes.
+        resume_step: the clock (see `Feed`) of the checkpoint that the run goes on from. Later lines are
+            dropped, in one atomic step, so that no step appears twice. None begins a run: what is there was
+            written by one that ended before its first checkpoint, and goes.
     """
 
     def __init__(self, folder: str | Path, resume_step: float | None = None) -> None:
@@ -47,7 +47,7 @@ class JSONLLogger(Logger):
         self._tags: dict[str, Any] = {}
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._elapsed = _rewind(self._path, -1 if resume_step is None else resume_step)
+            self._elapsed = _rewind(self._path, -math.inf if resume_step is None else resume_step)
         self._start = time.monotonic()
 
     @property
@@ -161,11 +161,11 @@ def record_of(line: str) -> dict[str, Any]:
 def _rewind(path: Path, last_step: float) -> float:
     """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept.
 
-    What is noted of lines at MLflow is rewound as well. With a negative `last_step` a run begins, of which
+    What is noted of lines at MLflow is rewound as well. With a `last_step` of -inf a run begins, of which
     there is nothing yet.
     """
     note = read_note(path.parent)
-    if last_step < 0:
+    if last_step == -math.inf:
         for name in (LOG, PARAMS, ORIGIN, NOTE):
             path.with_name(name).unlink(missing_ok=True)
     if not path.exists():

@@ -101,7 +101,8 @@ def make_loggers(
     """
     if kind == "mlflow" and find_spec("mlflow") is None:
         raise UsageError("tracking=mlflow needs MLflow, which is not installed here; choose tracking=none")
-    run_id, step = (resumed["tracking_run"], resumed["env_steps"]) if resumed else (None, None)
+    run_id = resumed["tracking_run"] if resumed else None
+    step = resumed.get("clock", resumed["env_steps"]) if resumed else None
     logger, tags = JSONLLogger(folder, step) if kind == "none" else None, provenance_tags()
     if logger is None:
         from dreammpc.tracking.mlflow_logger import MLflowTracker

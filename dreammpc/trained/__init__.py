@@ -2,15 +2,17 @@
 
 library           names → files and cards              export        a run's checkpoint → weights and card
 mlflow_download   MLflow's addresses → checkpoints     mlflow_model  a checkpoint → a model at MLflow (served)
+initial           weights of another run to begin with
 agents/           TASK/ALGORITHM-seedN.ckpt, .json
 """
 
 from typing import Any
 
 from dreammpc.trained.export import export_agent
+from dreammpc.trained.initial import initialize
 from dreammpc.trained.library import agent_names, find_agent, locate, read_card
 
-__all__ = ["agent_names", "export_agent", "find_agent", "locate", "read_card", "register"]
+__all__ = ["agent_names", "export_agent", "find_agent", "initialize", "locate", "read_card", "register"]
 
 
 def register(*arguments: Any, **options: Any) -> str:

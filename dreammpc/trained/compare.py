@@ -15,6 +15,7 @@ from dreammpc.agent import Agent
 from dreammpc.configuration import assembly
 from dreammpc.configuration.planners import planners_for
 from dreammpc.configuration.schemas import EnvConfig
+from dreammpc.data.recorder import Recorder
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
@@ -70,6 +71,7 @@ def compare(
     compile: bool | str = False,
     device: str | torch.device = "auto",
     algorithm: str | None = None,
+    record: Recorder | None = None,
 ) -> Iterator[Played]:
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
@@ -83,6 +85,7 @@ def compare(
         compile: how plans run, see `dreammpc.runtime.compiling.MODES`; True is `default`.
         device: that plans (see `dreammpc.runtime.devices.choose_device`).
         algorithm: the dotted path of one that a checkpoint may name (see `loading.load_agent`).
+        record: keeps all episodes; whoever gave it saves them.
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
@@ -107,6 +110,8 @@ def compare(
         made = EnvConfig(action_repeat=action_repeat_of(facts), obs=model.obs, **model_options(facts))
         env = assembly.build_env(task or facts["task"], 0, made)
         assembly.check_spaces(path, facts, env)
+        if record is not None:
+            record.expect(env)
     for path in checkpoints:
         model, facts = loading.load_model(path, chosen, named_now)
         set_threads(model_width(facts))
@@ -116,7 +121,7 @@ def compare(
         evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **arguments)
         for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
             agent = Agent(model, planner, noise_scale, compile)
-            episodes = evaluator.play(agent)
+            episodes = evaluator.play(agent, record=record)
             assert episodes is not None  # nothing interrupts it
             own = dataclasses.asdict(planner)
             rows = make_rows(

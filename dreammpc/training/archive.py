@@ -65,7 +65,7 @@ class ReplayArchive:
             self._sums[name] = save_atomically(content, self.folder / name)
             segments.append((start, stop, name))
             start = stop
-        if replay.mutable:
+        if replay.mutable and len(replay):
             self._mutable = f"mutable-{replay.written:010d}-{secrets.token_hex(4)}.pt"
             rows = replay.rows(oldest, replay.written).select(*replay.mutable)
             self._sums[self._mutable] = save_atomically(flat(rows), self.folder / self._mutable)

@@ -40,7 +40,7 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._next is None:
-            self._next = self.feed.env_steps + self.every
+            self._next = self.feed.clock + self.every
         self._sums = {names: (sums.to(pl_module.device), n) for names, (sums, n) in self._sums.items()}
         self._began = (time.perf_counter(), self.feed.updates, self.feed.env_steps)
 
@@ -51,7 +51,7 @@ class Monitor(Callback):
             names, values = tuple(update), torch.stack(list(update.values()))
             total, count = self._sums.get(names, (0.0, 0))
             self._sums[names] = total + values, count + 1
-        if self._next is None or self.feed.env_steps < self._next:
+        if self._next is None or self.feed.clock < self._next:
             return
         now, updates, steps = time.perf_counter(), self.feed.updates, self.feed.env_steps
         seconds = now - self._began[0]
@@ -66,8 +66,8 @@ class Monitor(Callback):
             metrics["train/length"] = sum(lengths) / len(lengths)
         self.recent |= metrics
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=steps)
-        self._next, self._began = steps + self.every, (now, updates, steps)
+            logger.log_metrics(metrics, step=self.feed.clock)
+        self._next, self._began = self.feed.clock + self.every, (now, updates, steps)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last line, so that a resumed run logs the lines of an uninterrupted one."""
@@ -114,7 +114,7 @@ class Evaluation(Callback):
         """Whether an evaluation was interrupted; a resumed run makes it up before anything else."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._next = (self.feed.env_steps // self.every + 1) * self.every
+        self._next = (self.feed.clock // self.every + 1) * self.every
         if self._owed:
             self._play(trainer, pl_module)
 
@@ -122,8 +122,8 @@ class Evaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The last step of a training is evaluated by whoever trains, more thoroughly.
-        if self.feed.env_steps >= self._next:
-            self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if self.feed.clock >= self._next:
+            self._next = (self.feed.clock // self.every + 1) * self.every
             self._play(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Evaluation(Callback):
             scores.append(episodes.mean)
         self.recent = metrics
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=self.feed.env_steps)
+            logger.log_metrics(metrics, step=self.feed.clock)
         self.checkpoints.offer(pl_module, scores[0])
 
 
@@ -180,13 +180,14 @@ class ProgressBar(Callback):
         self._shown.enter_context(compilations(self.progress))
 
     def _phase(self) -> Phase:
-        feed = self.feed
-        first = min(feed.seed_steps, feed.total_steps)
+        feed, first = self.feed, min(self.feed.seed_steps, self.feed.total_steps)
+        if feed.offline_left:
+            return Phase("learning from recorded data", feed.updates, feed.offline, "updates")
         if feed.agent_steps < first:
-            return Phase("random actions", feed.env_steps, first * feed.action_repeat, "env steps")
+            which = "random actions" if feed.random else "first actions"
+            return Phase(which, feed.env_steps, first * feed.action_repeat, "env steps")
         if feed.agent.random and feed.owed + feed.updates > 0:
-            owed = feed.updates + int(feed.owed)
-            return Phase("learning from random data", feed.updates, owed, "updates")
+            return Phase("learning from random data", feed.updates, feed.updates + int(feed.owed), "updates")
         return Phase("training", feed.env_steps, feed.total_env_steps, "env steps")
 
     def _notes(self) -> dict[str, str]:
@@ -274,8 +275,7 @@ class GracefulStop(Callback):
         if trainer.world_size > 1 and self._steps % self.agree_every == 0:
             self.signal = all_reduce_max(trainer, self.signal or 0) or None
             trainer.should_stop = self.signal is not None
-        if self.feed.exhausted:
-            trainer.should_stop = True
+        trainer.should_stop |= self.feed.exhausted
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not (trainer.should_stop or self.feed.stopped or self.feed.exhausted):

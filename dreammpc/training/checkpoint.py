@@ -125,7 +125,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The random streams last, so that nothing has drawn from them since."""
-        self._next = (self.feed.env_steps // self.every + 1) * self.every
+        self._next = (self.feed.clock // self.every + 1) * self.every
         if self._resume_from is not None:
             check_optimizers(trainer.optimizers)
             if not set_random_state(self._my_share(trainer)["random"], pl_module.device):
@@ -165,8 +165,8 @@ class Checkpoints(Callback):
         if guard is not None and guard.limit_reached():
             self._roll_back(trainer, pl_module)
             guard.reset()
-        if self.feed.env_steps >= self._next:
-            self._next = (self.feed.env_steps // self.every + 1) * self.every
+        if self.feed.clock >= self._next:
+            self._next = (self.feed.clock // self.every + 1) * self.every
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -285,4 +285,5 @@ class Checkpoints(Callback):
         self._resume_from = {**facts["resume"], "env_steps": facts["env_steps"], "file": file}
 
     def _describe(self) -> dict[str, Any]:
-        return {**self.description, "env_steps": self.feed.env_steps, "score": self.best_score}
+        now = {"env_steps": self.feed.env_steps, "clock": self.feed.clock}
+        return {**self.description, **now, "score": self.best_score}

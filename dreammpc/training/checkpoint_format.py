@@ -41,6 +41,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "config.tracking": dict,
     "overrides": list,
     "env_steps": (int, NoneType),
+    "clock": int,
     "resume": dict,
     "resume.ranks": list,
     "resume.best_score": (int, float),

@@ -5,14 +5,17 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 
 from dreammpc.configuration import assembly
+from dreammpc.configuration.data_schemas import DataConfig
 from dreammpc.configuration.planners import build_planner
-from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig, EnvConfig
+from dreammpc.configuration.recorded import build_demonstrations, open_data
+from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig, EnvConfig, ReplayConfig, TrainerConfig
 from dreammpc.evaluation import Evaluator
 from dreammpc.tracking import JSONLLogger
 from dreammpc.training import (
@@ -48,6 +51,8 @@ class Training:
         accelerator, precision: what trains, and in what.
         task, env: what is trained on, and what its environments are made with.
         place: of the replay, see `assembly.build_feed`.
+        data: recorded data and settings of their schema, or None.
+        frozen: see `LatentAlgorithm.freeze_parts`.
         algorithm_settings: in place of the defaults here.
     """
 
@@ -67,6 +72,8 @@ class Training:
         task: str = "pendulum-swingup",
         env: dict[str, Any] | None = None,
         place: Any = None,
+        data: dict[str, Any] | None = None,
+        frozen: dict[str, int] | None = None,
         **algorithm_settings: Any,
     ):
         seed = seed_everything(1)
@@ -76,12 +83,18 @@ class Training:
         env = assembly.build_env(task, seed, EnvConfig(**made))
         model = assembly.build_model(env, MODEL, learner)
         self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), learner)
-        self.feed = assembly.build_feed(env, self.agent, steps, seed, learner, folder=place)
+        chosen = DataConfig(**(data or {}))
+        whole: Any = SimpleNamespace(folder=folder, data=chosen, algorithm=learner, replay=ReplayConfig())
+        whole.trainer = TrainerConfig()
+        found = open_data(chosen, env.obs)
+        known, _ = build_demonstrations(found, env, self.agent, whole, seed, 1)
+        self.feed = assembly.build_feed(env, self.agent, steps, seed, learner, folder=place, data=known)
         self.algorithm = assembly.build_algorithm(self.agent, self.feed, learner)
+        self.algorithm.freeze_parts(frozen or {})
         config = {"model": MODEL, "algorithm": dataclasses.asdict(learner), "steps": steps}
         facts = assembly.describe(task, model, config, [])
         resumed = load_checkpoint(resume)[DESCRIPTION] if resume else None
-        self.logger = JSONLLogger(folder, resumed["env_steps"] if resumed else None)
+        self.logger = JSONLLogger(folder, resumed["clock"] if resumed else None)
         self.checkpoints = Checkpoints(folder / "checkpoints", self.feed, facts, save_every)
         self.stop = GracefulStop(self.feed)
         callbacks: list[Callback] = [self.stop, Monitor(self.feed, log_every)]

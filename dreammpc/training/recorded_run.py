@@ -1,0 +1,125 @@
+"""The replay of a run, as it lies beside its checkpoints, as recorded data."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreammpc.data.episode import Episode
+from dreammpc.data.replay import EPISODE
+from dreammpc.interfaces import UsageError
+from dreammpc.training.archive import load_rows, sums
+from dreammpc.training.resume import load_resumable
+
+CHECKPOINTS = ("checkpoints/last.ckpt", "last.ckpt", "../last.ckpt")
+"""Where the checkpoint that names the replay's files is: from a run's folder, its checkpoints, its replay."""
+
+
+def run_checkpoint(path: Path) -> Path | None:
+    """The checkpoint whose replay `path` means: itself, or that of a run's folder; None of anything else."""
+    if path.is_file():
+        return path if path.suffix == ".ckpt" else None
+    return next((path / name for name in CHECKPOINTS if (path / name).is_file()), None)
+
+
+class RunReplay:
+    """The transitions that a run has collected, of all its processes, in the order of their episodes.
+
+    An episode that was running, or whose first rows have been overwritten, is a piece. A replay keeps no time
+    limits: whatever did not terminate is such a piece too.
+
+    Args:
+        path: a checkpoint that a run can go on from, or the folder of a run.
+        obs: what is wanted of observations: `state`, `pixels` or `both`.
+
+    Raises:
+        UsageError: no such checkpoint, a damaged one, or one that did not observe that.
+    """
+
+    def __init__(self, path: Path, obs: str):
+        checkpoint = run_checkpoint(path)
+        if checkpoint is None:
+            raise UsageError(f"data {path}: there is no checkpoints/last.ckpt of a run in it")
+        facts = load_resumable(checkpoint)
+        self.name, self.obs, self.folder = f"data {path}", obs, checkpoint.parent / "replay"
+        self.ranks = facts["resume"]["ranks"]
+        has = facts.get("obs", "state")
+        if obs not in (has, "state" if has == "both" else has, "pixels" if has == "both" else has):
+            raise UsageError(f"{self.name}: its run observed {has} (env.obs), and {obs} is asked for")
+        repeat = facts["config"].get("env", {}).get("action_repeat")
+        self.facts: Mapping[str, Any] = {"task": facts["task"], "action_repeat": repeat}
+
+    def episodes(self) -> Iterator[Episode]:
+        number = 0
+        for rank, share in enumerate(self.ranks):
+            rows, frames = self._rows(self.folder / f"rank{rank}", share)
+            if rows is None:
+                continue
+            order = torch.argsort(rows["frame"], stable=True)
+            stamps = rows["frame"][order]
+            ends = (stamps[1:] != stamps[:-1] + 1).nonzero().flatten() + 1
+            edges = [0, *ends.tolist(), len(order)]
+            for start, stop in itertools.pairwise(edges):
+                yield self._episode(rows[order[start:stop]], frames, number)
+                number += 1
+
+    def _rows(self, folder: Path, share: dict[str, Any]) -> tuple[TensorDictBase | None, "Frames"]:
+        frames, chunks = Frames(), []
+        summed = sums(share)
+        for start, stop, name in share["segments"]:
+            chunks.append(load_rows(folder / name, frames, summed.get(name), stop - start))  # type: ignore[arg-type]
+        if not chunks:
+            return None, frames
+        rows: TensorDictBase = torch.cat(chunks)  # type: ignore[arg-type, assignment]
+        if share["mutable"]:
+            mutable = load_rows(folder / share["mutable"], None, summed.get(share["mutable"]))
+            rows = rows[-len(mutable) :].update(mutable)  # type: ignore[assignment]
+        return rows, frames
+
+    def _episode(self, rows: TensorDictBase, frames: "Frames", number: int) -> Episode:
+        seen: dict[str, np.ndarray] = {}
+        if self.obs != "pixels":
+            seen["observation"] = joined(rows["observation"], rows["next", "observation"])
+        if self.obs != "state":
+            numbers = rows["frames"]
+            seen["pixels"] = frames.get(torch.cat([numbers[:1, 2], numbers[:, 3]]))
+        plans = rows.get("expert", None)
+        expert = {} if plans is None else {key: value.numpy() for key, value in plans.items()}
+        first = int(rows["frame"][0]) % EPISODE
+        return Episode(
+            f"episode {number}",
+            seen,
+            rows["action"].numpy(),
+            rows["next", "reward"].squeeze(-1).numpy(),
+            terminated=bool(rows["next", "terminated"][-1]),
+            expert=expert,
+            first=first,
+        )
+
+
+class Frames:
+    """Takes the frames of a replay's files by their numbers, where `load_rows` wants a replay."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[int, Tensor]] = []
+
+    def put_frames(self, rows: TensorDictBase, frames: Tensor) -> None:
+        self.chunks.append((int(rows["frames"].min()), frames))
+
+    def get(self, numbers: Tensor) -> np.ndarray:
+        """Frames [n, C, 64, 64]."""
+        found = torch.empty(len(numbers), *self.chunks[0][1].shape[1:], dtype=torch.uint8)
+        for start, frames in self.chunks:
+            here = (numbers >= start) & (numbers < start + len(frames))
+            found[here] = frames[numbers[here] - start]
+        return found.numpy()
+
+
+def joined(before: Tensor, after: Tensor) -> np.ndarray:
+    """[T+1, ...] of what was observed before and after each of T steps."""
+    return torch.cat([before[:1], after]).numpy()

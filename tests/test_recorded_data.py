@@ -1,0 +1,437 @@
+"""Recorded data: what is read of files, what is refused, and trainings that learn from them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from commands import TINY, logged, run_here
+from faults.tiny import Snapshots, Training, everything, lines, raw
+from feeds import FakeAgent, FakeCollector, schedule
+
+from dreammpc.configuration.data_schemas import DataConfig
+from dreammpc.configuration.recorded import build_demonstrations, open_data
+from dreammpc.configuration.schemas import ReplayConfig, TrainerConfig
+from dreammpc.data import Feed, Replay
+from dreammpc.data.demonstrations import Demonstrations, spread
+from dreammpc.data.episode import Episode
+from dreammpc.data.recorder import write_episodes
+from dreammpc.interfaces import UsageError
+
+h5py = pytest.importorskip("h5py")
+FACTS = {"task": "pendulum-swingup", "action_repeat": 2, "action_low": -1.0, "action_high": 1.0}
+
+
+def episode(number: int, length: int, obs_dim: int = 3, action_dim: int = 1, pixels: bool = False) -> Episode:
+    """Odd numbers terminate, the others are at a time limit."""
+    rng = np.random.default_rng(number)
+    seen = {"observation": rng.normal(size=(length + 1, obs_dim)).astype(np.float32)}
+    if pixels:
+        seen["pixels"] = rng.integers(0, 256, (length + 1, 3, 64, 64)).astype(np.uint8)
+    action = rng.uniform(-1, 1, (length, action_dim)).astype(np.float32)
+    reward = rng.normal(size=length).astype(np.float32)
+    ends = {"terminated": number % 2 == 1, "truncated": number % 2 == 0}
+    return Episode(f"episode {number}", seen, action, reward, **ends)
+
+
+def columns(rows: int = 40, obs_dim: int = 3, ends: tuple[int, ...] = (9, 24)) -> dict[str, np.ndarray]:
+    """As most flat files have them: what follows the last step of an episode is not there."""
+    whole = episode(0, rows, obs_dim)
+    timeouts = np.zeros(rows, bool)
+    timeouts[list(ends)] = True
+    return {
+        "observations": whole.obs["observation"][:-1],
+        "actions": whole.action,
+        "rewards": whole.reward,
+        "terminals": np.zeros(rows, bool),
+        "timeouts": timeouts,
+    }
+
+
+def opened(path, obs="state", **settings):
+    return open_data(DataConfig(path=str(path), **settings), obs)
+
+
+def equal(one: Episode, other: Episode) -> bool:
+    found, expected = one.transitions(), other.transitions()
+    keys = set(expected.keys(True, True))
+    return keys == set(found.keys(True, True)) and all(raw(found[key]) == raw(expected[key]) for key in keys)
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+@pytest.mark.parametrize("pixels", [False, True])
+def test_what_is_recorded_is_read_back_to_the_bit(ending, pixels, tmp_path):
+    written = [episode(number, length, pixels=pixels) for number, length in enumerate((4, 7, 1))]
+    path = tmp_path / f"data.{ending}"
+    assert write_episodes(path, written, FACTS) == (3, 12)
+    data = opened(path, "both" if pixels else "state")
+    assert data.source.facts == {**FACTS, "format": 1}
+    read = list(data.pieces())
+    assert len(read) == 3 and all(equal(*pair) for pair in zip(read, written, strict=True))
+    assert [(each.terminated, each.truncated) for each in read] == [
+        (False, True),
+        (True, False),
+        (False, True),
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_flat_file_is_cut_where_its_columns_say(tmp_path):
+    np.savez(tmp_path / "flat.npz", **columns())
+    data = opened(tmp_path / "flat.npz")
+    assert (data.episodes, data.transitions, data.truncated) == (3, 37, 2)
+    (there, left_out) = data.said()
+    assert "37 transitions in 3 episodes (0 terminated, 2 at a time limit, 1 cut" in there
+    assert "left out 3 transitions: what was observed after them is not in the data" in left_out
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        for name, value in columns().items():
+            file[name] = value
+    other = opened(tmp_path / "flat.h5")
+    assert all(equal(*pair) for pair in zip(other.pieces(), data.pieces(), strict=True))
+    cut = opened(tmp_path / "flat.npz", episode_length=5)
+    assert (cut.episodes, cut.longest) == (8, 4)
+
+
+def test_shuffled_transitions_are_no_episodes(tmp_path):
+    whole = episode(0, 30)
+    order = np.random.default_rng(1).permutation(30)
+    np.savez(
+        tmp_path / "shuffled.npz",
+        obs=whole.obs["observation"][:-1][order],
+        next_obs=whole.obs["observation"][1:][order],
+        action=whole.action[order],
+        reward=whole.reward[order],
+        done=np.ones(30),
+    )
+    data = opened(tmp_path / "shuffled.npz")
+    assert (data.episodes, data.transitions, data.longest) == (30, 30, 1)
+
+
+def test_columns_by_other_names_are_joined(tmp_path):
+    own = columns(obs_dim=4)
+    seen = own.pop("observations")
+    with h5py.File(tmp_path / "own.hdf5", "w") as file:
+        file["robot/joints"], file["robot/gripper"] = seen[:, :3], seen[:, 3]
+        file["torque"], file["score"] = own["actions"], own["rewards"]
+        file["trial"] = np.repeat(np.arange(4), 10)
+    given = {"observation": ["robot/joints", "robot/gripper"], "action": "torque", "reward": "score"}
+    data = opened(tmp_path / "own.hdf5", columns={**given, "episode": "trial"})
+    assert (data.obs_dim, data.episodes, data.transitions) == (4, 4, 36)
+    first = next(data.pieces())
+    assert np.array_equal(first.obs["observation"], seen[:10])
+
+
+def test_a_group_for_each_episode_as_robomimic_has_them(tmp_path):
+    with h5py.File(tmp_path / "demo.hdf5", "w") as file:
+        for number, length in ((0, 5), (1, 6), (10, 7), (2, 8)):
+            one = episode(number, length)
+            group = file.create_group(f"data/demo_{number}")
+            group["obs/joints"], group["actions"] = one.obs["observation"][:-1], one.action
+            group["next_obs/joints"], group["rewards"] = one.obs["observation"][1:], one.reward
+            group["dones"] = np.arange(length) == length - 1
+    own = {"observation": "obs/joints", "next_observation": "next_obs/joints"}
+    read = list(opened(tmp_path / "demo.hdf5", columns=own).pieces())
+    assert [len(each) for each in read] == [5, 6, 8, 7]
+    assert np.array_equal(read[3].obs["observation"], episode(10, 7).obs["observation"])
+    without = opened(tmp_path / "demo.hdf5", columns={"observation": "obs/joints"})
+    assert [len(each) for each in without.pieces()] == [4, 5, 7, 6]
+
+
+def test_actions_are_scaled_by_bounds(tmp_path):
+    own = columns()
+    own["actions"] = own["actions"] * 3 + 1
+    np.savez(tmp_path / "wide.npz", **own)
+    given = opened(tmp_path / "wide.npz", bounds=[-2, 4])
+    assert np.allclose(next(given.pieces()).action, columns()["actions"][:9], atol=1e-6)
+    recorded = opened(tmp_path / "wide.npz", bounds="recorded")
+    scaled = np.concatenate([each.action for each in recorded.pieces()])
+    assert scaled.min() >= -1 and scaled.max() <= 1 and np.ptp(scaled) > 1.9
+    assert "scaled from -2 to 4" in given.said()[0]
+
+
+def test_what_cannot_be_learned_from_is_dropped_and_counted(tmp_path):
+    own = columns()
+    own["observations"][5, 1], own["rewards"][15], own["actions"][30] = np.nan, np.inf, 2.0
+    np.savez(tmp_path / "odd.npz", **own)
+    data = opened(tmp_path / "odd.npz", invalid="drop")
+    assert (data.transitions, data.episodes) == (37 - 4, 6)
+    told = "\n".join(data.said())
+    assert "left out 2 transitions: the observation is not finite" in told
+    assert "left out 1 transitions: the reward is not finite" in told
+    assert "left out 1 transitions: the action is outside of the bounds -1 to 1" in told
+
+
+def spoiled(tmp_path, change, name="bad.npz"):
+    own = columns()
+    change(own)
+    np.savez(tmp_path / name, **own)
+    return tmp_path / name
+
+
+def torn(tmp_path, ending):
+    whole, path = tmp_path / f"whole.{ending}", tmp_path / f"torn.{ending}"
+    write_episodes(whole, [episode(0, 200)], FACTS)
+    path.write_bytes(whole.read_bytes()[:-300])
+    return path
+
+
+def odd_groups(tmp_path):
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        for number, more in ((0, 1), (1, 3)):
+            one = episode(number, 6)
+            group = file.create_group(f"episode_{number}")
+            group["observations"] = np.zeros((6 + more, 3))
+            group["actions"], group["rewards"] = one.action, one.reward
+    return tmp_path / "odd.h5"
+
+
+def newer(tmp_path):
+    return spoiled(tmp_path, lambda own: own.update(dreammpc=np.array(json.dumps({"format": 7}))))
+
+
+BAD = {
+    "missing": (lambda folder: folder / "none.npz", {}, ["none.npz", "does not exist"]),
+    "unknown ending": (lambda folder: Path(__file__), {}, ["nothing is known", ".npz"]),
+    "no data set": (lambda folder: "no/such-v0", {}, ["no/such-v0", "Minari"]),
+    "empty folder": (lambda folder: folder, {}, ["neither a run's folder", "LeRobot"]),
+    "pattern": (lambda folder: folder / "*.npz", {}, ["no file matches"]),
+    "no reward": (lambda f: spoiled(f, lambda own: own.pop("rewards")), {}, ["reward", "there are: actions"]),
+    "wrong column": (
+        lambda f: spoiled(f, lambda own: None),
+        {"columns": {"reward": "score"}},
+        ["no column 'score'", "rewards"],
+    ),
+    "unknown role": (
+        lambda f: spoiled(f, lambda own: None),
+        {"columns": {"torque": "actions"}},
+        ["no entry 'torque'", "observation"],
+    ),
+    "NaN": (
+        lambda f: spoiled(f, lambda own: own["observations"].__setitem__((12, 0), np.nan)),
+        {},
+        ["episode 1, step 1", "observation is not finite", "data.invalid=drop"],
+    ),
+    "no ends": (
+        lambda f: spoiled(f, lambda own: (own.pop("terminals"), own.pop("timeouts"))),
+        {},
+        ["where its episodes end", "data.columns.episode=", "data.episode_length="],
+    ),
+    "ends that never come": (
+        lambda f: spoiled(f, lambda own: own["timeouts"].fill(False)),
+        {},
+        ["all zero: terminals, timeouts"],
+    ),
+    "torn npz": (lambda folder: torn(folder, "npz"), {}, ["torn.npz is damaged"]),
+    "torn HDF5": (lambda folder: torn(folder, "h5"), {}, ["torn.h5 is damaged"]),
+    "pickles": (
+        lambda f: spoiled(f, lambda own: own.update(actions=np.array([{}] * 40, dtype=object))),
+        {},
+        ["damaged or no npz", "allow_pickle"],
+    ),
+    "actions beyond": (
+        lambda f: spoiled(f, lambda own: own["actions"].__setitem__(3, 5.0)),
+        {},
+        ["step 3", "outside of the bounds -1 to 1", "data.bounds="],
+    ),
+    "bounds of another width": (
+        lambda f: spoiled(f, lambda own: None),
+        {"bounds": [[-1, -1], [1, 1]]},
+        ["bounds are 2 and 2 numbers", "actions have 1"],
+    ),
+    "unequal rows": (
+        lambda f: spoiled(f, lambda own: own.update(rewards=own["rewards"][:-1])),
+        {},
+        ["different numbers of rows", "rewards 39"],
+    ),
+    "text": (
+        lambda f: spoiled(f, lambda own: own.update(rewards=np.array(["1.0"] * 40))),
+        {},
+        ["'rewards' is not of numbers"],
+    ),
+    "odd groups": (odd_groups, {}, ["episode 1", "6 actions", "9 rows of 'observations'"]),
+    "a newer format": (newer, {}, ["has format 7", "reads 1"]),
+    "frames that are not there": (
+        lambda f: spoiled(f, lambda own: None),
+        {"obs": "both"},
+        ["known to be the pixels"],
+    ),
+    "nothing left": (
+        lambda f: spoiled(f, lambda own: own["rewards"].fill(np.nan)),
+        {"invalid": "drop"},
+        ["no transition to learn from", "37 left out, as the reward is not finite"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_are_one_line(name, tmp_path):
+    make, settings, words = BAD[name]
+    with pytest.raises(UsageError) as error:
+        opened(make(tmp_path), **settings)
+    line = str(error.value)
+    assert "\n" not in line
+    for word in words:
+        assert word in line, line
+
+
+def task(obs_dim=3, action_dim=1, action_repeat=2):
+    """As much of an environment as is asked for spaces."""
+    shape = SimpleNamespace(shape=(1, obs_dim))
+    return SimpleNamespace(
+        observation_spec={"observation": shape},
+        action_spec=SimpleNamespace(shape=(1, action_dim)),
+        action_repeat=action_repeat,
+        task="a-task",
+        channels=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "horizon", "words"),
+    [
+        (task(obs_dim=4), 3, ["3 observations and 1 actions", "a-task has 4 and 1"]),
+        (task(action_dim=2), 3, ["a-task has 3 and 2"]),
+        (task(action_repeat=4), 3, ["action repeat of 2", "a-task has 4", "env.action_repeat=2"]),
+        (task(), 9, ["longest episode has 8 transitions", "algorithm.horizon=9"]),
+    ],
+)
+def test_data_of_another_task_are_refused(env, horizon, words, tmp_path):
+    write_episodes(tmp_path / "data.npz", [episode(0, 8)], FACTS)
+    config = SimpleNamespace(
+        folder=tmp_path,
+        data=DataConfig(),
+        replay=ReplayConfig(),
+        trainer=TrainerConfig(),
+        algorithm=SimpleNamespace(horizon=horizon, batch_size=8),
+    )
+    agent = SimpleNamespace(obs_keys=("observation",), record=False, model=None)
+    with pytest.raises(UsageError) as error:
+        build_demonstrations(opened(tmp_path / "data.npz"), env, agent, config, 1, 1)
+    for word in words:
+        assert word in str(error.value)
+
+
+def demonstrations(updates: int, share: float, mutable: tuple = ()) -> Demonstrations:
+    """Observations of 100 and more, where those of the collector are below 10."""
+    replay = Replay(40, 1, 2, 4, mutable=mutable)
+    for number in range(4):
+        one = episode(number, 10, obs_dim=1)
+        one.obs["observation"] = 100 + np.arange(11, dtype=np.float32)[:, None]
+        replay.extend(one.transitions())
+    return Demonstrations(replay, "sum", updates, share)
+
+
+@pytest.mark.parametrize(("share", "recorded"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_updates_on_data_come_first_and_then_a_share(share, recorded):
+    agent = FakeAgent()
+    collector = FakeCollector(agent)
+    feed = Feed(collector, agent, Replay(1000, 1, 2, 4), 6, 10, 1.0, 2, data=demonstrations(5, share))
+    clocks, shares = [], []
+    for batch in feed:
+        clocks.append(feed.clock)
+        shares.append(int((batch["observation"][:, 0] >= 100).sum()))
+    assert clocks == [-4, -3, -2, -1, 0] + [12] * 6 + [14, 16, 18, 20]
+    assert shares == [4] * 5 + [recorded] * 10
+    assert feed.exhausted and feed.progress() == 1
+
+
+def test_without_random_steps_the_agent_acts_from_the_first_one_on():
+    agent = FakeAgent()
+    collector = FakeCollector(agent)
+    feed = Feed(collector, agent, Replay(1000, 1, 2, 4), 6, 8, 1.0, 2, random=False)
+    assert schedule(feed) == [6] * 6 + [7, 8]
+    assert collector.was_random == [False] * 8
+
+
+def test_both_kinds_are_spread_over_a_batch():
+    order = spread(6, 2)
+    assert sorted(order.tolist()) == list(range(8))
+    assert [place for place, which in enumerate(order.tolist()) if which >= 6] == [2, 6]
+
+
+def test_a_trainings_replay_is_read_back_to_the_bit(tmp_path):
+    run = Training(tmp_path / "run", steps=500, save_every=200, env={"num_envs": 2, "action_repeat": 8}).run()
+    replay, data = run.feed.replay, opened(tmp_path / "run")
+    rows = replay.rows(0, replay.written)
+    order = torch.argsort(rows["frame"], stable=True)
+    read = torch.cat([each.transitions()[0] for each in data.pieces()])
+    for key in ("observation", "action", ("next", "observation"), ("next", "reward"), ("next", "terminated")):
+        assert raw(read[key]) == raw(rows[key][order])
+    assert data.transitions == replay.written
+    again = Replay(data.transitions, 1, 3, 8)
+    first, second = data.fill(again), data.fill(Replay(data.transitions, 1, 3, 8))
+    assert first == second
+
+
+OFFLINE = {"updates": 6, "share": 0.5}
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+def test_a_run_on_data_goes_on_to_the_bit(algorithm, tmp_path):
+    """Stops within the updates on data alone, and later, while a share of each batch comes from them."""
+    path = tmp_path / "data.h5"
+    write_episodes(path, [episode(number, 20) for number in range(3)], {})
+    settings = {"algorithm": algorithm, "data": {"path": str(path), **OFFLINE}, "frozen": {"encoder": 8}}
+    settings |= {"steps": 240, "env": {"action_repeat": 8}, "seed_steps": 80, "utd": 0.5, "log_every": 2}
+    if algorithm == "bmpc":
+        settings |= {"reanalyze_interval": 2, "reanalyze_slices": 4}
+    snapshots = Snapshots(tmp_path / "whole", (3, 10))
+    whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
+    snapshots.run = whole
+    expected = everything(whole.run())
+    assert whole.feed.updates == 6 + 15
+    assert [line["env_steps"] for line in lines(tmp_path / "whole")][:2] == [-4, -2]
+    for stop in (3, 10):
+        torch.manual_seed(99)
+        folder = tmp_path / f"at{stop}"
+        resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
+        got = everything(resumed.run())
+        assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
+        assert lines(folder) == lines(tmp_path / "whole")
+    write_episodes(path, [episode(number, 21) for number in range(3)], {})
+    with pytest.raises(UsageError, match="learned from other data"):
+        Training(folder, resume=folder / "checkpoints/last.ckpt", **settings).run()
+
+
+def test_frozen_parts_stay_and_thaw(tmp_path):
+    path = tmp_path / "data.npz"
+    write_episodes(path, [episode(number, 20) for number in range(3)], {})
+    seen = []
+
+    class Watch(Snapshots):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            model = pl_module.model
+            seen.append(
+                [model.encoder.linears[0].weight.sum().item(), model.dynamics.linears[0].weight.sum().item()]
+            )
+
+    settings = {
+        "data": {"path": str(path), "updates": 6},
+        "steps": 8,
+        "seed_steps": 8,
+        "env": {"action_repeat": 8},
+    }
+    run = Training(
+        tmp_path / "run", frozen={"encoder": 4, "dynamics": 2}, more=(Watch(tmp_path, ()),), **settings
+    ).run()
+    assert run.feed.updates == 6
+    encoder, dynamics = zip(*seen, strict=True)
+    assert len(set(encoder[:4])) == 1 and len(set(encoder[3:])) == 3
+    assert len(set(dynamics[:2])) == 1 and len(set(dynamics[1:])) == 5
+
+
+def test_the_recipe_learns_from_a_recording_without_a_step(tmp_path):
+    recorded = "checkpoint=agent:cartpole-swingup", "planner=policy", "episodes=2", "record=data.h5"
+    said = run_here("evaluate", *recorded, cwd=tmp_path).stdout
+    assert "record: 1,000 transitions in 2 episodes, data.h5" in said
+    words = [word for word in TINY if not word.startswith(("env.", "steps="))]
+    words += ["tracking=none", "evaluation.video=false", "steps=0", "data=data.h5", "data.updates=30"]
+    told = run_here("train", *words, "data.most=600", "tracking.log_every=10", cwd=tmp_path)
+    assert "data data.h5: 500 transitions in 1 episode " in told.stderr
+    assert "after 0 environment steps and 30 updates on recorded data" in told.stdout
+    assert [line["env_steps"] for line in logged(tmp_path / "run")][:3] == [-20, -10, 0]
+    resumed = "resume=run/checkpoints/last.ckpt"
+    said = run_here("train", resumed, "tracking=none", cwd=tmp_path, code=2).stderr
+    assert "its run learned from recorded data" in said and "add data=data.h5, or data=null" in said
