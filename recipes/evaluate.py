@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> None:
             write_rows(rows, path)
         recorded = record.save() if record else ""
         if len(results[played.checkpoint]) == len(config.planners):
-            tell(results[played.checkpoint], rows[-1])
+            print_table(results[played.checkpoint], rows[-1])
 
     # Several agents: their scores together, with intervals over training seeds.
     if len(checkpoints) > 1:
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> None:
         print(record_evaluation(asdict(config), *as_metrics(rows), artifacts, to.uri, to.experiment, name))
 
 
-def tell(results: list[Played], row: Row) -> None:
+def print_table(results: list[Played], row: Row) -> None:
     """Print one agent's table."""
     seeds = results[0].evaluator.seeds
     whole = list(range(seeds[0], seeds[0] + len(seeds)))

@@ -238,8 +238,8 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
     (tmp_path / "cartpole-swingup").touch()
     assert trained.locate("cartpole-swingup") == Path("cartpole-swingup")  # a file comes first
     for name in ("agent:cartpole-swingup", "agent:cartpole-swingup/bmpc-seed2"):
-        assert library.named(name) == "agent:cartpole-swingup/bmpc-seed2"
-    assert library.named("cartpole-swingup") == "cartpole-swingup"
+        assert library.full_name(name) == "agent:cartpole-swingup/bmpc-seed2"
+    assert library.full_name("cartpole-swingup") == "cartpole-swingup"
     assert trained.locate("agent:cartpole-swingup") == strong
     with pytest.raises(UsageError, match=r"did you mean cartpole-swingup/bmpc-seed2\?"):
         trained.locate("agent:cartpole-swingup/bmpc-seed3")

@@ -66,7 +66,7 @@ def stored_words(
     settings = list(reader.settings(now))
     reader.check_address(now)
     reader.check_data()
-    return [*groups, *settings], reader.said()
+    return [*groups, *settings], reader.notes()
 
 
 class _Reader:
@@ -141,7 +141,7 @@ class _Reader:
                 f" {shlex.quote(f'data={path}')}, or data=null to go on without them"
             )
 
-    def said(self) -> list[str]:
+    def notes(self) -> list[str]:
         lines = []
         if self.unknown:
             names = ", ".join(sorted(self.unknown))[:200]

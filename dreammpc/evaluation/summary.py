@@ -142,18 +142,18 @@ def heading(results: Results) -> str:
 
 def markdown(results: Results, summary: Summary) -> str:
     """All tables: returns by task, aggregates, comparisons, and the notes."""
-    parts = [inert(heading(results)), _markdown_table(*task_table(results))]
+    parts = [markdown_text(heading(results)), _markdown_table(*task_table(results))]
     if successes := success_table(results):
         parts += ["Success at the last step (at any step):", _markdown_table(*successes)]
     if summary.aggregates:
-        over = inert(f"Normalized scores over {', '.join(map(results.title, summary.tasks))}:")
+        over = markdown_text(f"Normalized scores over {', '.join(map(results.title, summary.tasks))}:")
         parts += [over, _markdown_table(*aggregate_table(results, summary))]
     if summary.comparisons:
         parts += ["One against another, of IQM:", _markdown_table(*comparison_table(summary))]
     if any(len(runs) > 1 for runs in results.runs.values()):
         parts.append("In brackets: 95 % stratified-bootstrap intervals over training seeds.")
     if results.notes:
-        parts.append("\n".join(f"- {inert(note)}" for note in results.notes))
+        parts.append("\n".join(f"- {markdown_text(note)}" for note in results.notes))
     return "\n\n".join(parts)
 
 
@@ -216,10 +216,10 @@ def comparison_table(summary: Summary) -> Table:
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(inert, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
 
 
-def inert(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text for Markdown, so that nothing in it is a tag, a picture, a link, code, or the end of a cell."""
     for sign, shown in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "\\`")):
         text = text.replace(sign, shown)

@@ -24,11 +24,11 @@ class Runner:
 
     Args:
         count: of jobs at a time. Unless OMP_NUM_THREADS is set they share the cores evenly.
-        tell: is handed a line when a job begins or ends.
+        report: is handed a line when a job begins or ends.
     """
 
-    def __init__(self, count: int, tell: Callable[[str], None] = print):
-        self.count, self.tell = count, tell
+    def __init__(self, count: int, report: Callable[[str], None] = print):
+        self.count, self.report = count, report
         self.signal: int | None = None
         self._children: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Runner:
             if child is None:
                 break
             if code is None:
-                self.tell(f"{job.name}: begins, see {job.folder / 'run.log'}")
+                self.report(f"{job.name}: begins, see {job.folder / 'run.log'}")
             code = child.wait()
             with self._lock:
                 self._children.discard(child)
@@ -69,7 +69,7 @@ class Runner:
                 break
         if code is not None:
             finals = ", ".join(f"{name} {value:.1f}" for name, value in job.finals().items())
-            self.tell(f"{job.name}: " + (f"ended with code {code}" if code else f"done: {finals}"))
+            self.report(f"{job.name}: " + (f"ended with code {code}" if code else f"done: {finals}"))
         return code
 
     def _start(self, job: Job, command: Sequence[str]) -> subprocess.Popen | None:

@@ -25,7 +25,7 @@ from dreammpc.runtime.devices import choose_device
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained import loading
-from dreammpc.trained.library import named
+from dreammpc.trained.library import full_name
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ def find_checkpoints(patterns: Sequence[str]) -> list[str]:
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not matches:
             raise UsageError(f"checkpoint {pattern}: no file matches")
-        found += map(named, matches)
+        found += map(full_name, matches)
     twice = next((path for path in found if found.count(path) > 1), None)
     if twice:
         raise UsageError(f"checkpoint {twice} is named twice")
@@ -97,7 +97,7 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
     chosen = choose_device(device)
-    checkpoints = [named(path) for path in listed(checkpoints)]
+    checkpoints = [full_name(path) for path in listed(checkpoints)]
     planners = listed(planners)
     fitted("seeds", list(seeds), list[Seed])
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"

@@ -112,7 +112,7 @@ def locate(checkpoint: str | Path) -> Path:
     return Path(text)
 
 
-def named(checkpoint: str | Path) -> str:
+def full_name(checkpoint: str | Path) -> str:
     """`agent:TASK/NAME` of an agent, however it is called; any other file's path or address as it is.
 
     Raises:

@@ -89,7 +89,7 @@ class Owner:
         if self.lost is None and not self._mine():
             other = read_owner(self.folder)
             if other or not self.note.exists():
-                reason = f"belongs to {named(other)} now" if other else f"was deleted, or {OWNER} in it"
+                reason = f"belongs to {holder(other)} now" if other else f"was deleted, or {OWNER} in it"
                 self.lost = f"run folder {self.folder} {reason}: nothing more is written to it"
         if self.lost:
             raise RunError(self.lost, saveable=False)
@@ -165,7 +165,9 @@ def ended(folder: Path) -> Iterator[None]:
     """
     other = read_owner(folder)
     if other is not None and alive(folder, other):
-        raise UsageError(f"{folder} is in training, in {named(other)}, which sends its log: wait for its end")
+        raise UsageError(
+            f"{folder} is in training, in {holder(other)}, which sends its log: wait for its end"
+        )
     owner = Owner(folder)
     try:
         yield
@@ -196,14 +198,15 @@ def check_free(folder: Path) -> None:
 
 def refusal(folder: Path, owner: dict[str, Any] | None) -> UsageError:
     """What a second training is told."""
-    who = f"the training of {named(owner)}" if owner else "another training"
+    who = f"the training of {holder(owner)}" if owner else "another training"
     return UsageError(
         f"run folder {folder} belongs to {who}, which runs: wait for its end, stop it, or choose another"
         " with folder="
     )
 
 
-def named(owner: dict[str, Any]) -> str:
+def holder(owner: dict[str, Any]) -> str:
+    """The process that has a folder, in words."""
     return f"process {owner['pid']} on {owner['host']} (since {owner['began']})"
 
 
@@ -236,7 +239,7 @@ def alive(folder: Path, owner: dict[str, Any]) -> bool:
         if first is None or clock(folder) - first > DEAD_S:
             return False
         if look == 0:
-            log.warning("%s: %s may run; watched for %.0f s", folder, named(owner), DEAD_S)
+            log.warning("%s: %s may run; watched for %.0f s", folder, holder(owner), DEAD_S)
         time.sleep(BEAT_S / 10)
         if beat(folder) not in (first, None):
             return True

@@ -69,7 +69,7 @@ class Case:
             planner.action_dim == want, f"{self.named}.action_dim", f"the model's, {want}", planner.action_dim
         )
 
-    def fresh(self, size: int | None = None) -> TensorDictBase:
+    def initial_state(self, size: int | None = None) -> TensorDictBase:
         with no_error(f"{self.named}.initial_state"):
             return self.planner.initial_state(self.size if size is None else size, self.device)
 
@@ -85,7 +85,7 @@ class Case:
     ) -> Plan:
         """One call of `plan`, its random numbers from `seed`."""
         latent = self.latent if latent is None else latent
-        state = self.fresh(latent.shape[0]) if state is None else state
+        state = self.initial_state(latent.shape[0]) if state is None else state
         imagination = Imagination(self.model if model is None else model)
         with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
             return cast(Plan, self.planner.plan(imagination, latent, state))
@@ -139,7 +139,7 @@ def _settings(planner: Any) -> None:
 def _initial_state(case: Case) -> None:
     name = f"{case.named}.initial_state"
     for size in (case.size, 1):
-        state = case.fresh(size)
+        state = case.initial_state(size)
         expect(isinstance(state, TensorDictBase), name, "a TensorDict", type(state).__name__)
         expect(state.batch_size == (size,), name, f"batch size [{size}]", list(state.batch_size))
     _expect_finite(name, state)
@@ -153,7 +153,7 @@ def _expect_finite(name: str, td: TensorDictBase) -> None:
 def _shapes(case: Case) -> None:
     name, actions = f"{case.named}.plan", case.planner.action_dim
     for size in (case.size, 1):
-        state = case.fresh(size)
+        state = case.initial_state(size)
         plan = case.plan(state.clone(), latent=case.latent[:size])
         expect(isinstance(plan, Plan), name, "a Plan", type(plan).__name__)
         common.expect_tensor(f"{name}: action", plan.action, (size, actions))
@@ -207,18 +207,18 @@ def _rows(case: Case) -> None:
     state = case.plan(seed=5).state
     latent = common.row_changed(case.latent, case.latent)
     one = case.plan(state)
-    two = case.plan(common.row_changed(state, case.fresh()), latent=latent)
+    two = case.plan(common.row_changed(state, case.initial_state()), latent=latent)
     expected = "rows that do not depend on each other (the others as before when the last row changes)"
     case.expect_same(two, one, expected, slice(0, -1))
 
 
 def _reset(case: Case) -> None:
     """A row whose state is replaced by the initial one, by mask, plans as at an episode's first step."""
-    fresh = case.fresh()
-    first = case.plan(fresh)
+    first_state = case.initial_state()
+    first = case.plan(first_state)
     mask = torch.arange(case.size, device=case.device) == 0
     with no_error(f"{case.named}.plan: state", "one that torch.where can reset by mask"):
-        mixed = torch.where(mask, fresh, first.state)
+        mixed = torch.where(mask, first_state, first.state)
     masked, second = case.plan(mixed), case.plan(first.state)
     why = " with the state of row 0 reset by mask"
     case.expect_same(masked, first, "row 0 planned as from the initial state", slice(0, 1), why)
@@ -230,7 +230,7 @@ def _gradient_modes(case: Case) -> None:
     for mode, enter in common.gradient_modes().items():
         why = f" under {mode}"
         with enter():
-            latent, state = case.latent.clone(), case.fresh()
+            latent, state = case.latent.clone(), case.initial_state()
         plan = case.plan(state, latent=latent, mode=enter, why=why)
         case.expect_same(plan, expected, "what no_grad gives", why=why, tolerance=common.AMPLIFIED)
 
@@ -258,7 +258,7 @@ def _nan(case: Case) -> None:
 
 
 def _precision(case: Case) -> None:
-    why, state = " under bfloat16 autocast", case.fresh()
+    why, state = " under bfloat16 autocast", case.initial_state()
     for _ in range(2):
         plan = case.plan(state, mode=lambda: common.autocast(case.device), why=why)
         case.expect_action(plan, why)
@@ -285,7 +285,7 @@ def _device(case: Case, device: torch.device) -> None:
 
 def _compile(case: Case, backend: str) -> None:
     why = " under torch.compile(fullgraph=True)"
-    imagination, state = Imagination(case.model), case.fresh()
+    imagination, state = Imagination(case.model), case.initial_state()
 
     def call(latent: TensorDictBase, state: TensorDictBase) -> Any:
         return case.planner.plan(imagination, latent, state)
