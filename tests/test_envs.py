@@ -191,7 +191,7 @@ def test_families_are_found_by_the_longest_prefix(monkeypatch):
     from dreammpc.envs import families
 
     monkeypatch.setattr(families.FAMILIES, "_things", dict(families.FAMILIES._things))
-    monkeypatch.setattr(families, "_TASKS", dict(families._TASKS))
+    monkeypatch.setattr(families, "_DECLARED", dict(families._DECLARED))
 
     @register_env("fake-")
     def fake(task, *, action_repeat, render):

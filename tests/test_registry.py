@@ -72,7 +72,7 @@ def own_registries(monkeypatch):
     for registry in (PLANNERS, envs.FAMILIES):
         for name in ("_things", "_loaded"):
             monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
-    monkeypatch.setattr(envs, "_TASKS", dict(envs._TASKS))
+    monkeypatch.setattr(envs, "_DECLARED", dict(envs._DECLARED))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
 
@@ -16,12 +16,6 @@ from dreammpc.envs.task_env import TaskEnv
 from dreammpc.envs.wrapper import BatchedEnv
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import Registry, installed
-
-
-class EnvFactory(Protocol):
-    """Makes one environment of a family; see :func:`register_env`."""
-
-    def __call__(self, task: str, *, action_repeat: int | None, render: bool) -> gymnasium.Env: ...
 
 
 class Needs(NamedTuple):
@@ -35,14 +29,23 @@ class Needs(NamedTuple):
     """The command that installs it."""
 
 
+class Declared(NamedTuple):
+    """What a family says of itself, see :func:`register_env`."""
+
+    tasks: Callable[[], Iterable[str]] | None = None
+    open: bool = True
+    batched: bool = False
+    needs: Needs | None = None
+
+    def names(self) -> list[str]:
+        """Those that it lists."""
+        return [] if self.tasks is None else list(self.tasks())
+
+
 FAMILIES = Registry("task prefix", "dreammpc.envs")
 """Factories by the prefix of their tasks' names, as which an installed package names its entry point."""
-_TASKS: dict[str, Callable[[], Iterable[str]]] = {}
-_CLOSED: set[str] = set()
-"""Families whose lists name all that they have."""
-_BATCHED: set[str] = set()
-"""Families that make all rows at once."""
-_NEEDS: dict[str, Needs] = {}
+_DECLARED: dict[str, Declared] = {}
+"""What was said of those that were registered here; an entry point says nothing."""
 _Factory = TypeVar("_Factory", bound=Callable)
 
 
@@ -86,14 +89,7 @@ def register_env(
             prefix, function, tasks=tasks, open=open, batched=batched, needs=needs
         )
     FAMILIES.add(prefix, factory)
-    if batched:
-        _BATCHED.add(prefix)
-    if needs is not None:
-        _NEEDS[prefix] = needs
-    if tasks is not None:
-        _TASKS[prefix] = tasks
-        if not open:
-            _CLOSED.add(prefix)
+    _DECLARED[prefix] = Declared(tasks, open or tasks is None, batched, needs)
     return factory
 
 
@@ -107,8 +103,8 @@ def list_tasks() -> list[str]:
     for prefix in FAMILIES:
         try:
             FAMILIES[prefix]
-            if prefix in _TASKS and _lack(prefix) is None:
-                found += _TASKS[prefix]()
+            if _lack(prefix) is None:
+                found += _declared(prefix).names()
         except UsageError as error:
             warnings.warn(str(error), stacklevel=2)
     return sorted(found)
@@ -137,10 +133,10 @@ def canonical(task: str) -> str:
     Names of the control suite, which no prefix marks, stay as they are.
     """
     prefix = _family(task)
-    if not prefix or prefix not in _CLOSED or _lack(prefix) is not None:
+    if not prefix or _declared(prefix).open or _lack(prefix) is not None:
         return task
     FAMILIES[prefix]
-    names = list(_TASKS[prefix]())
+    names = _declared(prefix).names()
     return task if task in names else next((name for name in names if _folded(name) == _folded(task)), task)
 
 
@@ -148,9 +144,13 @@ def _family(task: str) -> str:
     return max((prefix for prefix in FAMILIES if task.startswith(prefix)), key=len)
 
 
+def _declared(prefix: str) -> Declared:
+    return _DECLARED.get(prefix, Declared())
+
+
 def _lack(prefix: str) -> Needs | None:
     """What a family needs, if that is missing."""
-    needs = _NEEDS.get(prefix)
+    needs = _declared(prefix).needs
     return None if needs is None or importlib.util.find_spec(needs.module) else needs
 
 
@@ -275,7 +275,7 @@ def make_rows(
 
 def makes_batches(task: str) -> bool:
     """Whether the family of a task makes all rows at once."""
-    return _family(task) in _BATCHED
+    return _declared(_family(task)).batched
 
 
 def _factory(task: str, options: Mapping[str, Any]) -> Any:
@@ -284,7 +284,7 @@ def _factory(task: str, options: Mapping[str, Any]) -> Any:
     if (needs := _lack(prefix)) is not None:
         raise UsageError(f"task {task!r} needs {needs.name}, which is not installed: {needs.install}")
     factory = FAMILIES[prefix]
-    if prefix in _CLOSED and task not in set(_TASKS[prefix]()):
+    if not _declared(prefix).open and task not in _declared(prefix).names():
         raise ValueError(_unknown(task))
     if options and not set(options) <= set(inspect.signature(factory).parameters):
         raise UsageError(f"task {task!r} takes no env.{next(iter(options))}; tasks of Gymnasium do: gym-ID")
@@ -295,6 +295,6 @@ def _unknown(task: str) -> str:
     known = list_tasks()
     close = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    open_families = sorted(set(FAMILIES) - _CLOSED)
+    open_families = [prefix for prefix in FAMILIES if _declared(prefix).open]
     others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
     return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see `dreammpc tasks`{others}"
