@@ -16,11 +16,10 @@ from torch import Tensor
 
 from dreammpc.agent import Agent
 from dreammpc.configuration.evaluate_schemas import PendulumConfig
-from dreammpc.configuration.planners import build_planner, settings_for
+from dreammpc.configuration.planners import planners_for
 from dreammpc.configuration.recipe import main
 from dreammpc.evaluation.film import video_path
 from dreammpc.models import SimulatorModel
-from dreammpc.planning.factory import planner_settings
 from dreammpc.runtime.devices import CPU, choose_device, measured_on
 from dreammpc.tracking.video import write_video
 from dreammpc.training import open_target
@@ -99,11 +98,8 @@ def draw(angle: float, size: int = 128) -> np.ndarray:
 @main("pendulum")
 def pendulum(config: PendulumConfig) -> None:
     video = open_target(video_path(config.video)) if config.video else None
-    planners, device = {}, choose_device(config.device)
-    for name in config.planners:
-        ours = {k: v for k, v in SETTINGS.items() if k in {each.name for each in planner_settings(name)}}
-        given = settings_for(name, config.settings, config.planners)
-        planners[name] = build_planner({"name": name, **ours, **given}, action_dim=1)
+    device = choose_device(config.device)
+    planners = planners_for(config.planners, config.settings, action_dim=1, defaults=SETTINGS)
     seconds = f"{config.steps} steps ({config.steps * DT:g} s)"
     print(f"{config.episodes} episodes of {seconds}, seed {config.seed}, {measured_on(device)}:\n")
     print(f"{'planner':<18}{'return':>8}  upright at the end  ms per step (all episodes)")

@@ -42,11 +42,24 @@ def eval_planners(config: TrainConfig, planner: Any) -> dict[str, Any]:
     return planners_for(names, given, planner.action_dim)
 
 
-def planners_for(names: Sequence[str], given: Mapping[str, Any], action_dim: int) -> dict[str, Any]:
-    """The planners of those names, each with those of the `given` settings that it has (`settings_for`)."""
-    return {
-        name: build_planner({"name": name, **settings_for(name, given, names)}, action_dim) for name in names
-    }
+def planners_for(
+    names: Sequence[str], given: Mapping[str, Any], action_dim: int, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The planners of those names, each with those of the `given` settings that it has (`settings_for`).
+
+    So it is with `defaults`, before them; but one that no planner has is no mistake there.
+    """
+    planners = {}
+    for name in names:
+        had = {key: value for key, value in (defaults or {}).items() if key in setting_names(name)}
+        settings = {"name": name, **had, **settings_for(name, given, names)}
+        planners[name] = build_planner(settings, action_dim)
+    return planners
+
+
+def setting_names(planner: str) -> set[str]:
+    """Of a planner's settings."""
+    return {setting.name for setting in planner_settings(planner)}
 
 
 def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:
@@ -55,7 +68,7 @@ def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> d
     Raises:
         UsageError: an unknown planner, or a setting that none of those in `among` has.
     """
-    own = {other: {setting.name for setting in planner_settings(other)} for other in among}
+    own = {other: setting_names(other) for other in among}
     for key in given:
         if not any(key in names for names in own.values()):
             what = f"planner {among[0]!r}" if len(among) == 1 else f"none of the planners {', '.join(among)}"
