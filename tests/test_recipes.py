@@ -140,7 +140,7 @@ def test_signal_saves_and_says_where(tmp_path, number, code):
         ("model=7M", ["'7M'", "5M", "nano"]),
         ("experiment=nope", ["'nope'", "walker-walk"]),
         ("learning=nanoo", ["'nanoo'", "nano", "published"]),
-        ("planner.num_samplez=3", ["planner.num_samplez", "planner.num_candidates"]),
+        ("planner.num_samplez=3", ["planner 'dream_mpc'", "'num_samplez'", "num_candidates"]),
         ("algorithm.utdd=1", ["algorithm.utdd", "did you mean algorithm.utd?"]),
         ("nonsense=1", ["'nonsense'", "task", "steps"]),
         ("seed=abc", ["seed", "abc", "Integer"]),

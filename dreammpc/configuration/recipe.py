@@ -249,7 +249,8 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
         config = composed(recipe, groups_chosen() if recipe == "train" else [])
         section, _, name = key.rpartition(".")
         if section == "planner" and recipe == "train" and not beside:
-            return no_setting(f"planner {planner_name(config.planner)!r}", name, map(str, config.planner))
+            known = {str(setting) for setting in config.planner} - {"name"}
+            return no_setting(f"planner {planner_name(config.planner)!r}", name, known)
         return unknown(f"key {key!r}", key, list(dict.fromkeys([*beside, *keys_beside(key, config, recipe)])))
     if missing := re.search(r"missing mandatory value: (\w+)", text):
         return f"{missing[1]}= is needed: lightning run {recipe} {missing[1]}=… (see --help)"

@@ -67,9 +67,7 @@ def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Deli
     if elsewhere:
         note = Note(to, note.experiment, note.run_name, artifacts=note.artifacts, status=note.status)
     if elsewhere or note.status in (None, RUNNING):  # it did not come to name all of its artifacts
-        found = {
-            path: place for place, names in FILES.items() for name in names for path in folder.glob(name)
-        }
+        found = {path: place for pattern, place in FILES.items() for path in folder.glob(pattern)}
         note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
     if note.status in (None, RUNNING):  # killed, or trained without MLflow
         note.status = "FINISHED" if any(key.startswith("final/") for key in last_record(folder)) else "KILLED"
