@@ -162,10 +162,10 @@ class Imagination:
         episode: TensorDictBase | None,
         objective: Objective,
         references: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """J and uncertainty [M] and violations [M, C] of `actions` [M, H, A] from `latent` [M].
 
-        Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
+        Without constraints there are no violations. Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
         """
         rows, horizon = actions.shape[:2]
         steps = actions.transpose(0, 1)  # [H, M, A]
@@ -196,7 +196,7 @@ class Imagination:
                 uncertainty = (discounts * spread).sum(0)
             else:
                 uncertainty = spread.sum(0).detach()
-        total, violations = (discounts[:-1] * reward).sum(0), reward.new_zeros(rows, 0)
+        total, violations = (discounts[:-1] * reward).sum(0), None
         if objective.terminal_value:
             total = total + discounts[-1] * objective.reduce(heads)
         total = total - objective.uncertainty_coef * uncertainty
@@ -207,7 +207,7 @@ class Imagination:
             total = total - weighted_costs(objective.terms, trajectory, references)
             rest = zip(objective.constraints, references[len(objective.terms) :], strict=True)
             found = [constraint.violation(trajectory, reference) for constraint, reference in rest]
-            violations = torch.stack(found, 1) if found else violations
+            violations = torch.stack(found, 1) if found else None
         return total, uncertainty, violations
 
     def check_action_dim(self, action_dim: int) -> None:

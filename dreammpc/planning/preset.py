@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,11 +56,16 @@ class PlannerPreset:
     def __post_init__(self) -> None:
         make_costs(self)
         check(self)
-        self.composed()
+        self.made  # noqa: B018 (what does not fit together is refused here)
 
     def composed(self) -> Composed:
         """The planner that these settings mean."""
         raise NotImplementedError
+
+    @cached_property
+    def made(self) -> Composed:
+        """`composed()`: stages are made and checked once, and not in every plan."""
+        return self.composed()
 
     def from_stages(
         self, propose: Proposal, refine: Sequence[Refinement], select: Selector, non_finite: str = "lose"
@@ -76,12 +82,12 @@ class PlannerPreset:
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """Warm start of an episode's first step, TensorDict [B]; see `Composed.initial_state`."""
-        return self.composed().initial_state(batch_size, device)
+        return self.made.initial_state(batch_size, device)
 
     def plan(self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> Plan:
         """See `Composed.plan`."""
-        return self.composed().plan(imagination, latent, state)
+        return self.made.plan(imagination, latent, state)
 
     def due(self, state: TensorDictBase) -> Tensor:
         """Which rows make a new plan from the warm start `state`, bool [B]."""
-        return self.composed().due(state)
+        return self.made.due(state)
