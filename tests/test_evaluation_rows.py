@@ -19,7 +19,7 @@ COMMON = {
     "model": "nano",
     "env_steps": 50_000,
     "planner": "mppi",
-    "settings": {"horizon": 3, "max_ms": math.inf, "step_rule": "fixed"},
+    "settings": {"horizon": 3, "max_ms": math.inf, "step_rule": "fixed", "terms": [{"reach": math.inf}]},
     "mode": "greedy",
     "action_repeat": 2,
     "versions": {"torch": "2.13.0"},
@@ -49,7 +49,8 @@ def rows():
 def test_there_and_back(rows, tmp_path, ending):
     write_rows(rows, tmp_path / f"scores.{ending}")
     again = read_rows([tmp_path / f"scores.{ending}"])
-    expected = [{**row, "settings": {**row["settings"], "max_ms": "inf"}} for row in rows]
+    named = {"max_ms": "inf", "terms": [{"reach": "inf"}]}
+    expected = [{**row, "settings": {**row["settings"], **named}} for row in rows]
     assert again == expected
     assert [list(row)[: len(COLUMNS)] for row in again] == [list(COLUMNS)] * 2
     assert again[1]["episode_seed"] == 7 and again[1]["diagnostics.objective_policy"] == 2.0

@@ -35,6 +35,7 @@ from dreammpc.planning import (
 )
 from dreammpc.planning.contract import ContractError, check_planner, check_term
 
+nan = float("nan")
 STAGED = sorted(set(PLANNERS) - {"policy"})
 OBSERVATION = (0.2, -0.4)
 EXAMPLES = {
@@ -178,7 +179,7 @@ def test_broken_terms_break_the_contract(how):
 )
 def test_a_broken_term_is_named_in_one_line(how, planner, words):
     model = LinearQuadratic(A)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UsageError, match=words):
         make_plan(make_planner(planner, A, terms=(Wrong(how),)), model, random_latent(model, 2))
 
 
@@ -190,6 +191,11 @@ def test_a_broken_term_is_named_in_one_line(how, planner, words):
         ({"terms": [{"name": "os.system"}]}, "terms: expected a name, or _target_ with a dotted path"),
         ({"terms": [{"name": "energy", "wait": 1}]}, "term 'energy' has no setting 'wait'"),
         ({"terms": [{"name": "goal"}]}, "goal must be an observation"),
+        ({"terms": [{"name": "goal", "goal": [0, nan]}]}, "term 'goal': goal must be a number, got nan"),
+        ({"terms": [{"name": "energy", "weight": nan}]}, "term 'energy': weight must be a number, got nan"),
+        ({"terms": [Energy(weight=nan)]}, "term energy: weight must be a finite number, got nan"),
+        ({"constraints": [{"term": "energy", "limit": nan}]}, "constraint: limit must be a number, got nan"),
+        ({"constraints": [{"term": "energy", "limit": 1e999}]}, "constraint on energy: limit must be finite"),
         ({"terms": [3]}, "term '3' is not an objective term"),
         ({"constraints": ["energy"]}, "constraints: expected {term: …, limit: …}, got 'energy'"),
         ({"constraints": [{"term": "energy", "treatment": "hope"}]}, "constraint: treatment must be one of"),

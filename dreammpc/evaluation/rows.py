@@ -291,7 +291,15 @@ def _plain(row: Row) -> Row:
 
 def _named(settings: dict[str, Any]) -> dict[str, Any]:
     """With the names of what is not finite, such as "inf"."""
-    return {key: _finite(value, str(value)) for key, value in settings.items()}
+    return {key: _named_within(value) for key, value in settings.items()}
+
+
+def _named_within(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _named(value)
+    if isinstance(value, list | tuple):
+        return [_named_within(item) for item in value]
+    return _finite(value, str(value))
 
 
 def _finite(value: Any, otherwise: Any) -> Any:

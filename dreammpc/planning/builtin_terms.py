@@ -3,6 +3,7 @@
 Letters: see `dreammpc.interfaces`; O observation width, T rows of a reference.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -125,8 +126,8 @@ class Goal(_ToReference):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "goal", tuple(self.goal))
-        if not self.goal:
-            raise ValueError("goal must be an observation, a list of numbers, got ()")
+        if not self.goal or not all(map(math.isfinite, self.goal)):
+            raise ValueError(f"goal must be an observation, a list of finite numbers, got {self.goal}")
 
     def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
         return self.encoded(model, [self.goal], device)
@@ -162,6 +163,8 @@ class Tracking(_ToReference):
         object.__setattr__(self, "reference", tuple(tuple(row) for row in self.reference))
         if not self.reference or len({len(row) for row in self.reference}) != 1:
             raise ValueError("reference must be observations, rows of equally many numbers")
+        if not all(math.isfinite(x) for row in self.reference for x in row):
+            raise ValueError("reference must be finite numbers, got some that are not")
 
     def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
         return self.encoded(model, self.reference, device)

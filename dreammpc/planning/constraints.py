@@ -4,6 +4,7 @@ Letters: see `dreammpc.interfaces`; C constraints, g = cost - limit, which shoul
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,9 @@ class Constraint:
     def __post_init__(self) -> None:
         object.__setattr__(self, "term", make_term(self.term))
         check(self)
+        for name, value in (("limit", self.limit), ("weight", self.weight)):
+            if not math.isfinite(value):
+                raise UsageError(f"constraint on {term_name(self.term)}: {name} must be finite, got {value}")
 
     def violation(self, trajectory: Trajectory, reference: Any) -> Tensor:
         """g of each candidate, [M]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.constraints import candidate_multipliers
 from dreammpc.planning.context import PlanningContext
+from dreammpc.planning.objective_terms import NotDifferentiable
 from dreammpc.planning.search import SearchState, take
 from dreammpc.plugins.settings import Count, NonNegative, check, one_of
 
@@ -169,14 +170,14 @@ def score_gradient(
     second derivatives that no one asks for: about a quarter of a gradient's time on CPU.
 
     Raises:
-        ValueError: J does not depend differentiably on the actions.
+        NotDifferentiable: J does not depend differentiably on the actions.
         UsageError: the model's functions fail only where they are differentiated.
     """
 
     def score(actions: Tensor) -> Tensor:
         scores = context.score(actions, multipliers)
         if not torch.compiler.is_compiling() and not scores.requires_grad:
-            raise ValueError(
+            raise NotDifferentiable(
                 "gradient planning needs a J that is differentiable in the actions, but none of the model's"
                 " step, outcome and value passes a gradient on; detach(), no_grad or numpy in it?"
                 " dreammpc.planning.contract.check_model names the method"
@@ -188,6 +189,8 @@ def score_gradient(
     else:
         try:
             scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+        except NotDifferentiable:
+            raise
         except (RuntimeError, UsageError) as error:
             with torch.no_grad():
                 context.score(actions, multipliers)  # what fails by itself says so

@@ -165,7 +165,8 @@ class Imagination:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """J and uncertainty [M] and violations [M, C] of `actions` [M, H, A] from `latent` [M].
 
-        Without constraints there are no violations. Only the dynamics run step by step; rewards and values of all steps are read in one batch each.
+        Without constraints there are no violations. Only the dynamics run step by step; rewards and values of
+        all steps are read in one batch each.
         """
         rows, horizon = actions.shape[:2]
         steps = actions.transpose(0, 1)  # [H, M, A]

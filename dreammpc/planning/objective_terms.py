@@ -4,6 +4,7 @@ A term is a frozen dataclass of settings with a `weight` and a method `__call__(
 them as `terms=[…]`. `dreammpc.planning.contract.check_term` checks one. Letters: see `dreammpc.interfaces`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,10 @@ from dreammpc.plugins.settings import checked_settings, settings_of
 
 TERMS = Registry("term", "dreammpc.terms")
 """Classes of objective terms by name."""
+
+
+class NotDifferentiable(UsageError):
+    """A gradient planner was given what passes no gradient on."""
 
 
 class Trajectory(NamedTuple):
@@ -94,10 +99,17 @@ def make_term(given: Any) -> Any:
             raise UsageError(f"terms: expected a name, or _target_ with a dotted path, got {given!r}")
         cls = TERMS[name]
         check_term_class(name, cls)
-        return cls(**checked_settings(f"term {name!r}", settings_of(cls), settings))
+        given = cls(**checked_settings(f"term {name!r}", settings_of(cls), settings))
     if not torch.compiler.is_compiling():
         check_term_class(str(given), type(given))
+        check_weight(given)
     return given
+
+
+def check_weight(term: Any) -> None:
+    """Raise UsageError unless the weight is a finite number."""
+    if not (isinstance(term.weight, int | float) and math.isfinite(term.weight)):
+        raise UsageError(f"term {term_name(term)}: weight must be a finite number, got {term.weight!r}")
 
 
 def make_terms(given: Any) -> tuple[Any, ...]:
@@ -122,7 +134,7 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
 
     Raises:
         UsageError: a wrong shape; NaN where the model has none (looked at on a CPU).
-        ValueError: no gradient where one is wanted.
+        NotDifferentiable: no gradient where one is wanted.
     """
     found: Tensor = term(trajectory._replace(reference=reference))
     if torch.compiler.is_compiling():
@@ -135,7 +147,7 @@ def cost(term: Any, trajectory: Trajectory, reference: Any, heads: bool = False)
     if readable(found) and found.isnan().any() and finite_trajectory(trajectory):
         raise UsageError(f"term {term_name(term)} gives NaN for candidates whose rewards are finite")
     if actions.requires_grad and not found.requires_grad and getattr(term, "differentiable", True):
-        raise ValueError(
+        raise NotDifferentiable(
             f"term {term_name(term)} passes no gradient on to the actions, which this planner wants; with"
             " differentiable = False in its class it only ranks candidates"
         )

@@ -194,7 +194,7 @@ def converted(value: Any, hint: Any) -> Any:
     if hint is Any:
         return value
     if origin is Annotated:
-        made = converted(value, options[0])
+        made = value if isinstance(value, float) and options[0] is float else converted(value, options[0])
         for limit in limits_of(hint):
             if not limit.holds(made):
                 close = difflib.get_close_matches(str(made), limit.names, 1)
@@ -225,6 +225,8 @@ def converted(value: Any, hint: Any) -> Any:
         fits = isinstance(value, judge) if isinstance(judge, type) else True
     if not fits:
         raise TypeError
+    if hint is float and value != value:
+        raise OutOfLimits(f"a number, got {value!r}")
     return value
 
 
