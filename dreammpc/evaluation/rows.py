@@ -266,7 +266,7 @@ def _value(value: Any, kind: type, name: str, where: str) -> Any:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
-        return json.dumps(_named(value), sort_keys=True, allow_nan=False)
+        return json.dumps(_named(value, True), sort_keys=True, allow_nan=False)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -283,24 +283,15 @@ def _read_cell(cell: Any) -> Any:
 
 def _plain(row: Row) -> Row:
     """What JSON can hold."""
-    return {
-        name: _named(value) if isinstance(value, dict) else _finite(value, None)
-        for name, value in row.items()
-    }
+    return {key: _named(value, isinstance(value, dict)) for key, value in row.items()}
 
 
-def _named(settings: dict[str, Any]) -> dict[str, Any]:
-    """With the names of what is not finite, such as "inf"."""
-    return {key: _named_within(value) for key, value in settings.items()}
-
-
-def _named_within(value: Any) -> Any:
+def _named(value: Any, names: bool) -> Any:
+    """What is not finite is null, or in `names` its name, such as "inf"."""
     if isinstance(value, dict):
-        return _named(value)
+        return {key: _named(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_named_within(item) for item in value]
-    return _finite(value, str(value))
-
-
-def _finite(value: Any, otherwise: Any) -> Any:
-    return otherwise if isinstance(value, float) and not math.isfinite(value) else value
+        return [_named(item, names) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value) if names else None
+    return value
