@@ -34,6 +34,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["configuration"] = [room for room in MAY_IMPORT if room not in ("nn", "report")]
 MAY_IMPORT["trained"] = [room for room in MAY_IMPORT if room not in ("nn", "report", "sweeps")]
+MAY_IMPORT["deploy"] = ["interfaces", "plugins", "runtime", "support", "planning", "agent"]
 MAY_IMPORT["cli"] = [room for room in MAY_IMPORT if room != "nn"]
 IN_THE_ROOT = {"__init__", "interfaces", "agent"}
 """Files of dreammpc/ that are in no room: those that a user imports."""

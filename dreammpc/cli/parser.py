@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.add_argument("--steps", type=int, default=200, metavar="N", help="random steps to play (200)")
     check.set_defaults(command=later("check_env"))
     add_agent_commands(commands)
+    add_deploy_commands(commands)
     add_report_command(commands)
     add_mlflow_commands(commands)
     parsed, rest = parser.parse_known_args(words)
@@ -116,6 +117,25 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     published.add_argument("--seed", type=int, help="of the training, for tables")
     published.add_argument("--env-steps", type=int, help="of the training, for tables")
     published.set_defaults(command=later("import_checkpoint"))
+
+
+def add_deploy_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What runs an agent elsewhere; `dreammpc.cli.deploy_commands` is imported when one is called."""
+    export = commands.add_parser("export", help="make one file of an agent and its planner, to run elsewhere")
+    export.add_argument("agent", help="an agent's name, that of its task, or a checkpoint")
+    export.add_argument("--planner", metavar="NAME", help="dream_mpc by default")
+    export.add_argument("--format", dest="kind", default="pt2", help="pt2, aoti, onnx or policy-onnx (pt2)")
+    export.add_argument("-o", "--output", metavar="FILE", help="by default TASK-PLANNER.pt2 or .onnx here")
+    export.add_argument("--ahead", type=int, default=0, help="pending actions that it can plan for (0)")
+    export.add_argument("--seed", type=int, default=0, help="of the episode that is compared (0)")
+    export.add_argument("--steps", type=int, metavar="N", help="compare N steps of it; by default all")
+    export.add_argument(
+        "choices", nargs="*", default=[], metavar="planner.KEY=VALUE", help="settings of the planner"
+    )
+    export.set_defaults(command=later("export", "deploy_commands"))
+    verify = commands.add_parser("verify", help="play the episode that an exported file holds again")
+    verify.add_argument("file", help="of dreammpc export")
+    verify.set_defaults(command=later("verify", "deploy_commands"))
 
 
 def add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,4 +1,4 @@
-"""Atomic writes of text files, and strict reading of JSON."""
+"""Atomic writes of files, and strict reading of JSON."""
 
 import contextlib
 import glob
@@ -12,7 +12,12 @@ import psutil
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file beside `path`, in UTF-8 and synced, and rename it over `path`.
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside `path`, synced, and rename it over `path`.
 
     Raises:
         OSError: no space, no permission, no such folder; `path` is then what it was.
@@ -20,8 +25,8 @@ def write_text(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     sweep_killed(path)
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)

@@ -1,0 +1,135 @@
+"""What an exported file says of itself: JSON in the archive, `dreammpc` in the metadata."""
+
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreammpc import __version__
+from dreammpc.agent import Agent
+from dreammpc.deploy.graph import Entry, Program
+from dreammpc.interfaces import UsageError
+from dreammpc.support.atomic import from_json
+
+FORMAT = 1
+NAME = "dreammpc.json"
+KEY = "dreammpc"
+
+
+def describe(
+    agent: Agent, made: Program, kind: str, about: Mapping[str, Any], env: Any = None
+) -> dict[str, Any]:
+    """Names, shapes, units, bounds and normalization of an exported agent, as JSON has them.
+
+    Args:
+        agent: what is exported.
+        made: its program.
+        kind: of the file, one of `formats.FORMATS`.
+        about: what else to say, such as `task` and `planner`.
+        env: its task's environments, which know the actions' own bounds; None leaves these null.
+    """
+    own = getattr(env, "_own_actions", None)
+    carry = [
+        {**plain(entry), "kind": "carry", "initial": initial(made.initial[entry.name])}
+        for entry in made.carry
+    ]
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "dreammpc": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "machine": platform.machine(),
+        **about,
+        "seconds_per_action": None if env is None else 1 / env.fps,
+        "action_repeat": None if env is None else env.action_repeat,
+        "inputs": [*map(plain, made.inputs), *carry],
+        "outputs": [*map(plain, made.outputs), *({**plain(e), "kind": "carry"} for e in made.carry)],
+        "observation": {
+            "names": (getattr(env, "layout", "") or None) if env is not None else None,
+            "units": "as the task's environment gives them, in its order, unscaled",
+            "normalization": normalization(agent.model),
+        },
+        "action": {
+            "low": -1.0,
+            "high": 1.0,
+            "own_low": None if own is None else own.low.tolist(),
+            "own_high": None if own is None else own.high.tolist(),
+            "units": "-1 is own_low and 1 is own_high, linear between",
+        },
+    }
+
+
+def plain(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON has it."""
+    kinds = {"pending": "pending", "ahead": "ahead", "action": "action", "plan": "plan"}
+    kind = "noise" if entry.distribution else kinds.get(entry.name, "observation")
+    found = {"name": entry.name, "kind": kind, "shape": list(entry.shape), "dtype": entry.dtype}
+    return found | ({"distribution": entry.distribution} if entry.distribution else {})
+
+
+def initial(value: torch.Tensor) -> Any:
+    """0 where the carry begins with zeros, else its values."""
+    return value.tolist() if value.any() else 0
+
+
+def normalization(model: Any) -> dict[str, Any] | None:
+    """What the file itself does to a vector that is observed; None if it takes it as it comes."""
+    norm = getattr(model, "normalizer", None)
+    if norm is None:
+        return None
+    return {
+        "where": "inside the file",
+        "mean": norm.mean.tolist(),
+        "std": norm.variance.sqrt().tolist(),
+        "rule": "(x - mean) / std, cut at 10 standard deviations",
+    }
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says of itself.
+
+    Raises:
+        UsageError: no such file, one that is damaged or none of ours, or one of another version.
+    """
+    if not path.is_file():
+        raise UsageError(f"file {path} does not exist; dreammpc export makes one")
+    found = from_archive(path) if zipfile.is_zipfile(path) else from_onnx(path)
+    if not isinstance(found, dict) or "format" not in found:
+        raise UsageError(f"file {path} is damaged, or was not made by dreammpc export")
+    if found["format"] != FORMAT:
+        raise UsageError(
+            f"file {path} is of version {found['format']}, made by dreammpc {found.get('dreammpc')}; this"
+            f" dreammpc ({__version__}) reads version {FORMAT}: export the agent again"
+        )
+    return found
+
+
+def from_archive(path: Path) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+            for name in archive.namelist():
+                if name.endswith(f"/{NAME}"):
+                    return from_json(archive.read(name).decode())
+                if name.endswith("_metadata.json"):
+                    return from_json(from_json(archive.read(name).decode())[KEY])
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, NotImplementedError):
+        pass
+    return None
+
+
+def from_onnx(path: Path) -> Any:
+    from dreammpc.deploy.formats import needs
+
+    runtime = needs("onnxruntime", f"to read {path}")
+    try:
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = runtime.InferenceSession(str(path), options)
+        return from_json(session.get_modelmeta().custom_metadata_map[KEY])
+    except Exception:  # whatever the runtime raises of what is no model
+        return None

@@ -1,0 +1,217 @@
+"""Agents exported to a file: they act as the agent does, say what they are, and refuse what cannot be."""
+
+import json
+import operator
+import zipfile
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from dreammpc import load_agent
+from dreammpc.cli import parser as cli
+from dreammpc.deploy import formats
+from dreammpc.deploy.check import Record
+from dreammpc.deploy.exported import ExportedAgent
+from dreammpc.deploy.graph import program
+from dreammpc.interfaces import UsageError
+
+AGENT = "cartpole-swingup"
+needs_onnx = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="needs the extra [onnx]"
+)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """An exported agent that can plan two actions ahead."""
+    path = tmp_path_factory.mktemp("deploy") / "agent.pt2"
+    cli.main(["export", AGENT, "-o", str(path), "--ahead", "2", "--steps", "12", "planner.horizon=2"])
+    return path
+
+
+def refused(arguments, capsys, code=2):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    assert stop.value.code == code, captured.err
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), captured.err
+    return lines[0]
+
+
+def rewritten(source, target, change):
+    """A copy of an archive whose description `change` has changed."""
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for name in before.namelist():
+            data = before.read(name)
+            if name.endswith("dreammpc.json"):
+                description = json.loads(data)
+                change(description)
+                data = json.dumps(description).encode()
+            after.writestr(name, data)
+    return target
+
+
+def test_a_file_acts_as_the_agent_to_the_bit(archive, capsys):
+    cli.main(["verify", str(archive)])
+    out = capsys.readouterr().out
+    assert "| pt2    |    12 |            0.0e+00 | 0.0e+00 |     100.0 % |" in out
+    assert out.strip().endswith(f"acts as its agent did: {AGENT}, tdmpc2-seed1, planned by dream_mpc")
+
+
+def test_a_file_needs_nothing_of_ours(archive):
+    """As docs/deploy.md loads it; its operations are PyTorch's own."""
+    exported = torch.export.load(archive)
+    called = {node.target for node in exported.graph.nodes if node.op == "call_function"}
+    assert called and all(str(target).startswith("aten.") for target in called - {operator.getitem})
+    file = ExportedAgent(archive)
+    module = exported.module()
+    inputs = {"observation": torch.ones(1, 5), "pending": torch.zeros(1, 2, 1), "ahead": torch.tensor([0])}
+    torch.manual_seed(3)
+    action, plan, carry = module(inputs, file.carry)
+    torch.manual_seed(3)
+    ours, sequence = file(np.ones(5))
+    assert (action[0].numpy() == ours).all() and (plan[0].numpy() == sequence).all()
+    assert set(carry) == {"plan.candidates", "plan.started"}  # what no plan reads is not carried
+
+
+def test_a_file_says_what_goes_in_and_out(archive):
+    about = ExportedAgent(archive).description
+    assert about["task"] == AGENT and about["planner"] == {"name": "dream_mpc", "horizon": 2}
+    assert [(e["name"], e["kind"], e["shape"]) for e in about["inputs"]][:3] == [
+        ("observation", "observation", [1, 5]),
+        ("pending", "pending", [1, 2, 1]),
+        ("ahead", "ahead", [1]),
+    ]
+    assert [e["name"] for e in about["outputs"]] == ["action", "plan", "plan.candidates", "plan.started"]
+    assert about["action"]["own_low"] == [-1.0] and about["seconds_per_action"] == pytest.approx(0.02)
+
+
+def test_ahead_plans_for_the_predicted_state():
+    """With one pending action: as if the model's next latent had been observed."""
+    agent = load_agent(AGENT, "policy")
+    made = program(agent, ahead=2)
+    observation, pending = torch.ones(1, 5), torch.tensor([[[0.5], [-0.25]]])
+    latent = agent.model.encode({"observation": observation} | {})
+    for count in range(3):
+        inputs = {"observation": observation, "pending": pending, "ahead": torch.tensor([count])}
+        action, _, _ = made.module(inputs, dict(made.initial))
+        with torch.no_grad():
+            expected = agent.model.policy(latent, torch.zeros(1, 1))
+            latent = agent.model.step(latent, pending[:, min(count, 1)])
+        torch.testing.assert_close(action, expected)
+
+
+SAMPLING = {"num_samples": 24, "num_elites": 4, "iterations": 1}
+
+
+@pytest.mark.parametrize(
+    ("planner", "settings"),
+    [
+        ("mppi", SAMPLING | {"num_policy": 4}),
+        ("cem", SAMPLING),
+        ("icem", SAMPLING),
+        ("grad_mpc", {"iterations": 1}),
+        ("dream_mpc_paper", {}),
+    ],
+)
+def test_planners_draw_as_the_agent_does(planner, settings):
+    """The noise of a portable program, drawn outside in the same order, gives the same action."""
+    agent = load_agent(AGENT, planner, horizon=2, **settings)
+    observation, seen = torch.rand(1, 5), []
+    for portable in (False, True):
+        made = program(agent, portable=portable)
+        torch.manual_seed(5)
+        inputs = {
+            e.name: torch.empty(e.shape).exponential_()
+            if e.distribution == "exponential"
+            else torch.randn(e.shape)
+            for e in made.inputs
+            if e.distribution
+        }
+        assert bool(inputs) == portable
+        seen.append(made.module({"observation": observation, **inputs}, dict(made.initial))[0])
+    torch.testing.assert_close(*seen, atol=1e-5, rtol=0)
+
+
+@needs_onnx
+@pytest.mark.parametrize("kind", ["onnx", "policy-onnx"])
+def test_onnx(kind, tmp_path, capsys):
+    path = tmp_path / "agent.onnx"
+    words = [] if kind == "policy-onnx" else ["planner.horizon=1", "planner.num_candidates=2"]
+    cli.main(["export", AGENT, "--format", kind, "-o", str(path), "--steps", "8", *words])
+    capsys.readouterr()
+    cli.main(["verify", str(path)])
+    assert "acts as its agent did" in capsys.readouterr().out
+    names = [entry["name"] for entry in ExportedAgent(path).description["inputs"]]
+    assert names == (
+        ["observation"]
+        if kind == "policy-onnx"
+        else ["observation", "noise.0", "plan.candidates", "plan.started"]
+    )
+
+
+def test_another_actor_is_found_out(archive, tmp_path, capsys):
+    record = Record.of(ExportedAgent(archive).description["record"])
+    other = Record(record.seed, record.observations, -record.actions, 0.0).plain()
+    changed = rewritten(archive, tmp_path / "other.pt2", lambda about: about.update(record=other))
+    assert "acts otherwise than its agent did" in refused(["verify", str(changed)], capsys, code=1)
+
+
+def test_a_file_of_another_version(archive, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "old.pt2", lambda about: about.update(format=7))
+    line = refused(["verify", str(changed)], capsys)
+    assert "is of version 7" in line and "reads version 1: export the agent again" in line
+
+
+@pytest.mark.parametrize("cut", [10, 5000, -200])
+def test_a_damaged_file(archive, tmp_path, cut, capsys):
+    path = tmp_path / "cut.pt2"
+    path.write_bytes(archive.read_bytes()[:cut])
+    assert "is damaged, or was not made by dreammpc export" in refused(["verify", str(path)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--format", "torchscript"], "unknown format 'torchscript'"),
+        (["-o", "agent.onnx"], "output agent.onnx: a file of format pt2 ends in .pt2"),
+        (["planner.max_ms=5"], "max_ms=5 depends on the clock"),
+        (
+            ["--format", "policy-onnx", "--planner", "mppi"],
+            "policy-onnx has the policy alone, not planner mppi",
+        ),
+        (["--planner", "mpppi"], "mpppi"),
+        (["--ahead", "-1"], "--ahead"),
+        (["--steps", "0"], "--steps"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(["export", AGENT, *words], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(formats, "import_module", lambda name: exec("raise ImportError"))
+    line = refused(
+        ["export", AGENT, "--format", "onnx", "-o", str(tmp_path / "a.onnx"), "--steps", "2"], capsys
+    )
+    assert "needs onnx, which is not installed here: pip install 'dreammpc[onnx]'" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_acts_otherwise_is_not_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dreammpc.deploy.check.CLOSE", -1.0)
+    line = refused(["export", AGENT, "-o", str(tmp_path / "a.pt2"), "--steps", "2"], capsys, code=1)
+    assert "acts otherwise than the agent" in line and not list(tmp_path.iterdir())
+
+
+def test_wrong_inputs_are_one_line(archive):
+    file = ExportedAgent(archive)
+    with pytest.raises(UsageError, match=r"observation: expected the shape \[5\], got \[4\]"):
+        file(np.zeros(4))
+    with pytest.raises(UsageError, match=r"plans for 2 pending actions at most, got 3"):
+        file(np.zeros(5), np.zeros((3, 1)))
