@@ -22,8 +22,7 @@ from dreammpc.configuration.planners import build_planner
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.episodes import Episodes
 from dreammpc.interfaces import UsageError
-from dreammpc.trained.compare import action_repeat_of
-from dreammpc.trained.loading import load_model
+from dreammpc.trained.loading import action_repeat_of, load_model
 
 ALONE = {
     "step_rule": ["fixed", "normalized"],

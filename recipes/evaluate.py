@@ -4,6 +4,7 @@ lightning run evaluate checkpoint=runs/.../checkpoints/best.ckpt planner=policy,
 lightning run evaluate checkpoint=... planner=mppi planner.num_samples=256 video=mppi.mp4
 lightning run evaluate checkpoint=... planner=policy noise_scale=1 record=data.h5
 lightning run evaluate checkpoint='runs/*/*/checkpoints/last.ckpt' planner=policy,mppi output=scores.csv
+lightning run evaluate checkpoint=a.ckpt,b.ckpt,c.ckpt ensemble=true
 """
 
 from collections import defaultdict
@@ -49,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> None:
         device=config.device,
         algorithm=config.algorithm,
         record=record,
+        ensemble=config.ensemble,
     ):
         rows += played.rows
         results[played.checkpoint].append(played)
@@ -59,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> None:
             print_table(results[played.checkpoint], rows[-1])
 
     # Several agents: their scores together, with intervals over training seeds.
-    if len(checkpoints) > 1:
+    if len(results) > 1:
         try:
             scores = collect(rows)
             print(f"{markdown(scores, summarize(scores))}\n")
@@ -68,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
     # The last two planners side by side, or the only one, on the last agent's first start.
     if video:
-        last = results[checkpoints[-1]][-2:]
+        last = list(results.values())[-1][-2:]
         if last[0].evaluator.film_together({each.planner: each.agent for each in last}, video):
             names = " and ".join(each.planner for each in last)
             print(f"video of {names} with {last[0].checkpoint}: {video}")

@@ -26,7 +26,7 @@ from dreammpc.runtime.devices import choose_device, where
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
 from dreammpc.trained import loading
-from dreammpc.trained.compare import action_repeat_of, compare, model_options, model_width
+from dreammpc.trained.compare import compare, model_width
 from dreammpc.trained.export import write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
 from dreammpc.trained.mlflow_download import is_address
@@ -107,7 +107,10 @@ def export(
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
     model, facts = loading.load_model(checkpoint, named=named_by(choices))
     check_task(
-        facts["task"], f"checkpoint {checkpoint}", named_by(choices), model_options(facts).get("kwargs")
+        facts["task"],
+        f"checkpoint {checkpoint}",
+        named_by(choices),
+        loading.model_options(facts).get("kwargs"),
     )
     chosen = planners_for([word for word in planners.split(",") if word], {}, model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
@@ -211,12 +214,14 @@ def demo(
     if video:
         video_path(video)
     model, facts = loading.load_model(path, device, named_by(choices))
-    check_task(facts["task"], f"checkpoint {path}", named_by(choices), model_options(facts).get("kwargs"))
+    check_task(
+        facts["task"], f"checkpoint {path}", named_by(choices), loading.model_options(facts).get("kwargs")
+    )
     set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
-    arguments: dict[str, Any] = {"obs": model.obs, "options": model_options(facts)}
-    evaluator = Evaluator(task, 1, seed, action_repeat_of(facts), **arguments)
+    arguments: dict[str, Any] = {"obs": model.obs, "options": loading.model_options(facts)}
+    evaluator = Evaluator(task, 1, seed, loading.action_repeat_of(facts), **arguments)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
         open_target(target)

@@ -18,6 +18,7 @@ class EvaluateConfig:
 
     `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
     `record` is a file that gets the episodes, as data to learn from (docs/data.md).
+    With `ensemble` all checkpoints are one agent, whose models are those of all.
     `algorithm` confirms the dotted path of one that trained, which a checkpoint alone does not have imported.
     """
 
@@ -26,6 +27,7 @@ class EvaluateConfig:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
     algorithm: str | None = None
+    ensemble: bool = False
     episodes: NumEpisodes = 10
     seed: Seed = 1000
     seeds: list[Seed] | None = None

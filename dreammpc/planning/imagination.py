@@ -97,9 +97,18 @@ class Imagination:
         return self.model.action_dim
 
     def propose(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
-        """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape."""
+        """Policy rollouts: actions [B, N, H, A] for standard-normal `noise` of that shape.
+
+        A model of several policies has a method `proposers(latent)`, for each one the model and the latent
+        [B] that it rolls out in. They take turns, candidate by candidate.
+        """
         shape = noise.shape
         self.check_action_dim(shape[-1])
+        if hasattr(self.model, "proposers"):
+            parts, rollouts = self.model.proposers(latent), torch.empty_like(noise)
+            for k, (model, own) in enumerate(parts[: shape[1]]):
+                rollouts[:, k :: len(parts)] = Imagination(model).propose(own, noise[:, k :: len(parts)])
+            return rollouts
         latent = repeat_rows(latent, shape[1])
         noise = noise.flatten(0, 1)
         actions: list[Tensor] = []
@@ -114,6 +123,11 @@ class Imagination:
         return self.model.policy(
             latent, torch.zeros(latent.shape[0], self.action_dim, device=device_of(latent))
         )
+
+    def state_value(self, latent: TensorDictBase) -> Tensor:
+        """Value heads [M, K] at the policy's noise-free action, or what a model of several policies says."""
+        own = getattr(self.model, "state_value", None)
+        return own(latent) if own else self.model.value(latent, self.mode(latent))
 
     def score(
         self,
@@ -183,14 +197,16 @@ class Imagination:
         if objective.uncertainty_coef == 0 and not objective.terminal_value:
             heads = uncertainty = torch.zeros_like(reward[0])
         elif objective.uncertainty_coef == 0:
-            heads = self.model.value(last, self.mode(last))
+            heads = self.state_value(last)
             uncertainty = torch.zeros_like(heads[:, 0])
         elif objective.uncertainty == "terminal":
-            heads = self.model.value(last, self.mode(last))
+            heads = self.state_value(last)
             uncertainty = discounts[-1] * objective.spread(heads)
         else:
             at = visited if objective.uncertainty == "std" else torch.cat([after, last])
             heads = self.model.value(at, torch.cat([along, self.mode(last)]))
+            if hasattr(self.model, "state_value"):
+                heads = torch.cat([heads[:-rows], self.state_value(last)])
             spread = objective.spread(heads).view(horizon + 1, rows)
             heads = heads[-rows:]
             if objective.uncertainty == "std":

@@ -20,7 +20,7 @@ class PolicyRollouts:
 
     Args:
         num_candidates: N.
-        include_mode: the first rollout is the policy's noise-free one.
+        include_mode: the first rollout is the policy's noise-free one; of several policies, that of each.
         reuse: weight ρ of the last call's candidates, shifted by one step.
         reuse_strategy: which of them a rollout is mixed with: `index` the one of its own number; `best` the
             sequence that was executed; `matched` the nearest by Euclidean distance between the shifted
@@ -54,7 +54,8 @@ class PolicyRollouts:
         """`num_candidates · (H - 1)` model steps."""
         noise = context.noise(self.num_candidates)
         if self.include_mode:
-            noise = torch.cat([torch.zeros_like(noise[:, :1]), noise[:, 1:]], 1)
+            count = getattr(context.imagination.model, "num_policies", 1)
+            noise = torch.cat([torch.zeros_like(noise[:, :count]), noise[:, count:]], 1)
         policy = context.policy_rollouts(noise)
         statistics = SearchStatistics(model_steps=self.num_candidates * (context.horizon - 1))
         if self.reuse_strategy == "none":

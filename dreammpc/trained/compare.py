@@ -72,6 +72,7 @@ def compare(
     device: str | torch.device = "auto",
     algorithm: str | None = None,
     record: Recorder | None = None,
+    ensemble: bool = False,
 ) -> Iterator[Played]:
     """Play one episode from each of `seeds` with every planner on every checkpoint.
 
@@ -86,6 +87,7 @@ def compare(
         device: that plans (see `dreammpc.runtime.devices.choose_device`).
         algorithm: the dotted path of one that a checkpoint may name (see `loading.load_agent`).
         record: keeps all episodes; whoever gave it saves them.
+        ensemble: all checkpoints together are one agent (see `loading.load_ensemble`).
 
     Yields:
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
@@ -102,23 +104,35 @@ def compare(
     fitted("seeds", list(seeds), list[Seed])
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     named_now = [algorithm] if algorithm else []
-    for path in checkpoints:  # a mistake must show before hours of episodes, not after
-        model, facts = loading.load_model(path, named=named_now)
+    load: Any = loading.load_ensemble if ensemble else loading.load_model
+    agents = (
+        {" + ".join(checkpoints): checkpoints}
+        if ensemble
+        else dict(zip(checkpoints, checkpoints, strict=True))
+    )
+    for path, files in agents.items():  # a mistake must show before hours of episodes, not after
+        model, facts = load(files, named=named_now)
         if task is None:
-            check_task(facts["task"], f"checkpoint {path}", kwargs=model_options(facts).get("kwargs"))
+            check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
         planners_for(planners, settings or {}, model.action_dim)
-        made = EnvConfig(action_repeat=action_repeat_of(facts), obs=model.obs, **model_options(facts))
+        made = EnvConfig(
+            action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
+        )
         env = assembly.build_env(task or facts["task"], 0, made)
         assembly.check_spaces(path, facts, env)
         if record is not None:
             record.expect(env)
-    for path in checkpoints:
-        model, facts = loading.load_model(path, chosen, named_now)
+    for path, files in agents.items():
+        model, facts = load(files, chosen, named_now)
         set_threads(model_width(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
-        arguments: dict[str, Any] = {"seeds": seeds, "obs": model.obs, "options": model_options(facts)}
-        evaluator = Evaluator(name, len(seeds), seeds[0], action_repeat_of(facts), **arguments)
+        arguments: dict[str, Any] = {
+            "seeds": seeds,
+            "obs": model.obs,
+            "options": loading.model_options(facts),
+        }
+        evaluator = Evaluator(name, len(seeds), seeds[0], loading.action_repeat_of(facts), **arguments)
         for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent, record=record)
@@ -159,18 +173,6 @@ def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str,
         "model": facts["model"].get("name"),
         "env_steps": facts.get("env_steps"),
     }
-
-
-def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
-    """The one of training; None for the task family's own."""
-    return facts["config"].get("env", {}).get("action_repeat")
-
-
-def model_options(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the environments of training were made with besides, see `make_env`."""
-    names = ("kwargs", "max_episode_steps", "action_bound")
-    made = facts["config"].get("env", {})
-    return {name: made[name] for name in names if made.get(name)}
 
 
 def where_played() -> dict[str, Any]:

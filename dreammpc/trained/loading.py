@@ -1,7 +1,7 @@
 """Checkpoints → world models and agents, and the words that name one."""
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from dreammpc.configuration.command_line import override_text as word_for
 from dreammpc.configuration.planners import build_planner
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import UsageError
-from dreammpc.models import LatentModel
+from dreammpc.models import EnsembleModel, LatentModel
 from dreammpc.runtime.devices import choose_device
 from dreammpc.trained import locate
 from dreammpc.training import DESCRIPTION, load_checkpoint
@@ -70,8 +70,54 @@ def load_model(
     return model.to(choose_device(device)), facts
 
 
+def load_ensemble(
+    checkpoints: Sequence[str | Path], device: Any = "cpu", named: Collection[str] = ()
+) -> tuple[EnsembleModel, dict[str, Any]]:
+    """The world models of several checkpoints as one, and a description of them all, without a seed.
+
+    Arguments and errors as in `load_model`.
+
+    Raises:
+        UsageError: fewer than two checkpoints, or checkpoints of different tasks, settings of the environment
+            (such as its action repeat) or spaces.
+    """
+    if len(checkpoints) < 2:
+        raise UsageError(f"an ensemble is of at least two checkpoints, got {len(checkpoints)}")
+    loaded = [load_model(path, device, named) for path in checkpoints]
+    made = [
+        {"task": facts["task"], "action_repeat": action_repeat_of(facts), **model_options(facts)}
+        for _, facts in loaded
+    ]
+    for path, own in zip(checkpoints, made, strict=True):
+        for name in [name for name in made[0] | own if own.get(name) != made[0].get(name)]:
+            raise UsageError(
+                f"an ensemble is of agents of one task: checkpoint {checkpoints[0]} has {name}"
+                f" {made[0].get(name)}, checkpoint {path} has {own.get(name)}"
+            )
+    facts = loaded[0][1]
+    algorithms = dict.fromkeys(facts["config"]["algorithm"]["name"] for _, facts in loaded)
+    sizes = dict.fromkeys(str(facts["model"].get("name")) for _, facts in loaded)
+    steps = {facts.get("env_steps") for _, facts in loaded}
+    config = {**facts["config"], "seed": None, "algorithm": {"name": "+".join(algorithms)}}
+    size = {**facts["model"], "name": f"{len(loaded)} x {'+'.join(sizes)}"}
+    more = {"config": config, "model": size, "env_steps": steps.pop() if len(steps) == 1 else None}
+    return EnsembleModel([model for model, _ in loaded]), {**facts, **more}
+
+
+def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
+    """The one of training; None for the task family's own."""
+    return facts["config"].get("env", {}).get("action_repeat")
+
+
+def model_options(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the environments of training were made with besides, see `make_env`."""
+    names = ("kwargs", "max_episode_steps", "action_bound")
+    made = facts["config"].get("env", {})
+    return {name: made[name] for name in names if made.get(name)}
+
+
 def load_agent(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Sequence[str | Path],
     planner: Any = "dream_mpc",
     device: Any = "cpu",
     algorithm: str | None = None,
@@ -79,6 +125,7 @@ def load_agent(
 ) -> Agent:
     """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
 
+    Several checkpoints of one task become one agent (see `dreammpc.models.EnsembleModel`).
     `algorithm` is the dotted path of the one that trained it, which a file alone does not have imported; the
     package's own, and those of installed packages, need none.
 
@@ -88,8 +135,11 @@ def load_agent(
         agent = load_agent("cartpole-swingup/tdmpc2-seed1")  # one that comes with the package
         agent = load_agent("walker-walk.ckpt", "mppi", device="cuda")
         agent = load_agent("models:/walker/3")  # of MLFLOW_TRACKING_URI
+        agent = load_agent([f"cheetah-run/tdmpc2-seed{k}" for k in (1, 2, 3)])
     """
-    model, facts = load_model(checkpoint, device, [algorithm] if algorithm else ())
+    several = not isinstance(checkpoint, str | Path)
+    load: Any = load_ensemble if several else load_model
+    model, facts = load(checkpoint, device, [algorithm] if algorithm else ())
     if isinstance(planner, str):
         planner = build_planner({"name": planner, **settings}, facts["action_dim"])
     return Agent(model, planner)
