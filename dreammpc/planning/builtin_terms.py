@@ -13,6 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import MEMORY, UsageError
+from dreammpc.planning.goal_frames import Frames
 from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
 from dreammpc.plugins.settings import fitted, one_of
 
@@ -75,21 +76,35 @@ class _ToReference:
     def __post_init__(self) -> None:
         fitted("at", self.at, At)
 
-    def encoded(self, model: Any, rows: Sequence[Sequence[float]], device: torch.device) -> TensorDictBase:
-        """Latents [T] of observations `rows`.
+    def encoded(
+        self, model: Any, rows: Sequence[Sequence[float]], device: torch.device, frames: Frames | None = None
+    ) -> TensorDictBase:
+        """Latents [T] of observations `rows`, or of one that is or has the picture `frames`.
 
         Raises:
-            UsageError: the model cannot observe, or observes another number of values.
+            UsageError: the model cannot observe, or observes something else.
         """
         if not hasattr(model, "observe"):
             raise UsageError(
                 f"term {term_name(self)}: {type(model).__name__} has no observe to encode a goal with"
             )
-        values = [torch.stack([torch.full((), float(x), device=device) for x in row]) for row in rows]
-        obs = TensorDict({"observation": torch.stack(values)}, [len(rows)], device=device)
-        action = torch.zeros(len(rows), model.action_dim, device=device)
+        content, size = {}, max(len(rows), 1)
+        if rows:
+            values = [torch.stack([torch.full((), float(x), device=device) for x in row]) for row in rows]
+            content["observation"] = torch.stack(values)
+        if frames is not None:
+            content["pixels"] = frames.on(device).unsqueeze(0)
+        keys = getattr(model, "obs_keys", ("observation",))
+        if set(content) != set(keys):
+            given = {"observation": "goal=[numbers]", "pixels": "frames=picture"}
+            raise UsageError(
+                f"term {term_name(self)}: its goal is no observation of the model, which sees"
+                f" {' and '.join(keys)}: expected {' and '.join(given.get(key, key) for key in keys)}"
+            )
+        obs = TensorDict(content, [size], device=device)
+        action = torch.zeros(size, model.action_dim, device=device)
         try:
-            belief = model.observe(obs, action, model.initial_belief(len(rows), device))
+            belief = model.observe(obs, action, model.initial_belief(size, device))
         except (UsageError, RuntimeError) as error:
             line = str(error).partition("\n")[0]
             raise UsageError(
@@ -97,10 +112,11 @@ class _ToReference:
             ) from error
         return belief.exclude(MEMORY)
 
-    def between(self, latents: TensorDictBase, goals: TensorDictBase) -> Tensor:
-        """Distance [...] of latents [...] to goals [...]: mean square over all entries, or the user's."""
-        if self.distance is not None:
-            return self.distance(latents, goals)
+    def between(self, latents: TensorDictBase, goals: TensorDictBase, model: Any) -> Tensor:
+        """Distance [...] of latents [...] to goals [...]: the user's, the model's own, or the mean square."""
+        distance = self.distance or getattr(model, "goal_distance", None)
+        if distance is not None:
+            return distance(latents, goals)
         parts = [(latents[key] - goals[key]).square() for key in latents.keys(True, True)]
         return torch.cat([part.flatten(latents.batch_dims) for part in parts], -1).mean(-1)
 
@@ -113,29 +129,35 @@ class Goal(_ToReference):
     Args:
         weight: by how much the cost counts in J.
         at: `last` is where the candidate ends; `along` is the mean over its steps.
-        distance: function of latents [M] and goal latents [M] that returns [M]; by default the mean square
-            of their difference.
+        distance: function of latents [M] and goal latents [M] that returns [M]; by default the model's own
+            `goal_distance`, or else the mean square of their difference.
         goal: the observation, as O numbers.
+        frames: what the camera sees there, for models that see frames: a picture's file, or bytes [C, h, w].
 
     Raises:
         ValueError: a setting out of range.
     """
 
     goal: tuple[float, ...] = ()
+    frames: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "goal", tuple(self.goal))
-        if not self.goal or not all(map(math.isfinite, self.goal)):
+        if self.frames is not None and not isinstance(self.frames, Frames):
+            object.__setattr__(self, "frames", Frames(self.frames))
+        if not self.goal and self.frames is None:
+            raise ValueError("goal must be an observation: numbers, or a picture as frames; got ()")
+        if not all(map(math.isfinite, self.goal)):
             raise ValueError(f"goal must be an observation, a list of finite numbers, got {self.goal}")
 
     def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
-        return self.encoded(model, [self.goal], device)
+        return self.encoded(model, [self.goal] if self.goal else [], device, self.frames)
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         reached = trajectory.latents[1:] if self.at == "along" else trajectory.latents[-1:]
         goal = trajectory.reference.unsqueeze(0).expand(reached.shape)
-        return self.between(reached, goal).mean(0)
+        return self.between(reached, goal, trajectory.model).mean(0)
 
 
 @register_term("tracking")
@@ -180,4 +202,4 @@ class Tracking(_ToReference):
         goals = trajectory.reference.apply(
             lambda x: x.index_select(0, row.flatten()), batch_size=[row.numel()]
         )
-        return self.between(reached, goals.view(row.shape)).mean(0)
+        return self.between(reached, goals.view(row.shape), trajectory.model).mean(0)

@@ -1,0 +1,58 @@
+"""Ensembles that mbrl-lib trained (its GaussianMLP) as models to plan in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dreammpc.interfaces import UsageError
+from dreammpc.models.probabilistic import ProbabilisticEnsemble
+from dreammpc.models.saved import load_saved, shape_of, weights_of
+from dreammpc.nn import GaussianEnsemble
+
+LAYOUT = "mbrl-lib's GaussianMLP"
+
+
+def load_pets(
+    path: str | Path,
+    action_dim: int,
+    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    activation: Callable[[Tensor], Tensor] = F.silu,
+    **settings: Any,
+) -> ProbabilisticEnsemble:
+    """The ensemble in a `model.pth` of mbrl-lib's GaussianMLP, with its elite members alone.
+
+    Args:
+        path: the file, or the folder that it is in.
+        action_dim: A.
+        reward: the function, where it was not learned.
+        activation: of the hidden layers; the file does not say it.
+        settings: of `ProbabilisticEnsemble`; the file has no `input_mean` and `input_std`.
+
+    Raises:
+        UsageError: no such file, or one of another layout.
+    """
+    file = Path(path) / "model.pth" if Path(path).is_dir() else Path(path)
+    saved = load_saved(file)
+    weights = weights_of(saved)
+    shape_of(weights, "mean_and_logvar.weight", file, LAYOUT)
+    shape_of(weights, "min_logvar", file, LAYOUT)
+    count = sum(key.startswith("hidden_layers.") and key.endswith(".weight") for key in weights)
+    layers = [*(f"hidden_layers.{i}.0" for i in range(count)), "mean_and_logvar"]
+    members = len(weights["mean_and_logvar.weight"])
+    elite = list(saved.get("elite_models") or range(members))
+    if not set(elite) <= set(range(members)):
+        raise UsageError(f"{file}: elite_models {elite} are not all of the {members} members")
+    for name in (f"{layer}.{part}" for layer in layers for part in ("weight", "bias")):
+        shape_of(weights, name, file, LAYOUT)
+    matrices, biases = (
+        [weights[f"{layer}.{part}"][elite] for layer in layers] for part in ("weight", "bias")
+    )
+    bounds = torch.cat([weights["min_logvar"], weights["max_logvar"]])
+    networks = GaussianEnsemble(matrices, biases, bounds, activation)
+    settings = {"particles": 4 * networks.members, **settings}
+    state_dim = networks.inside - action_dim
+    return ProbabilisticEnsemble(networks, state_dim, action_dim, reward, **settings).eval()

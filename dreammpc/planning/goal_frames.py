@@ -1,0 +1,68 @@
+"""A picture as a setting: what a goal looks like, from a file or as numbers."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreammpc.interfaces import UsageError
+
+
+class Frames(str):
+    """A picture, bytes [C, h, w], that can stand in a frozen dataclass of settings.
+
+    As text, which is what is stored, printed and compared, it is the file's name, or size and checksum.
+
+    Args:
+        given: a file (`.npy`, or a picture); or an array or tensor of bytes, [C, h, w] with 3 channels for
+            each camera.
+
+    Raises:
+        UsageError: no such file, not a picture, or of another shape or type.
+    """
+
+    _on: dict[torch.device, Tensor]
+
+    def __new__(cls, given: Any) -> "Frames":
+        named = isinstance(given, str | Path)
+        try:
+            pixels = read_picture(Path(given)) if named else torch.as_tensor(given).detach().cpu().clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"frames: expected a picture's file, or bytes, got {given!r}") from error
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] % 3 or not pixels.numel():
+            got = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
+            raise UsageError(f"frames: expected bytes of shape [C, h, w], C a multiple of 3, got {got}")
+        checksum = "" if named else hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:12]
+        made = super().__new__(cls, given if named else f"bytes {list(pixels.shape)} {checksum}")
+        made._on = {torch.device("cpu"): pixels}
+        return made
+
+    def on(self, device: torch.device) -> Tensor:
+        """The picture on a device, where it stays, so that only the first plan has to copy it."""
+        if device not in self._on:
+            self._on[device] = self._on[torch.device("cpu")].to(device)
+        return self._on[device]
+
+    def __deepcopy__(self, memo: Any) -> "Frames":
+        return self
+
+    def __reduce__(self) -> Any:
+        return Frames, (self._on[torch.device("cpu")],)
+
+
+def read_picture(path: Path) -> Tensor:
+    """Bytes [C, h, w] of a file; see `Frames`."""
+    if not path.is_file():
+        raise UsageError(f"frames: {path}: no such file")
+    try:
+        if path.suffix == ".npy":
+            return torch.as_tensor(np.load(path, allow_pickle=False))
+        import imageio.v3 as imageio
+
+        return torch.as_tensor(np.array(imageio.imread(path, mode="RGB"))).permute(2, 0, 1).contiguous()
+    except (OSError, ValueError, TypeError) as error:
+        line = str(error).partition("\n")[0]
+        raise UsageError(f"frames: {path}: not a picture: {line}") from error
