@@ -30,7 +30,7 @@ def page(tmp_path_factory):
 
 
 def test_every_loop_takes_forty_lines():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert max(len(block.splitlines()) for block in BLOCKS) <= 40
 
 
@@ -41,5 +41,10 @@ def test_plans_come_nearer_to_the_goal_than_their_proposals(page):
 
 
 def test_the_ensembles_plan_was_executed(page):
-    assert page["x"].shape == (1, 3) and page["x"].isfinite().all()
-    assert page["plan"].diagnostics["objective"].isfinite().all()
+    x = page["seen_x"][2]
+    assert x.shape == (1, 3) and x.isfinite().all()
+    assert page["seen_plan"][2].diagnostics["objective"].isfinite().all()
+
+
+def test_the_cart_is_pushed_to_its_goal(page):
+    assert abs(page["x"][0, 0].item() - 1) < 0.1 and page["x"][0, 1].abs() < 0.3

@@ -30,6 +30,8 @@ class Frames(str):
         named = isinstance(given, str | Path)
         try:
             pixels = read_picture(Path(given)) if named else torch.as_tensor(given).detach().cpu().clone()
+        except UsageError:
+            raise
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"frames: expected a picture's file, or bytes, got {given!r}") from error
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] % 3 or not pixels.numel():
