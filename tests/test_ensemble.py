@@ -155,8 +155,9 @@ def test_models_of_other_spaces_are_refused():
     for other, what in ((random_tdmpc2(3), "action_dim: 2, 3"), (make_model(), "obs_dim: 5, 0")):
         with pytest.raises(UsageError, match=what):
             EnsembleModel([random_tdmpc2(2), other])
-    with pytest.raises(UsageError, match="got none"):
-        EnsembleModel([])
+    for models, what in (([], "got none"), (["walker"], "nn.Module, got str")):
+        with pytest.raises(UsageError, match=what):
+            EnsembleModel(models)
 
 
 @pytest.mark.parametrize("name", ["dream_mpc", "mppi"])

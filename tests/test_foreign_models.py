@@ -29,6 +29,7 @@ from dreammpc.models import load_dino_wm, load_lewm, load_pets
 from dreammpc.models.saved import load_saved
 from dreammpc.planning import Goal, Imagination, make_planner
 from dreammpc.planning.contract import check_model
+from dreammpc.planning.objective_terms import warn_rewardless
 
 
 def after(model, obs, steps: int = 0):
@@ -191,6 +192,16 @@ def test_plans_come_nearer_to_a_goal_by_the_goal_alone(tmp_path, name, planner):
     assert (gain >= -1e-4).all() and (gain > 1e-4).any() and made.diagnostics["fallback"].sum() == 0
     made, _ = agent.step(obs, carry, torch.zeros(4, 1, dtype=torch.bool))
     assert made.action.abs().max() <= 1
+
+
+def test_a_plan_for_nothing_is_told_once(tmp_path, caplog):
+    warn_rewardless.cache_clear()
+    model, obs = foreign_model("lewm", tmp_path)
+    agent = Agent(model, make_planner("dream_mpc", A, terms=[]), compile=False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="differentiable in the actions"):  # J is constant
+            agent.step(obs, agent.initial_carry(4), torch.ones(4, 1, dtype=torch.bool))
+    assert caplog.text.count("JEPAModel has neither reward nor value") == 1
 
 
 def test_the_goals_distance_is_the_models_own(tmp_path):

@@ -25,11 +25,14 @@ class EnsembleModel(nn.Module):
         members: world models with the same actions and the same observations, of any sizes and classes.
 
     Raises:
-        UsageError: no members, or members whose actions or observations differ.
+        UsageError: no members, one that is no `nn.Module`, or members whose actions or observations differ.
     """
 
     def __init__(self, members: Sequence[Any]):
         super().__init__()
+        others = [type(member).__name__ for member in members if not isinstance(member, nn.Module)]
+        if others:
+            raise UsageError(f"EnsembleModel: expected world models that are nn.Module, got {others[0]}")
         self.members: Any = nn.ModuleList(members)
         self.num_policies = len(members)
         if not members:

@@ -40,6 +40,8 @@ class JEPAModel(nn.Module):
         UsageError: observations of another shape, in one line; a number of action statistics that is not A.
     """
 
+    rewardless = True
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -4,6 +4,8 @@ A term is a frozen dataclass of settings with a `weight` and a method `__call__(
 them as `terms=[…]`. `dreammpc.planning.contract.check_term` checks one. Letters: see `dreammpc.interfaces`.
 """
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import Class, Registry, frozen_dataclass_lacks, place
 from dreammpc.plugins.settings import checked_settings, settings_of
+
+log = logging.getLogger(__name__)
 
 TERMS = Registry("term", "dreammpc.terms")
 """Classes of objective terms by name."""
@@ -181,10 +185,25 @@ def episode_start(batch_size: int, action_dim: int, device: torch.device) -> Ten
 
 
 def term_inputs(costs: Sequence[Any], imagination: Any, state: TensorDictBase, device: torch.device) -> Any:
-    """What a planning context holds for terms: `episode` and `references`; nothing where there are none."""
+    """What a planning context holds for terms: `episode` and `references`; nothing where there are none.
+
+    A model says by `rewardless = True` that it has neither reward nor value; without terms it is told once.
+    """
     if not costs:
+        if getattr(imagination.model, "rewardless", False) and not torch.compiler.is_compiling():
+            warn_rewardless(type(imagination.model).__name__)
         return {}
     last = state["last_action"] if imagination.last_action is None else imagination.last_action
     content = {"last_action": last, "started": state["started"], "time": state["time"]}
     references = prepare_terms(costs, imagination.model, device)
     return {"episode": TensorDict(content, state.batch_size), "references": references}
+
+
+@functools.cache
+def warn_rewardless(model: str) -> None:
+    """Say, once for each class of models, that a plan in it without terms is as good as any other."""
+    log.warning(
+        "%s has neither reward nor value, and the planner has no terms: every plan is as good as another."
+        " terms=[…], such as goal, say what to plan for",
+        model,
+    )
