@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-FOLDERS = ("dreammpc", "tests", "docs", "benchmarks", "recipes", "conf")
+FOLDERS = ("dreammpc", "tests", "docs", "benchmarks", "examples", "recipes", "conf")
 FILE = re.compile(
     rf"(?<![\w/.…-])(?:{'|'.join(FOLDERS)})/[\w./+-]*\w\.(?:py|md|yaml|sh|csv|json|png|gif|sbatch|cff|ckpt|toml)\b"
 )
