@@ -15,7 +15,7 @@ from torch import Tensor
 from dreammpc.cli import parser as cli
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
-from dreammpc.trained import loading
+from dreammpc.trained import initialize, loading
 from dreammpc.trained.published import read_published, recognize, renamed, size_name
 
 PARTS = ("weight", "bias", "ln.weight", "ln.bias")
@@ -336,3 +336,17 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert all(word in error for word in words), error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["torn.pt", "walker-walk-1.pt"]
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+def test_a_run_can_begin_with_one(algorithm, tmp_path):
+    path = write(tmp_path, source_state(algorithm, "new"))
+    model = read_published(path).model(0.9)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    (line,) = initialize(model, path)
+    assert line.startswith(
+        f"init={path}: begins with its encoder, dynamics, reward, value_heads, target_heads"
+    )
+    expected = read_published(path).model(0.9).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())

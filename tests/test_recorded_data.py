@@ -11,6 +11,7 @@ from commands import TINY, logged, run_here
 from faults.tiny import Snapshots, Training, everything, lines, raw
 from feeds import FakeAgent, FakeCollector, schedule
 
+from dreammpc.cli import parser as cli
 from dreammpc.configuration.data_schemas import DataConfig
 from dreammpc.configuration.recorded import build_demonstrations, open_data
 from dreammpc.configuration.schemas import ReplayConfig, TrainerConfig
@@ -435,3 +436,154 @@ def test_the_recipe_learns_from_a_recording_without_a_step(tmp_path):
     resumed = "resume=run/checkpoints/last.ckpt"
     said = run_here("train", resumed, "tracking=none", cwd=tmp_path, code=2).stderr
     assert "its run learned from recorded data" in said and "add data=data.h5, or data=null" in said
+
+
+def lerobot(folder: Path, images: str = "") -> list[Episode]:
+    """Two episodes in one file; `images`: where frames are, in it (`parquet`) or in a `video` each."""
+    pyarrow = pytest.importorskip("pyarrow")
+    import io
+
+    import imageio.v3 as imageio
+    import pyarrow.parquet as parquet
+
+    episodes = [episode(number, length, obs_dim=2, pixels=True) for number, length in enumerate((6, 9))]
+    features = {"observation.state": {"dtype": "float32"}, "action": {"dtype": "float32"}}
+    if images:
+        features["observation.top"] = {"dtype": "image" if images == "parquet" else "video"}
+    (folder / "meta").mkdir(parents=True)
+    (folder / "meta/info.json").write_text(json.dumps({"codebase_version": "v3.0", "features": features}))
+    tables = []
+    for number, one in enumerate(episodes):
+        rows = len(one)
+        own = {
+            "observation.state": list(one.obs["observation"][:-1]),
+            "action": list(one.action),
+            "next.reward": one.reward,
+            "next.done": np.arange(rows) == rows - 1,
+            "episode_index": np.full(rows, number),
+            "frame_index": np.arange(rows),
+        }
+        frames = one.obs["pixels"][:-1].transpose(0, 2, 3, 1)
+        if images == "parquet":
+            own["observation.top"] = [{"bytes": png(io.BytesIO(), frame), "path": None} for frame in frames]
+        elif images:
+            place = folder / f"videos/chunk-000/observation.top/file-{number:03d}.mp4"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            imageio.imwrite(place, np.full((rows, 96, 128, 3), 60 * number + 60, np.uint8), fps=10)
+        tables.append(pyarrow.table(own))
+    (folder / "data/chunk-000").mkdir(parents=True)
+    if images == "video":
+        for number, table in enumerate(tables):
+            parquet.write_table(table, folder / f"data/chunk-000/file-{number:03d}.parquet")
+    else:
+        parquet.write_table(pyarrow.concat_tables(tables), folder / "data/chunk-000/file-000.parquet")
+    return episodes
+
+
+def png(file, frame: np.ndarray) -> bytes:
+    from PIL import Image
+
+    Image.fromarray(frame).save(file, "png")
+    return file.getvalue()
+
+
+def test_lerobots_layout(tmp_path):
+    written = lerobot(tmp_path / "set")
+    data = opened(tmp_path / "set")
+    assert data.dropped["what was observed after them is not in the data"] == 2
+    expected = [each.piece(0, len(each) - 1) for each in written]
+    for each in expected:
+        del each.obs["pixels"]
+    assert all(equal(*pair) for pair in zip(data.pieces(), expected, strict=True))
+    assert [each.truncated for each in data.pieces()] == [True, True]
+
+
+def test_lerobots_frames(tmp_path):
+    written = lerobot(tmp_path / "inside", "parquet")
+    read = list(opened(tmp_path / "inside", "both", columns={"pixels": "observation.top"}).pieces())
+    assert np.array_equal(read[1].obs["pixels"], written[1].obs["pixels"][:-1])
+    lerobot(tmp_path / "videos", "video")
+    read = list(opened(tmp_path / "videos", "pixels", columns={"pixels": "observation.top"}).pieces())
+    assert [each.obs["pixels"].shape for each in read] == [(6, 3, 64, 64), (9, 3, 64, 64)]
+    assert [abs(each.obs["pixels"].mean() - value) < 4 for each, value in zip(read, (60, 120), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "meta/info.json").write_text("{"), ["meta/info.json", "damaged"]),
+        (lambda folder: next(folder.glob("data/*/*")).write_bytes(b"PAR1"), ["file-000.parquet is damaged"]),
+        (lambda folder: next(folder.glob("data/*/*")).unlink(), ["no data/*/*.parquet"]),
+    ],
+)
+def test_bad_folders_of_lerobots_are_one_line(spoil, words, tmp_path):
+    lerobot(tmp_path / "set")
+    spoil(tmp_path / "set")
+    with pytest.raises(UsageError) as error:
+        opened(tmp_path / "set")
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_data_set_of_minaris(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    from gymnasium.spaces import Box, Dict
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    written = [episode(number, length) for number, length in enumerate((4, 6))]
+    buffers = [
+        minari.data_collector.EpisodeBuffer(
+            id=number,
+            observations={"joints": one.obs["observation"], "goal": one.obs["observation"][:, :1]},
+            actions=one.action * 2,
+            rewards=one.reward.astype(float),
+            terminations=[one.terminated and step == len(one) - 1 for step in range(len(one))],
+            truncations=[one.truncated and step == len(one) - 1 for step in range(len(one))],
+        )
+        for number, one in enumerate(written)
+    ]
+    minari.create_dataset_from_buffers(
+        "ours/pendulum-v0",
+        buffers,
+        observation_space=Dict({"joints": Box(-9, 9, (3,)), "goal": Box(-9, 9, (1,))}),
+        action_space=Box(-2, 2, (1,)),
+    )
+    data = opened("ours/pendulum-v0", columns={"observation": "observations/joints"})
+    assert data.bounds.high.tolist() == [2.0]
+    assert (data.terminated, data.truncated, data.dropped.total()) == (1, 1, 0)
+    assert all(equal(*pair) for pair in zip(data.pieces(), written, strict=True))
+    with pytest.raises(
+        UsageError, match=r"Minari has no such data set on this machine; there are: ours/pendulum-v0"
+    ):
+        opened("ours/pendulum-v1")
+
+
+def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("flat.npz", **columns())
+    cli.main(["data", "flat.npz", "-o", "out/flat.h5", "data.episode_length=10"])
+    said = capsys.readouterr().out
+    assert "data flat.npz: 35 transitions in 5 episodes" in said and "left out 5 transitions" in said
+    assert "lightning run train data=out/flat.h5" in said
+    pairs = zip(opened("out/flat.h5").pieces(), opened("flat.npz", episode_length=10).pieces(), strict=True)
+    assert all(equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.npz"], ["none.npz", "does not exist"]),
+        (["flat.npz", "-o", "flat.zip"], ["flat.zip", "ends in .npz, .h5, .hdf5"]),
+        (["flat.npz", "steps=3"], ["steps=3", "data.KEY=VALUE"]),
+        (["flat.npz", "data.bound=1"], ["data.bound", "did you mean data.bounds?"]),
+        (["flat.npz", "data.bounds=[1,2,3]"], ["data.bounds must be recorded, or [low, high]"]),
+    ],
+)
+def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("flat.npz", **columns())
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", *arguments])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and all(word in line for word in words), line

@@ -45,6 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check.add_argument("task", help="its name, such as walker-walk or gym-package:Name-v0")
     check.add_argument("--steps", type=int, default=200, metavar="N", help="random steps to play (200)")
     check.set_defaults(command=later("check_env"))
+    data = commands.add_parser("data", help="say what is in recorded data, or write them as one file")
+    data.add_argument("path", help="a file, a folder, a run's folder, or a name of Minari's")
+    data.add_argument("-o", "--output", metavar="FILE", help="what is learned from: .npz, .h5 or .hdf5")
+    data.add_argument(
+        "choices", nargs="*", default=[], metavar="data.KEY=VALUE", help="as of train; obs=both"
+    )
+    data.set_defaults(command=later("look", "data_commands"))
     add_agent_commands(commands)
     add_deploy_commands(commands)
     add_report_command(commands)

@@ -14,6 +14,7 @@ from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.data import Replay, check_replay_memory, replay_bytes
 from dreammpc.data.demonstrations import Demonstrations
 from dreammpc.data.formats import HDF5, Minari, Npz, Several, Source
+from dreammpc.data.lerobot import LeRobot
 from dreammpc.data.recorded import Recorded
 from dreammpc.envs import TaskEnv
 from dreammpc.interfaces import UsageError
@@ -70,7 +71,7 @@ def _opened(name: str, config: DataConfig, obs: str) -> Source:
     if kind == "minari":
         return Minari(name, config.columns, obs)
     if kind == "lerobot":
-        raise UsageError(f"data {name}: LeRobot's layout is not read yet")
+        return LeRobot(path, config.columns, obs, config.episode_length)
     reader: Any = {"npz": Npz, "hdf5": HDF5}[kind]
     return reader(path, config.columns, obs, config.episode_length)
 

@@ -229,7 +229,7 @@ def package(name: str, what: str) -> Any:
         UsageError: it is not installed.
     """
     try:
-        return __import__(name)
+        return __import__(name)  # the outermost package of a dotted name
     except ImportError as error:
         raise UsageError(f"{what} need a package: pip install 'dreammpc[data]' ({error})") from None
 
