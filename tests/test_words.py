@@ -31,7 +31,7 @@ ODD = [
 ]
 
 
-OTHERS = ("output", "video", "tracking.register")
+OTHERS = ("output", "video", "record", "tracking.register")
 """Of another recipe, or names that MLflow must take."""
 
 
@@ -41,8 +41,8 @@ def test_a_path_or_a_name_is_taken_as_it_is_typed(value):
     assert [config.folder, config.replay.folder, config.resume] == [value] * 3
     given = config.tracking
     assert [given.uri, given.experiment, given.run_name, given.parent] == [value] * 4
-    config = compose("evaluate", ["checkpoint=x", f"output={value}", f"video={value}"])
-    assert [config.output, config.video] == [value] * 2
+    config = compose("evaluate", ["checkpoint=x", f"output={value}", f"video={value}", f"record={value}"])
+    assert [config.output, config.video, config.record] == [value] * 3
     assert compose("sweep", ["tasks=walker-walk", f"folder={value}"]).folder == value
 
 
