@@ -5,7 +5,8 @@
 
 Random actions, whole batches. Steps are counted per second of CPU time, of this process with its threads and
 of its children, so that other work on the machine counts little; on an idle machine of N cores EnvPool and
-processes are up to N times as fast by the clock, a loop is not. The returns of random episodes are beside.
+processes are up to N times as fast by the clock, a loop is not. The returns of random episodes are beside,
+and those of the policy of a task's packaged agent, if there is one.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import psutil
 import torch
 from torchrl.envs import ParallelEnv
 
+from dreammpc import load_agent, run_episodes
 from dreammpc.envs import make_env
+from dreammpc.trained.library import agent_names
 
 
 def cpu() -> float:
@@ -39,6 +42,13 @@ def returns(env) -> torch.Tensor:
     torch.manual_seed(0)
     rewards = env.rollout(env.max_episode_steps, break_when_any_done=False)["next", "reward"]
     return rewards.double().sum((1, 2))
+
+
+def trained_returns(env) -> torch.Tensor:
+    """Of one episode of the task's packaged agent, without a planner, in each row."""
+    return torch.as_tensor(
+        run_episodes(env, load_agent(env.task, "policy"), seed=0).returns, dtype=torch.float64
+    )
 
 
 def main() -> None:
@@ -66,11 +76,16 @@ def main() -> None:
                 parallel.close()
             print(f"| {task} | {size} | {found[0]} | {found[1]} | {many} |", flush=True)
     if options.episodes:
-        print("\n| task | own, mean return (std) | EnvPool, mean return (std) |\n|---|---:|---:|")
+        print(
+            "\n| task | actions | own, mean return (std) | EnvPool, mean return (std) |\n|---|---|---:|---:|"
+        )
         for task in options.tasks:
-            both = [returns(make_env(task, options.episodes, backend=name)) for name in (None, "envpool")]
-            cells = [f"{each.mean():.2f} ({each.std():.2f})" for each in both]
-            print(f"| {task} | {' | '.join(cells)} |", flush=True)
+            trained = any(name.startswith(f"{task}/") for name in agent_names())
+            for actions in ("random", "policy") if trained else ("random",):
+                played = returns if actions == "random" else trained_returns
+                both = [played(make_env(task, options.episodes, backend=name)) for name in (None, "envpool")]
+                cells = [f"{each.mean():.2f} ({each.std():.2f})" for each in both]
+                print(f"| {task} | {actions} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
