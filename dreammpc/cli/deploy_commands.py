@@ -20,7 +20,8 @@ from dreammpc.plugins.settings import Count, Positive, Seed, fitted
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
 from dreammpc.trained import loading, locate
-from dreammpc.trained.compare import action_repeat_of, model_options, model_width
+from dreammpc.trained.compare import model_width
+from dreammpc.trained.loading import action_repeat_of, model_options
 from dreammpc.training import open_target
 
 
