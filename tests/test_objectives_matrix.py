@@ -6,16 +6,19 @@ import pytest
 import torch
 from plans import A, small
 from plans import plan as make_plan
+from tensordict import TensorDict
 from toy_models import random_bmpc, random_latent, random_tdmpc2
 
 from dreammpc import models
-from dreammpc.models import SimulatorModel
+from dreammpc.models import EnsembleModel, SimulatorModel
 from dreammpc.planning import PLANNERS, TERMS, Constraint, Imagination
 from dreammpc.planning.contract import graphable
 from dreammpc.planning.contract.common import Poisoned
 
 STAGED = sorted(set(PLANNERS) - {"policy"})
-MODELS = ("tdmpc2", "bmpc", "simulator")
+MODELS = ("tdmpc2", "bmpc", "simulator", "ensemble")
+ELSEWHERE = {"LatentModel", "JEPAModel"}
+"""A base class; and a model of pictures, whose goals are none of these (tests/test_foreign_models.py)."""
 B = 3
 
 
@@ -25,8 +28,16 @@ def model_of(name: str):
         model = SimulatorModel(A, A, lambda x, a: 0.9 * x + 0.5 * a, cost=lambda x, a, y: y.square().sum(-1))
         latent = model.latent(torch.randn(B, A, generator=torch.Generator().manual_seed(0)))
         return model, latent, ((0.2, -0.4), (0.5, 0.5))
-    model = {"tdmpc2": random_tdmpc2, "bmpc": random_bmpc}[name](A)
-    return model, random_latent(model, B), ((0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.0, 1.0, 0.0, 0.0))
+    if name == "ensemble":
+        model = EnsembleModel([random_tdmpc2(A), random_bmpc(A)])
+        observed = torch.randn(B, 5, generator=torch.Generator().manual_seed(0))
+        obs = TensorDict({"observation": observed}, [B])
+        with torch.no_grad():
+            latent = model.observe(obs, torch.zeros(B, A), model.initial_belief(B))
+    else:
+        model = {"tdmpc2": random_tdmpc2, "bmpc": random_bmpc}[name](A)
+        latent = random_latent(model, B)
+    return model, latent, ((0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.0, 1.0, 0.0, 0.0))
 
 
 def terms_for(observations) -> dict:
@@ -72,5 +83,5 @@ def test_the_matrix(name, model_name):
 
 def test_the_matrix_has_every_model():
     """A model that is added to the package must be tried here."""
-    built_in = {name for name in vars(models) if name.endswith("Model")} - {"LatentModel"}  # a base class
+    built_in = {name for name in vars(models) if name.endswith("Model")} - ELSEWHERE
     assert built_in == {type(model_of(name)[0]).__name__ for name in MODELS}
