@@ -436,6 +436,10 @@ def test_the_recipe_learns_from_a_recording_without_a_step(tmp_path):
     resumed = "resume=run/checkpoints/last.ckpt"
     said = run_here("train", resumed, "tracking=none", cwd=tmp_path, code=2).stderr
     assert "its run learned from recorded data" in said and "add data=data.h5, or data=null" in said
+    more = "data=null", "steps=400", "algorithm.seed_steps=300", "tracking=none", "evaluation.episodes=1"
+    assert (
+        "after 400 environment steps and 30 updates" in run_here("train", resumed, *more, cwd=tmp_path).stdout
+    )
 
 
 def lerobot(folder: Path, images: str = "") -> list[Episode]:
@@ -587,3 +591,35 @@ def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkey
         cli.main(["data", *arguments])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and all(word in line for word in words), line
+
+
+def test_frames_of_short_episodes_are_all_kept(tmp_path):
+    """Each episode has a first frame more than it has transitions."""
+    write_episodes(tmp_path / "short.h5", [episode(number, 2, pixels=True) for number in range(60)], {})
+    config = SimpleNamespace(
+        folder=tmp_path,
+        data=DataConfig(),
+        replay=ReplayConfig(),
+        trainer=TrainerConfig(),
+        algorithm=SimpleNamespace(horizon=2, batch_size=8),
+    )
+    agent = SimpleNamespace(obs_keys=("pixels",), record=False, model=None)
+    data = opened(tmp_path / "short.h5", "pixels")
+    env = SimpleNamespace(**{**vars(task(0)), "observation_spec": {}})
+    known, _ = build_demonstrations(data, env, agent, config, 1, 1)
+    assert known.replay.frames.oldest == 0
+
+
+def test_a_run_that_goes_on_without_its_data(tmp_path):
+    """Stopped within the updates on data alone: what was left of them is left out."""
+    path = tmp_path / "data.npz"
+    write_episodes(path, [episode(number, 20) for number in range(3)], {})
+    settings = {"steps": 240, "env": {"action_repeat": 8}, "seed_steps": 80, "utd": 0.5}
+    snapshots = Snapshots(tmp_path / "whole", (3,))
+    whole = Training(
+        tmp_path / "whole", more=(snapshots,), data={"path": str(path), "updates": 6}, **settings
+    )
+    snapshots.run = whole
+    whole.run()
+    on = Training(tmp_path / "at3", resume=tmp_path / "at3/checkpoints/last.ckpt", **settings).run()
+    assert (on.feed.updates, on.feed.env_steps) == (3 + 15, 240)

@@ -132,7 +132,7 @@ def build_demonstrations(
             " needs as many"
         )
     size = obs_dim(env), env.action_spec.shape[-1], pixels, agent.record, env.channels
-    needed = replay_bytes(data.transitions, 1, *size)
+    needed = replay_bytes(data.transitions, 1, *size, data.episodes)
     place, where = placed(needed, data.transitions, replay_folder(config), Path(str(config.folder)))
     replay = Replay(
         data.transitions,
@@ -144,6 +144,7 @@ def build_demonstrations(
         ragged=ragged,
         obs_keys=agent.obs_keys,
         folder=place,
+        episodes=data.episodes,
     )
     checksum = data.fill(replay, plans_for if agent.record else None)
     said = [*data.said(), where]

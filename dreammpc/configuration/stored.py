@@ -126,7 +126,7 @@ class _Reader:
         """Raise UsageError if the run logged at an address, and today's words say nothing of any."""
         stored = self.config.get("tracking", {})
         uri, kind = stored.get("uri"), self.given.get("tracking.kind", stored.get("kind"))
-        said = "tracking" in self.given or "tracking.uri" in self.given or "MLFLOW_TRACKING_URI" in os.environ
+        said = {"tracking", "tracking.uri"} & {*self.given} or "MLFLOW_TRACKING_URI" in os.environ
         if uri is not None and kind == "mlflow" and not said and now["tracking"]["uri"] is None:
             raise UsageError(
                 f"{self.where}: its run logged to MLflow at an address of its own, and no address is taken"
@@ -134,7 +134,7 @@ class _Reader:
             )
 
     def check_data(self) -> None:
-        """Raise UsageError if the run learned from recorded data, and today's words do not name them."""
+        """Raise UsageError if the run learned from recorded data that today's words do not name."""
         if (path := dict(self.config.get("data", {})).get("path")) and "data.path" not in self.given:
             raise UsageError(
                 f"{self.where}: its run learned from recorded data, and no path is taken from a file: add"
@@ -143,8 +143,7 @@ class _Reader:
 
     def notes(self) -> list[str]:
         lines = []
-        if self.unknown:
-            names = ", ".join(sorted(self.unknown))[:200]
+        if names := ", ".join(sorted(self.unknown))[:200]:
             lines.append(f"{self.where}: this version knows no setting {names}; left out")
         replay = self.config.get("replay", {})
         elsewhere = replay.get("folder") not in (None, self.config.get("folder"))
@@ -198,7 +197,8 @@ class _Reader:
 
     def _is_given(self, key: str) -> bool:
         group = key.split(".")[0].replace("eval_settings", "eval_planner")
-        return key in self.given or group in self.given
+        without = ("data",) if self.given.get("data.path") == "null" else ()
+        return key in self.given or group in (*self.given, *without)
 
     def _check_plain(self, key: str, value: Any, word: str) -> None:
         """Raise UsageError unless `value` is plain data that names nothing to look up or to import.

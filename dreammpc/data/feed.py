@@ -243,6 +243,8 @@ class Feed:
         self.random = state.get("random_first", True)
         if self.agent_steps or self.data is None:  # else there may be more such updates now
             self.offline = state.get("offline", 0)
+        if self.data is None:  # what was left of them cannot be made
+            self.offline = min(self.offline, self.updates)
         if self.data is not None and "data" in state:
             self.data.load_state_dict(state["data"])
         if not set_state(self.collector, state.get("collector")):

@@ -16,13 +16,14 @@ STACK = 3
 """Frames in a stack (arXiv 2310.16828, App. H)."""
 
 
-def ring_size(capacity: int, num_envs: int) -> int:
-    """Frames kept for `capacity` transitions: one each, and 2 % for the first frames of episodes.
+def ring_size(capacity: int, num_envs: int, episodes: int = 0) -> int:
+    """Frames kept for `capacity` transitions: one each, and 2 % for the first frames of episodes, or as many
+    as there are `episodes`, if that is more.
 
-    With episodes shorter than 50 steps the frames of the oldest transitions are gone before these are, and
+    With more episodes the frames of the oldest transitions are gone before these are, and
     they are not sampled any more.
     """
-    return capacity + capacity // 50 + 4 * num_envs
+    return capacity + max(capacity // 50 + 4 * num_envs, episodes)
 
 
 class FrameStore:
@@ -32,10 +33,11 @@ class FrameStore:
         capacity: transitions to serve.
         num_envs: B.
         folder: of a file for the frames; `None` keeps them in memory.
+        episodes: that there will be, where that is known.
     """
 
-    def __init__(self, capacity: int, num_envs: int, folder: Path | None = None):
-        self.size, self.folder = ring_size(capacity, num_envs), folder
+    def __init__(self, capacity: int, num_envs: int, folder: Path | None = None, episodes: int = 0):
+        self.size, self.folder = ring_size(capacity, num_envs, episodes), folder
         self.written = 0
         """Frames ever written."""
         self._recent = torch.full((num_envs, STACK), -1)

@@ -28,6 +28,7 @@ def replay_bytes(
     pixels: bool = False,
     plans: bool = False,
     channels: int = 3,
+    episodes: int = 0,
 ) -> int:
     """Bytes of a full replay.
 
@@ -36,10 +37,11 @@ def replay_bytes(
         obs_dim: of the vectors observed, 0 if there are none.
         plans: whether plans are stored too (BMPC).
         channels: of a frame.
+        episodes: that there will be, where that is known.
     """
     floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
     row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
-    frames = math.prod(FRAME_SHAPE[1:]) * channels * ring_size(capacity, num_envs) if pixels else 0
+    frames = math.prod(FRAME_SHAPE[1:]) * channels * ring_size(capacity, num_envs, episodes) if pixels else 0
     return row * capacity + frames
 
 

@@ -50,6 +50,7 @@ class Replay:
         folder: for files that hold the rows and the frames; `None` keeps them in memory. The folder is the
             replay's own: what is in it is deleted, now and when the replay is. A device in its place holds
             the rows there, and gives batches there: windows are the same, only their numbers are sent.
+        episodes: that there will be, where that is known: a frame more for each is kept.
 
     Raises:
         UsageError: frames on a device.
@@ -66,6 +67,7 @@ class Replay:
         ragged: bool = False,
         obs_keys: tuple[str, ...] = ("observation",),
         folder: Path | torch.device | None = None,
+        episodes: int = 0,
     ):
         self.device = folder if isinstance(folder, torch.device) else None
         folder = None if isinstance(folder, torch.device) else folder
@@ -79,7 +81,8 @@ class Replay:
         self.generator = torch.Generator().manual_seed(seed)
         vectors = [key for key in obs_keys if key != "pixels"]
         self.keys = (*vectors, *(("next", key) for key in vectors), *KEYS, *mutable)
-        self.frames = FrameStore(self.capacity, num_envs, folder) if "pixels" in obs_keys else None
+        ring = self.capacity, num_envs, folder, episodes
+        self.frames = FrameStore(*ring) if "pixels" in obs_keys else None
         self._expected = (*self.keys, "is_init", *((PIXELS, NEXT_PIXELS) if self.frames else ()))
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
