@@ -623,3 +623,23 @@ def test_a_run_that_goes_on_without_its_data(tmp_path):
     whole.run()
     on = Training(tmp_path / "at3", resume=tmp_path / "at3/checkpoints/last.ckpt", **settings).run()
     assert (on.feed.updates, on.feed.env_steps) == (3 + 15, 240)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_data_without_a_transition_are_one_line(rows, tmp_path):
+    np.savez(
+        tmp_path / "few.npz", **{key: value[:rows] for key, value in columns().items()}, episode=[0] * rows
+    )
+    with pytest.raises(UsageError, match="no transition to learn from"):
+        opened(tmp_path / "few.npz")
+
+
+def test_a_link_to_nowhere_is_no_column(tmp_path):
+    own = columns()
+    del own["observations"]
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["observations"] = h5py.SoftLink("/nowhere")
+        for name, value in own.items():
+            file[name] = value
+    with pytest.raises(UsageError, match="known to be the observation"):
+        opened(tmp_path / "link.h5")

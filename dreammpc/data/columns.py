@@ -1,5 +1,6 @@
 """Named columns → episodes: which column is what, and where episodes end."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,18 +91,23 @@ class Mapped:
             if part.dtype.kind not in "fiub":
                 raise UsageError(f"{self.name}: column {column!r} is not of numbers ({part.dtype})")
         if role in ("observation", "next_observation", "action"):
-            parts = [part.reshape(len(part), -1) for part in parts]
+            parts = [flat(part) for part in parts]
             return np.concatenate(parts, -1) if len(parts) > 1 else parts[0]
         if role in ("pixels", "next_pixels"):
             parts = [frames_first(part, f"{self.name}: column {self.roles[role][0]!r}") for part in parts]
             return np.concatenate(parts, 1) if len(parts) > 1 else parts[0]
-        flat = parts[0].reshape(len(parts[0]), -1)
-        if flat.shape[1] != 1:
+        values = flat(parts[0])
+        if values.shape[1] != 1:
             raise UsageError(
-                f"{self.name}: column {self.roles[role][0]!r} has {flat.shape[1]} entries a row; the {role}"
+                f"{self.name}: column {self.roles[role][0]!r} has {values.shape[1]} entries a row; the {role}"
                 " is one number"
             )
-        return flat[:, 0]
+        return values[:, 0]
+
+
+def flat(rows: np.ndarray) -> np.ndarray:
+    """[T, ...] as [T, entries], also of no rows."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
 
 
 def frames_first(frames: np.ndarray, where: str) -> np.ndarray:
@@ -133,6 +139,8 @@ def flat_episodes(
     Raises:
         UsageError: nothing says where episodes end.
     """
+    if not rows:
+        return
     starts = np.zeros(rows, bool)
     flags = {role: np.zeros(rows, bool) for role in ("terminated", "truncated", "done")}
     for role in flags:
@@ -152,7 +160,7 @@ def flat_episodes(
         )
     if mapped.has("next_observation") and mapped.has("observation"):
         starts |= breaks(mapped, read, rows)
-    first = sorted({0, *np.flatnonzero(starts).tolist()}) if rows else []
+    first = sorted({0, *np.flatnonzero(starts).tolist()})
     number = before
     for begin, end in zip(first, [*first[1:], rows], strict=True):
         for start in range(begin, end, length or max(end - begin, 1)):

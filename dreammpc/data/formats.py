@@ -163,7 +163,7 @@ def datasets(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in group.items():
         if hasattr(value, "items"):
             yield from datasets(value, f"{prefix}{key}/")
-        elif value.shape:
+        elif value is not None and value.shape:  # a link may lead nowhere
             yield f"{prefix}{key}", value
 
 
