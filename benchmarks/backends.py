@@ -54,7 +54,7 @@ def trained_returns(env) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["cheetah-run", "walker-walk", "humanoid-run"])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--processes", nargs="+", type=int, default=[])
     parser.add_argument("--decisions", type=int, default=100)
     parser.add_argument("--episodes", type=int, default=16)

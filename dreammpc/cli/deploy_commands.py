@@ -1,4 +1,4 @@
-"""What `dreammpc export`, `verify` and `loop` do; imported when one is called."""
+"""What `dreammpc export` and `verify` do; imported when one is called."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,8 +80,8 @@ def export(
 
 def task_env(task: str, facts: Any, seed: int, action_repeat: int | None = None) -> Any:
     """One environment of a checkpoint's description, as in training."""
-    how = {"obs": facts.get("obs", "state"), **model_options(facts)}
-    return make_env(task, 1, seed, action_repeat or action_repeat_of(facts), **how)
+    options = {"obs": facts.get("obs", "state"), **model_options(facts)}
+    return make_env(task, 1, seed, action_repeat or action_repeat_of(facts), **options)
 
 
 def verify(file: str) -> None:

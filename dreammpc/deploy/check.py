@@ -18,7 +18,8 @@ CLOSE = 1e-3
 """Actions that differ by less count as equal; their whole range is 2."""
 SHARE = 0.9
 """Share of steps that must be equal. A planner that chooses among candidates of nearly equal J may choose
-another where sums are rounded otherwise, so single steps differ; of a wrong seed or wrong weights all do."""
+another where sums are rounded otherwise, so single steps differ. A wrong seed can go unnoticed where the same
+candidate wins whatever is drawn."""
 LARGEST_RECORD = 2_000_000
 """Bytes of observations that a file keeps."""
 
