@@ -96,7 +96,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UsageError(f"file {path} does not exist; dreammpc export makes one")
-    found = from_archive(path) if zipfile.is_zipfile(path) else from_onnx(path)
+    found = from_onnx(path) if path.suffix == ".onnx" else from_archive(path)
     if not isinstance(found, dict) or "format" not in found:
         raise UsageError(f"file {path} is damaged, or was not made by dreammpc export")
     if found["format"] != FORMAT:
