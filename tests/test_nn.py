@@ -150,6 +150,15 @@ def test_large_tensors_can_be_differentiated_by_torch_func():
     torch.testing.assert_close(got, mine.grad, atol=2e-6, rtol=1e-5)
 
 
+def test_large_tensors_can_be_differentiated_by_torch_func_in_a_compiled_graph():
+    def gradient(x):
+        score, pull = torch.func.vjp(lambda x: simnorm(mish(x)).square().sum(), x)
+        return pull(torch.ones_like(score))[0]
+
+    x = torch.randn(64, 256)
+    torch.testing.assert_close(torch.compile(gradient, backend="eager", fullgraph=True)(x), gradient(x))
+
+
 def test_mlp_is_linear_layernorm_mish_and_a_plain_linear():
     torch.manual_seed(0)
     mlp = MLP([3, 6, 5, 2])

@@ -46,8 +46,14 @@ def is_large_update(x: Tensor) -> bool:
         and x.requires_grad
         and x.dtype == torch.float32
         and x.device.type == "cpu"
-        and torch._C._functorch.maybe_current_level() is None
+        and not in_transform()
     )
+
+
+@torch.compiler.assume_constant_result
+def in_transform() -> bool:
+    """Whether a function transform such as vjp is under way: asked when a graph is compiled, not within it."""
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 class LargeMish(torch.autograd.Function):
