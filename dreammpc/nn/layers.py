@@ -52,7 +52,7 @@ def is_large_update(x: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def in_transform() -> bool:
-    """Whether a function transform such as vjp is under way: asked when a graph is compiled, not within it."""
+    """Whether a function transform such as vjp is under way: asked while a graph is made, not in it."""
     return torch._C._functorch.maybe_current_level() is not None
 
 
