@@ -7,30 +7,45 @@ without a warm start. The simulator is then put into that state, the plan's H ac
 policy goes on for `--after` decisions: the discounted rewards are the plan's real return. (What follows is
 left out; it would weigh γ^(H + after).) The same is done with `--samples` noisy rollouts of the policy.
 
-Of each planner it is printed what its plan gains over the policy's own rollout, by the model's J and in
-reality, with standard errors over states; and the same of the sample that is best by J, and of the one
-that is best in reality (`oracle`), which says what was there to be found. Below stand the rank
-correlation of J and real returns over the candidates of a state, and by how much the model's rewards and
-its last value are off along the policy's rollout.
+Three tables. The first has what each planner's plan gains over the policy's own rollout, by J and in reality,
+with standard errors over states; and the same of four choices among the rollouts: the best by J, the best if
+the model's dynamics and rewards were the real ones (the value at the end is that of the observed state), the
+best if its value were the real one, and the best in reality (`oracle`), which says what was to be found.
+
+The second says which part of J ranks wrongly: rank correlations over the candidates of a state (means over
+states) of J, of its rewards and of its value with what they stand for. V at the real end is the value of the
+state that the simulator ended in. `twin` is the ceiling: the real return of a candidate with that of the same
+candidate with noise of 0.01 on its actions; what is not repeated there no smooth function can rank. The
+standard deviations over candidates add up what J is off by: J - real = (rewards - real rewards) + (V at the
+imagined end - V at the real end) + (V at the real end - real rest).
+
+The third follows the model along the horizon: the latent's error over how far the latent moved (1 is as bad
+as a model in which nothing moves), the error of the reward, and that of the value because of the latent's.
 
 Tasks whose episodes never terminate, and whose simulator can be put into a state.
 """
 
 import argparse
-import statistics
 from collections import defaultdict
 
 import torch
 from scipy.stats import spearmanr
 from tensordict import TensorDict
+from torch import Tensor
 
 from dreammpc import make_env
 from dreammpc.configuration.planners import build_planner
-from dreammpc.planning import Imagination, Objective
+from dreammpc.planning import Imagination
 from dreammpc.trained.loading import load_model
 
-PLAIN = Objective()
-"""Rewards and the mean of the value heads."""
+TWIN = 0.01
+"""Standard deviation of the noise on a twin's actions."""
+HEADS = (
+    "| agent | plan | gain by J | real gain | share of states with a gain |\n|---|---|---:|---:|---:|",
+    "| agent | J | rewards | value | V at the real end | J, real dynamics | twin | std of the real return |"
+    " of J | error of the rewards | of the end | of V |\n|---|" + "---:|" * 11,
+    "| agent | latent, step 1 to H | reward | value |\n|---|---:|---:|---:|",
+)
 
 
 def put(env, state: dict) -> None:
@@ -53,46 +68,48 @@ def step(env, action):
     return env.step(TensorDict({"action": action}, env.batch_size))["next"]
 
 
-def real(env, model, plans: torch.Tensor, after: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of plans [R, H, A]: discounted rewards [R], the first H rewards [R, H], the value [R] after these."""
-    rewards, horizon = [], plans.shape[1]
+def value(model, latent) -> Tensor:
+    """The mean of the value heads [B]."""
+    return model.value(latent, Imagination(model).mode(latent)).mean(-1)
+
+
+def real(env, model, plans: Tensor, after: int) -> tuple[Tensor, list]:
+    """Of plans [R, H, A], then the policy: rewards [R, H + after], and the latents [R] of steps 1 to H."""
+    rewards, latents, horizon = [], [], plans.shape[1]
     for t in range(horizon + after):
-        if t >= horizon:
-            latent = encode(model, obs)  # noqa: F821 (of the step before)
-            action = Imagination(model).mode(latent)
-            if t == horizon:
-                value = model.value(latent, action).mean(-1)
-        else:
-            action = plans[:, t]
+        action = plans[:, t] if t < horizon else Imagination(model).mode(encode(model, obs))  # noqa: F821
         obs = step(env, action)
         rewards.append(obs["reward"].squeeze(-1).float())
-    seen = torch.stack(rewards, 1)
-    return seen @ model.discount ** torch.arange(horizon + after), seen[:, :horizon], value
+        if t < horizon:
+            latents.append(encode(model, obs))
+    return torch.stack(rewards, 1), latents
 
 
-def foreseen(model, latent, plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewards [H] and the last value of a plan [1, H, A] in the model."""
-    rewards = []
-    for action in plan.unbind(1):
-        after = model.step(latent, action)
-        rewards.append(model.outcome(latent, action, after).reward)
-        latent = after
-    return torch.cat(rewards), model.value(latent, Imagination(model).mode(latent)).mean()
+def foreseen(model, latent, plans: Tensor) -> tuple[Tensor, list]:
+    """Of plans [R, H, A] in the model: rewards [R, H] and the latents [R] of steps 1 to H."""
+    rewards, latents = [], [latent.expand(len(plans))]
+    for action in plans.unbind(1):
+        latents.append(model.step(latents[-1], action))
+        rewards.append(model.outcome(latents[-2], action, latents[-1]).reward)
+    return torch.stack(rewards, 1), latents[1:]
 
 
 @torch.no_grad()
-def measure(agent: str, planners: list[str], options: argparse.Namespace) -> None:
+def measure(agent: str, planners: list[str], options: argparse.Namespace) -> tuple[str, str, str]:
+    """The agent's lines of the three tables."""
     model, facts = load_model(agent)
     torch.manual_seed(options.seed)
     made = {name: build_planner({"name": name}, model.action_dim) for name in planners}
-    main, trial = make_env(facts["task"], 1), make_env(facts["task"], 1 + len(made) + options.samples)
+    count = 1 + len(made) + options.samples
+    main, trial = make_env(facts["task"], 1), make_env(facts["task"], 2 * count)
     main.set_seed(options.seed)
     trial.set_seed(options.seed)
     obs, horizon = main.reset(), made[planners[0]].horizon
     trial.reset()
     last = main.max_episode_steps - horizon - options.after
     wanted = {int(i * last / options.states) for i in range(options.states)}
-    gains, correlations, errors = defaultdict(list), [], defaultdict(list)
+    discounts = model.discount ** torch.arange(horizon + options.after)
+    gains, ranks, spreads, errors = (defaultdict(list) for _ in range(4))
     for t in range(last):
         latent, imagination = encode(model, obs), Imagination(model)
         if t in wanted:
@@ -101,36 +118,58 @@ def measure(agent: str, planners: list[str], options: argparse.Namespace) -> Non
             rollouts = imagination.propose(latent, noise)[0]
             plans = [each.plan(imagination, latent, each.initial_state(1)).mean for each in made.values()]
             candidates = torch.cat([rollouts[:1], *plans, rollouts[1:]])
-            j = imagination.score(latent, candidates[None], PLAIN).objective[0]
+            twins = (candidates + TWIN * torch.randn_like(candidates)).clamp(-1, 1)
             put(trial, main.get_state())
-            worth, rewards, value = real(trial, model, candidates, options.after)
+            seen, reached = real(trial, model, torch.cat([candidates, twins]), options.after)
+            predicted, imagined = foreseen(model, latent, candidates)
+            weighed = seen * discounts
+            worth, twin = weighed.sum(1).split(count)
+            first, rest = weighed[:count, :horizon].sum(1), weighed[:count, horizon:].sum(1)
+            reached = [each[:count] for each in reached]
+            rewards = predicted @ discounts[:horizon]
+            ends = model.discount**horizon * value(model, imagined[-1])
+            real_ends = model.discount**horizon * value(model, reached[-1])
+            j = rewards + ends
             for i, name in enumerate(made, 1):
                 gains[name].append((j[i] - j[0], worth[i] - worth[0]))
-            samples = torch.tensor([0, *range(1 + len(made), len(candidates))])
-            for name, scores in (("best sample by J", j), ("oracle", worth)):
+            samples = torch.tensor([0, *range(1 + len(made), count)])
+            choices = {
+                "best sample by J": j,
+                "by J with the real dynamics": first + real_ends,
+                "by J with the real value": rewards + rest,
+                "oracle": worth,
+            }
+            for name, scores in choices.items():
                 best = samples[scores[samples].argmax()]
                 gains[name].append((j[best] - j[0], worth[best] - worth[0]))
-            correlations.append(spearmanr(j, worth).statistic)
-            predicted, end = foreseen(model, latent, candidates[:1])
-            errors["reward"].append((predicted - rewards[0]).abs().mean())
-            errors["value"].append(end - value[0])
+            pairs = (j, worth), (rewards, first), (ends, rest), (real_ends, rest), (first + real_ends, worth)
+            for name, (one, other) in enumerate((*pairs, (worth, twin))):
+                ranks[name].append(torch.tensor(spearmanr(one, other).statistic))
+            parts = worth, j, rewards - first, ends - real_ends, real_ends - rest
+            for name, part in enumerate(parts):
+                spreads[name].append(part.var())
+            for told, here in zip(imagined, reached, strict=True):
+                moved = (here["z"] - latent["z"]).square().sum()
+                errors["latent"].append(((told["z"] - here["z"]).square().sum() / moved).sqrt())
+                errors["value"].append((value(model, told) - value(model, here)).abs().mean())
+            errors["reward"].extend((predicted - seen[:count, :horizon]).abs().mean(0))
         obs = step(main, imagination.mode(latent))
-    for name, both in gains.items():
-        cells = [
-            f"{statistics.mean(x):+.3f} ± {statistics.stdev(x) / len(x) ** 0.5:.3f}" for x in columns(both)
-        ]
-        better = sum(float(x[1]) > 0 for x in both) / len(both)
-        print(f"| {agent} | {name} | {' | '.join(cells)} | {better:.2f} |", flush=True)
-    reward, value = torch.stack(errors["reward"]).mean(), torch.stack(errors["value"])
-    print(
-        f"{agent}: rank correlation {torch.tensor(correlations).nanmean():.2f}; along the policy's rollout"
-        f" rewards are off by {reward:.4f}, the last value by {value.mean():+.3f} (mean),"
-        f" {value.abs().mean():.3f} (absolute)\n"
-    )
+    lines = [f"| {agent} | {name} | {' | '.join(gain_cells(both))} |" for name, both in gains.items()]
+    told = [f"{torch.stack(found).nanmean():.2f}" for found in ranks.values()]
+    told += [f"{torch.stack(found).mean().sqrt():.3f}" for found in spreads.values()]
+    along = [
+        ", ".join(f"{error:.3f}" for error in torch.stack(errors[name]).view(-1, horizon).mean(0))
+        for name in ("latent", "reward", "value")
+    ]
+    return "\n".join(lines), f"| {agent} | {' | '.join(told)} |", f"| {agent} | {' | '.join(along)} |"
 
 
-def columns(pairs: list) -> list[list[float]]:
-    return [[float(value) for value in column] for column in zip(*pairs, strict=True)]
+def gain_cells(both: list) -> list[str]:
+    """Mean ± standard error of the gain by J and of the real one, and how often the latter is one."""
+    found = torch.tensor(both)
+    errors = found.std(0) / len(found) ** 0.5
+    cells = [f"{mean:+.3f} ± {error:.3f}" for mean, error in zip(found.mean(0), errors, strict=True)]
+    return [*cells, f"{(found[:, 1] > 0).float().mean():.2f}"]
 
 
 def main() -> None:
@@ -143,9 +182,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| agent | plan | gain by J | real gain | share of states with a gain |\n|---|---|---:|---:|---:|")
-    for agent in options.agents:
-        measure(agent, options.planners, options)
+    found = [measure(agent, options.planners, options) for agent in options.agents]
+    for head, lines in zip(HEADS, zip(*found, strict=True), strict=True):
+        print("\n".join([head, *lines, ""]))
 
 
 if __name__ == "__main__":
