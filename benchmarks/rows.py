@@ -56,7 +56,9 @@ def draw(curves: dict[int, list], path: Path) -> None:
     _, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
     for rows, points in curves.items():
         for axis, place in zip(axes, (0, 1), strict=True):
-            axis.plot([p[place] for p in points], [p[2] for p in points], label=f"{rows} row{'s' * (rows > 1)}")
+            axis.plot(
+                [p[place] for p in points], [p[2] for p in points], label=f"{rows} row{'s' * (rows > 1)}"
+            )
     axes[0].set(xlabel="environment steps", ylabel="return")
     axes[1].set(xlabel="CPU seconds")
     axes[0].legend()
