@@ -99,7 +99,9 @@ def train(config: TrainConfig) -> int:
     model.to(speed.device)  # from where Lightning has moved it back
     video = folder / f"{file_name(config.task)}.mp4"
     filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
-    results = {name: played for name, played in evaluator.compare(model, compared).items() if played}
+    before = evaluation.at(feed.clock)
+    rest = evaluator.compare(model, {name: one for name, one in compared.items() if name not in before})
+    results = {name: one for name in compared if (one := before.get(name) or rest[name])}
     print(f"\n{env.title} after {feed.told()}:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     last = loading.evaluate_arguments(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)

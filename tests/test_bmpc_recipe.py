@@ -28,7 +28,8 @@ def run(tmp_path_factory) -> Path:
         "evaluation.video=false",
         "tracking=none",
     ]
-    run_here("train", *TINY, *more, cwd=folder)
+    said = run_here("train", *TINY, *more, cwd=folder)
+    (folder / "said.txt").write_text(said.stdout + said.stderr)
     return folder
 
 
@@ -52,6 +53,9 @@ def test_evaluation_during_training_is_by_its_own_planners(run):
     assert final["env_steps"] == last["env_steps"] == 6000
     assert final["final/dream_mpc"] == pytest.approx(last["eval/dream_mpc/return"])  # two candidates here too
     assert final["final/policy"] == pytest.approx(last["eval/return"])
+    # What was just played stands in the final table and is not played again.
+    said = (run / "said.txt").read_text()
+    assert said.count("evaluating policy:   0%") == len(lines) and "| policy " in said
 
 
 def test_the_trained_agent_is_loaded_and_evaluated(run):

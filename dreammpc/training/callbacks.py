@@ -109,6 +109,7 @@ class Evaluation(Callback):
     ):
         self.feed, self.evaluate, self.checkpoints, self.every = feed, evaluate, checkpoints, every
         self.recent: dict[str, float] = {}
+        self._last: tuple[int, dict[str, Episodes]] = -1, {}
         self._next = every
         self._owed = False
         """Whether an evaluation was interrupted; a resumed run makes it up before anything else."""
@@ -126,6 +127,10 @@ class Evaluation(Callback):
             self._next = (self.feed.clock // self.every + 1) * self.every
             self._play(trainer, pl_module)
 
+    def at(self, clock: int) -> dict[str, Episodes]:
+        """Episodes by planner of the evaluation at that step; empty if there was none."""
+        return self._last[1] if self._last[0] == clock else {}
+
     def state_dict(self) -> dict[str, Any]:
         return {"owed": self._owed}
 
@@ -138,7 +143,8 @@ class Evaluation(Callback):
         metrics: dict[str, float] = {}
         scores: list[float] = []
         self._owed = True  # whatever is raised
-        for name, episodes in self.evaluate().items():
+        played = self.evaluate()
+        for name, episodes in played.items():
             self._owed = episodes is None
             if episodes is None:
                 return
@@ -153,6 +159,7 @@ class Evaluation(Callback):
             }
             scores.append(episodes.mean)
         self.recent = metrics
+        self._last = self.feed.clock, {name: one for name, one in played.items() if one is not None}
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self.feed.clock)
         self.checkpoints.offer(pl_module, scores[0])
