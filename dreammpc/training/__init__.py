@@ -1,9 +1,10 @@
 """Trainer assembly, checkpoints over environment steps, monitoring and distributed strategy."""
 
-from dreammpc.training.callbacks import Evaluation, GracefulStop, Monitor, OwnFolder, ProgressBar
+from dreammpc.training.callbacks import GracefulStop, Monitor, OwnFolder, ProgressBar
 from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.distributed_env import world_size
+from dreammpc.training.evaluation_callback import Evaluation
 from dreammpc.training.owner import check_free, release_folders
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
 from dreammpc.training.speed import Speed, choose_speed
