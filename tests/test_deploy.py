@@ -215,3 +215,72 @@ def test_wrong_inputs_are_one_line(archive):
         file(np.zeros(4))
     with pytest.raises(UsageError, match=r"plans for 2 pending actions at most, got 3"):
         file(np.zeros(5), np.zeros((3, 1)))
+
+
+def looped(archive, capsys, *words):
+    cli.main(["loop", str(archive), "--hz", "50", *words])
+    return capsys.readouterr().out
+
+
+def test_a_loop_in_the_simulator(archive, tmp_path, capsys):
+    log = tmp_path / "ticks.csv"
+    words = ["--seconds", "0.2", "--watchdog", "0", "--on-miss", "hold", "--ahead", "1", "--log", str(log)]
+    out = looped(archive, capsys, *words)
+    assert out.startswith(f"{AGENT}: ") and " ticks at 50 Hz, " in out and "jitter: median" in out
+    rows = log.read_text().splitlines()
+    assert rows[0] == "tick,jitter_s,plan_s,missed" and rows[1].startswith("0,") and 2 <= len(rows) <= 11
+
+
+def test_latency_in_simulated_time(archive, capsys):
+    """No latency is the exported episode itself; with one, a plan for the state of then is another."""
+    file = ExportedAgent(archive)
+    found = [
+        looped(archive, capsys, "--seconds", "0.24", "--latency", latency, *words)
+        for latency, words in (("0", []), ("40", []), ("40", ["--ahead", "1"]))
+    ]
+    values = [float(line.partition("return ")[2].split()[0]) for line in found]
+    record = Record.of(file.description["record"])
+    assert values[0] == pytest.approx(record.value, abs=0.06) and len(set(found)) == 3
+    assert found[2].strip().endswith("from start 0, 40 ms late, plan-ahead")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--hz", "0"], "--hz 0 --seconds 10: expected at least one tick"),
+        (["--hz", "nan"], "--hz"),
+        (["--seconds", "inf"], "expected at least one tick"),
+        (["--ahead", "3"], "plans 2 ahead, got --ahead 3: export it with --ahead 3"),
+        (["--task", "walker-walk"], "task walker-walk: observation has the shape [24], but file "),
+        (["--task", "walker-wlak"], "walker-wlak"),
+        (["--on-miss", "policy"], "--on-miss policy and --policy FILE go together"),
+        (["--on-miss", "pray"], "on_miss must be one of plan, policy, hold, got 'pray'"),
+        (["--policy", "none.pt2", "--on-miss", "policy"], "file none.pt2 does not exist"),
+        (["--watchdog", "-1"], "watchdog must be a period"),
+        (["--max-rate", "0"], "max_rate must be above 0"),
+        (["--latency", "7"], "latency must be a multiple of 10 ms, a control step, got 7"),
+        (["--latency", "60", "--ahead", "1"], "is 3 ticks, but file "),
+        (["--latency", "20", "--log", "x.csv"], "--latency simulates the clock"),
+        (["--log", "."], ". is a folder, and a file of that name cannot be written"),
+    ],
+)
+def test_a_loop_that_cannot_be_is_one_line(archive, words, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(["loop", str(archive), *words], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):
+    """Nobody plans 100,000 times a second; the log of what was there is written."""
+    log = tmp_path / "ticks.csv"
+    words = ["loop", str(archive), "--hz", "100000", "--watchdog", "0.01", "--log", str(log)]
+    line = refused(words, capsys, code=1)
+    assert "the rate of 100000 Hz cannot be kept: no plan came in time for 0.01 s; the last took" in line
+    assert log.exists()
+
+
+def test_a_task_that_a_file_names_is_not_imported(archive, tmp_path, capsys):
+    changed = rewritten(
+        archive, tmp_path / "a.pt2", lambda about: about.update(task="torchrl:antigravity:Env")
+    )
+    assert "if you trust it, add task=" in refused(["loop", str(changed)], capsys)

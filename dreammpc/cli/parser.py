@@ -143,6 +143,22 @@ def add_deploy_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     verify = commands.add_parser("verify", help="play the episode that an exported file holds again")
     verify.add_argument("file", help="of dreammpc export")
     verify.set_defaults(command=later("verify", "deploy_commands"))
+    loop = commands.add_parser("loop", help="run an exported file at a fixed rate in the simulator")
+    loop.add_argument("file", help="of dreammpc export")
+    loop.add_argument("--task", help="that is simulated; by default the file's own")
+    loop.add_argument("--hz", type=float, default=50.0, help="actions a second (50)")
+    loop.add_argument("--seconds", type=float, default=10.0, help="how long (10)")
+    loop.add_argument("--ahead", type=int, default=0, help="ticks that a plan is made ahead (0)")
+    loop.add_argument(
+        "--on-miss", default="plan", help="what acts without a plan: plan, policy or hold (plan)"
+    )
+    loop.add_argument("--policy", metavar="FILE", help="an exported policy, for --on-miss policy")
+    loop.add_argument("--max-rate", type=float, metavar="R", help="largest change of an action per second")
+    loop.add_argument("--watchdog", type=float, default=0.5, help="seconds without a plan; 0 is never (0.5)")
+    loop.add_argument("--latency", type=float, metavar="MS", help="of an episode on a simulated clock")
+    loop.add_argument("--seed", type=int, default=0, help="of the start and the planner's noise (0)")
+    loop.add_argument("--log", metavar="FILE", help="a CSV file with every tick")
+    loop.set_defaults(command=later("loop", "deploy_commands"))
 
 
 def add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
