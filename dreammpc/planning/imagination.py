@@ -64,6 +64,11 @@ class Objective:
         """All terms that look at trajectories: those of J, and those of the constraints."""
         return (*self.terms, *(constraint.term for constraint in self.constraints))
 
+    @property
+    def rejects(self) -> bool:
+        """Whether candidates that violate a constraint are ranked behind all others."""
+        return any(constraint.treatment == "reject" for constraint in self.constraints)
+
     def reduce(self, heads: Tensor) -> Tensor:
         """[M, K] → [M]."""
         return reduce_heads(heads, self.value_reduction, self.value_std_weight)

@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from dreammpc.planning.constraints import REJECTED
 from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.search import SearchState, Selection, take
 from dreammpc.planning.statistics import SearchStatistics
@@ -144,8 +145,13 @@ class GaussianRefit:
             found, state = state.score(context, population, state.starts_with_policy)
             scores, index = found.topk(self.num_elites, 1)
             elites = take(population, index)
+            weights = elite_weights(scores, self.temperature)
+            if context.objective.rejects:  # until all elites keep the constraints they count alike, as in
+                # constrained cross-entropy (Wen & Topcu 2018): by weights the least violation would be all
+                rejected = (scores <= REJECTED).any(1, keepdim=True)
+                weights = torch.where(rejected, elite_weights(scores, 0.0), weights)
             # As an elite of weight 0 a NaN would still spoil the fit.
-            new = fit_gaussian(elites.nan_to_num(0.0), elite_weights(scores, self.temperature))
+            new = fit_gaussian(elites.nan_to_num(0.0), weights)
             mean = new[0] if self.momentum == 0 else self.momentum * mean + (1 - self.momentum) * new[0]
             std = new[1] if self.momentum == 0 else self.momentum * std + (1 - self.momentum) * new[1]
             std = std.clamp(self.min_std, self.max_std)
@@ -178,7 +184,8 @@ class GaussianRefit:
                 started = context.warm_start["started"][..., None, None].bool()
                 elites = torch.where(started, context.shifted("elites")[:, :kept], drawn[:, :kept])
             drawn = torch.cat([elites[:, :kept], drawn[:, kept:]], 1)
-        if self.add_mean and i == self.iterations - 1 and num > kept:
+        add_mean = (self.add_mean and i == self.iterations - 1) or context.objective.rejects
+        if add_mean and num > kept:
             drawn = torch.cat([drawn[:, :-1], mean.unsqueeze(1)], 1)
         return drawn
 
