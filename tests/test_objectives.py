@@ -269,6 +269,50 @@ def test_an_active_constraint_is_kept_where_its_exact_solution_is(name, treatmen
     assert ((state["multipliers"] > 0).any() == (treatment == "lagrangian")).item()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("rule", ["fixed", "normalized", "backtracking", "line_search"])
+def test_steps_go_along_the_boundary_of_a_penalty(rule, optimizer):
+    """|a|² ≤ 0.25 and the nearest to (0.9, -0.3): all meet the boundary elsewhere and go on."""
+    target = torch.tensor([0.9, -0.3])
+    model = SimulatorModel(1, 2, lambda x, a: x, cost=lambda x, a, x2: (a - target).square().sum(-1))
+    constraint = {"term": "energy", "limit": 0.25, "treatment": "penalty", "weight": 50.0}
+    how = {"step_rule": rule, "optimizer": optimizer, "step_size": 0.1, "iterations": 40}
+    planner = make_planner("dream_mpc", 2, horizon=1, keep_policy=False, constraints=[constraint], **how)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = planner.plan(Imagination(model), model.latent(torch.zeros(1, 1)), planner.initial_state(1))
+    ends = found.state["candidates"][0, :, 0]
+    best = (0.5 * target / target.norm()).expand_as(ends)
+    near = 0.13 if optimizer == "adam" else {"backtracking": 0.1, "line_search": 0.06}.get(rule, 1e-3)
+    torch.testing.assert_close(ends, best, atol=near, rtol=0)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest action of a plan."""
+
+    weight: float = 1.0
+
+    def __call__(self, trajectory):
+        return trajectory.actions.abs().amax((0, 2))
+
+
+@pytest.mark.parametrize("name", ["mppi", "cem", "icem"])
+def test_rejection_finds_what_no_sample_keeps(name):
+    """Ten actions of at most 0.3, as near as can be to 0.9: no one draws such a plan by chance."""
+    constraint = {"term": Largest(), "limit": 0.3, "treatment": "reject"}
+    small = {"num_samples": 128, "num_elites": 16, "iterations": 8}
+    planner = make_planner(name, 1, horizon=10, terminal_value=False, constraints=[constraint], **small)
+    model, state = pulled(), planner.initial_state(2)
+    torch.manual_seed(0)
+    for _ in range(4):
+        with torch.no_grad():
+            result = planner.plan(Imagination(model), model.latent(torch.zeros(2, 1)), state)
+        state = result.state
+    assert result.diagnostics["violation"].tolist() == [0, 0]
+    assert result.mean.mean() > 0.1
+
+
 def test_multipliers_are_those_of_the_exact_solution_and_reset_by_mask():
     """At a = 0.5 the gradient of J is 0.8, that of a² is 1: λ = 0.8."""
     constraint = Constraint("energy", limit=0.25, treatment="lagrangian", weight=2.0)

@@ -68,7 +68,10 @@ class PlanningContext:
 
     def score(self, decisions: Tensor, multipliers: Tensor | None = None) -> Tensor:
         """J [B, N] of `decisions` [B, N, K, A]; what is not finite counts as `non_finite_score`."""
-        scores = self.imagined(decisions, multipliers).objective
+        return self.usable(self.imagined(decisions, multipliers).objective)
+
+    def usable(self, scores: Tensor) -> Tensor:
+        """`scores`, and `non_finite_score` where they are not finite."""
         return torch.where(scores.isfinite(), scores, self.non_finite_score)
 
     def imagined(self, decisions: Tensor, multipliers: Tensor | None = None) -> Imagined:

@@ -10,6 +10,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.planning.constraints import candidate_multipliers
 from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.objective_terms import NotDifferentiable
+from dreammpc.planning.penalty_steps import Penalties, length
 from dreammpc.planning.search import SearchState, take
 from dreammpc.plugins.settings import Count, NonNegative, check, one_of
 
@@ -41,6 +42,8 @@ class GradientAscent:
         clip_over: `candidate` clips each by itself; `all` uses one norm over an environment's candidates,
             so that one exploding candidate flattens the rest.
         project: back onto [-1, 1] after every step, not only at the end.
+
+    Beside a constraint with a penalty, a step goes along the boundary (see `penalty_steps`).
     """
 
     iterations: Count = 1
@@ -78,21 +81,28 @@ class GradientAscent:
             if context.out_of_time():
                 state = replace(state, statistics=replace(state.statistics, stopped_early=True))
                 break
-            gradient, scores = score_gradient(context, actions, own)
+            gradient, scores, penalties = score_gradient(context, actions, own)
             if state.policy_scores is None and state.starts_with_policy and i == 0:
                 state = replace(state, policy_scores=scores[:, : state.policy_rollouts.shape[1]])
-            gradient, norm, clipped = self._clip(gradient)
+            whole, (gradient, norm, clipped) = gradient, self._clip(gradient)
             statistics = state.statistics.after(scores, actions.shape[1] * context.horizon)
             statistics = replace(statistics, gradient_norm=norm, clipped=clipped)
             state = replace(state, scores=None, scores_before_step=scores, statistics=statistics)
             direction, moments = self._direction(gradient, moments)
             if self.step_rule in ("normalized", "line_search"):
                 direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
-            if self.step_rule in ("backtracking", "line_search"):
-                actions, scores, state = self._backtrack(context, state, actions, scores, direction, own)
+            search = self.step_rule in ("backtracking", "line_search")
+            sizes = [self.step_size * 0.5**k for k in range(BACKTRACKS if search else 1)]
+            steps = [size * direction for size in sizes]
+            if penalties is not None:
+                scale = length(direction) / length(whole)
+                pairs = zip(steps, sizes, strict=True)
+                steps = [penalties.beside(step, size * scale) for step, size in pairs]
+            if search:
+                actions, scores, state = self._backtrack(context, state, actions, scores, steps, own)
                 state = replace(state, scores=scores, scores_before_step=None)
             else:
-                actions = self._step(actions, direction)
+                actions = (actions + steps[0]).clamp(-1, 1) if self.project else actions + steps[0]
         if own is not None:  # candidates are compared under the same multipliers
             state = replace(state, scores=None, policy_scores=None)
         return replace(
@@ -135,22 +145,17 @@ class GradientAscent:
         mean, square = first / (1 - BETAS[0] ** power), second / (1 - BETAS[1] ** power)
         return mean / (square.sqrt() + EPS), {"moment_1": first, "moment_2": second, "adam_steps": steps}
 
-    def _step(self, actions: Tensor, direction: Tensor) -> Tensor:
-        stepped = actions + self.step_size * direction
-        return stepped.clamp(-1, 1) if self.project else stepped
-
     def _backtrack(
         self,
         context: PlanningContext,
         state: SearchState,
         actions: Tensor,
         scores: Tensor,
-        direction: Tensor,
+        steps: list[Tensor],
         multipliers: Tensor | None,
     ) -> tuple[Tensor, Tensor, SearchState]:
-        """The best of staying and of all step sizes for each candidate, its J [B, N], and the state."""
-        sizes = [self.step_size * 0.5**i for i in range(BACKTRACKS)]
-        tried = torch.stack([(actions + size * direction).clamp(-1, 1) for size in sizes], 2)
+        """The best of staying and of all `steps` for each candidate, its J [B, N], and the state."""
+        tried = torch.stack([(actions + step).clamp(-1, 1) for step in steps], 2)
         if multipliers is not None:
             multipliers = multipliers.repeat_interleave(BACKTRACKS, 1)
         found, state = state.score(context, tried.flatten(1, 2), multipliers=multipliers)
@@ -163,8 +168,10 @@ class GradientAscent:
 
 def score_gradient(
     context: PlanningContext, actions: Tensor, multipliers: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """∇J [B, N, H, A] (zero where it is not finite) and J [B, N] of `actions`.
+) -> tuple[Tensor, Tensor, Penalties | None]:
+    """∇J [B, N, H, A] (zero where it is not finite) and J [B, N] of `actions`, and its penalties.
+
+    The gradient is of J without the penalties of constraints, which come by themselves: they have a kink.
 
     By `torch.func.vjp` and not `torch.func.grad`, which always records the backward pass as well, for
     second derivatives that no one asks for: about a quarter of a gradient's time on CPU.
@@ -173,22 +180,30 @@ def score_gradient(
         NotDifferentiable: J does not depend differentiably on the actions.
         UsageError: the model's functions fail only where they are differentiated.
     """
+    penalized = [i for i, c in enumerate(context.objective.constraints) if c.treatment == "penalty"]
+    weights = tuple(float(context.objective.constraints[i].weight) for i in penalized)
 
-    def score(actions: Tensor) -> Tensor:
-        scores = context.score(actions, multipliers)
+    def score(actions: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """J without penalties, and what they are of; and J."""
+        found = context.imagined(actions, multipliers)
+        scores = context.usable(found.objective)
         if not torch.compiler.is_compiling() and not scores.requires_grad:
             raise NotDifferentiable(
                 "gradient planning needs a J that is differentiable in the actions, but none of the model's"
                 " step, outcome and value passes a gradient on; detach(), no_grad or numpy in it?"
                 " dreammpc.planning.contract.check_model names the method"
             )
-        return scores
+        if found.violations is None or not penalized:
+            return (scores,), scores
+        violations = [found.violations[..., i] for i in penalized]
+        taken = [weight * g.clamp(min=0) for weight, g in zip(weights, violations, strict=True)]
+        return (scores + torch.stack(taken).sum(0), *violations), scores
 
     if torch.compiler.is_compiling():
-        scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+        smooth, pullback, scores = torch.func.vjp(score, actions, has_aux=True)  # type: ignore[misc]
     else:
         try:
-            scores, pullback = torch.func.vjp(score, actions)  # type: ignore[misc]
+            smooth, pullback, scores = torch.func.vjp(score, actions, has_aux=True)  # type: ignore[misc]
         except NotDifferentiable:
             raise
         except (RuntimeError, UsageError) as error:
@@ -199,5 +214,12 @@ def score_gradient(
                 f" PyTorch's older autograd in it?): {str(error).partition(chr(10))[0]}; planners that only"
                 " sample, such as mppi, need no gradient"
             ) from error
-    gradient = pullback(scores.isfinite().to(scores.dtype))[0]
-    return torch.where(gradient.isfinite(), gradient, 0.0), scores
+    usable, gradients = scores.isfinite().to(scores.dtype), []
+    for i in range(len(smooth)):
+        ahead = tuple(usable if i == k else torch.zeros_like(usable) for k in range(len(smooth)))
+        gradient = pullback(ahead)[0]
+        gradients.append(torch.where(gradient.isfinite(), gradient, 0.0))
+    if not penalized:
+        return gradients[0], scores, None
+    violations = torch.where(scores.isfinite()[..., None], torch.stack(smooth[1:], -1), 0.0)
+    return gradients[0], scores, Penalties(violations, tuple(gradients[1:]), weights)
