@@ -10,14 +10,15 @@ left out; it would weigh γ^(H + after).) The same is done with `--samples` nois
 Three tables. The first has what each planner's plan gains over the policy's own rollout, by J and in reality,
 with standard errors over states; and the same of four choices among the rollouts: the best by J, the best if
 the model's dynamics and rewards were the real ones (the value at the end is that of the observed state), the
-best if its value were the real one, and the best in reality (`oracle`), which says what was to be found.
+best if its value were the real one, and the best in reality (`oracle`). `oracle, repeated` is what is left of
+the latter's gain with noise of 0.01 on all actions, hence of what was there to be found and not chance.
 
 The second says which part of J ranks wrongly: rank correlations over the candidates of a state (means over
 states) of J, of its rewards and of its value with what they stand for. V at the real end is the value of the
 state that the simulator ended in. `twin` is the ceiling: the real return of a candidate with that of the same
-candidate with noise of 0.01 on its actions; what is not repeated there no smooth function can rank. The
-standard deviations over candidates add up what J is off by: J - real = (rewards - real rewards) + (V at the
-imagined end - V at the real end) + (V at the real end - real rest).
+candidate with that noise; what is not repeated there no smooth function can rank. The standard deviations
+over candidates add up what J is off by: J - real = (rewards - real rewards) + (V at the imagined end - V at
+the real end) + (V at the real end - real rest).
 
 The third follows the model along the horizon: the latent's error over how far the latent moved (1 is as bad
 as a model in which nothing moves), the error of the reward, and that of the value because of the latent's.
@@ -26,6 +27,7 @@ Tasks whose episodes never terminate, and whose simulator can be put into a stat
 """
 
 import argparse
+import warnings
 from collections import defaultdict
 
 import torch
@@ -142,6 +144,7 @@ def measure(agent: str, planners: list[str], options: argparse.Namespace) -> tup
             for name, scores in choices.items():
                 best = samples[scores[samples].argmax()]
                 gains[name].append((j[best] - j[0], worth[best] - worth[0]))
+            gains["oracle, repeated"].append((j[best] - j[0], twin[best] - twin[0]))
             pairs = (j, worth), (rewards, first), (ends, rest), (real_ends, rest), (first + real_ends, worth)
             for name, (one, other) in enumerate((*pairs, (worth, twin))):
                 ranks[name].append(torch.tensor(spearmanr(one, other).statistic))
@@ -182,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "An input array is constant")  # no rank: left out of the mean
     found = [measure(agent, options.planners, options) for agent in options.agents]
     for head, lines in zip(HEADS, zip(*found, strict=True), strict=True):
         print("\n".join([head, *lines, ""]))
