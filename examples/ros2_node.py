@@ -1,0 +1,72 @@
+"""An exported agent as a ROS 2 node: `observation` in, `action` out, at a fixed rate.
+
+    python examples/ros2_node.py --ros-args -p file:=walker.pt2 -p hz:=50.0 -p ahead:=1
+
+It has not been run on ROS 2, only with a stand-in of `rclpy` in the tests. Both topics are Float32MultiArray:
+the observation in the order that the file's description gives, the action within -1 and 1.
+"""
+
+import threading
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import Float32MultiArray
+
+from dreammpc.deploy import ControlLoop, ExportedAgent, TooSlow
+
+
+class Planner(Node):
+    """Keeps the newest observation; the loop reads it."""
+
+    def __init__(self) -> None:
+        super().__init__("dreammpc")
+        settings = {"file": "agent.pt2", "hz": 50.0, "ahead": 0, "max_rate": 20.0, "watchdog": 0.5}
+        for name, value in settings.items():
+            settings[name] = self.declare_parameter(name, value).value
+        self.agent = ExportedAgent(settings.pop("file"))
+        self.seen, self.first = np.zeros(0), threading.Event()
+        self.actions = self.create_publisher(Float32MultiArray, "action", 1)
+        self.create_subscription(Float32MultiArray, "observation", self.receive, 1)
+        self.loop = ControlLoop(self.agent, lambda: self.seen, self.send, stop=self.rest, **settings)
+
+    def receive(self, message: Float32MultiArray) -> None:
+        self.seen = np.array(message.data, np.float32)
+        self.first.set()
+
+    def send(self, action: np.ndarray) -> None:
+        self.actions.publish(Float32MultiArray(data=action.tolist()))
+
+    def rest(self) -> None:
+        """What brings this machine to rest; here an action of zeros."""
+        self.send(np.zeros(self.agent.action_dim))
+
+    def run(self) -> None:
+        """From the first observation until ROS ends."""
+        while rclpy.ok() and not self.first.wait(0.1):
+            pass
+        if self.first.is_set():
+            self.agent(self.seen)  # a first call is slow
+            self.agent.reset()
+            self.loop.run(10**9, until=lambda: not rclpy.ok())
+            self.get_logger().info(str(self.loop.report()))
+
+
+def main() -> None:
+    rclpy.init()
+    node = Planner()
+    receiving = SingleThreadedExecutor()
+    receiving.add_node(node)
+    threading.Thread(target=receiving.spin, daemon=True).start()
+    try:
+        node.run()
+    except TooSlow as error:
+        node.get_logger().error(f"the rate cannot be kept: {error}")
+    finally:
+        receiving.shutdown()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
