@@ -4,7 +4,7 @@
 
 A row is added to FOLDER/rows.csv as soon as it is known, and a second call goes on where the first stopped.
 Every file plays an episode of its agent again, on the same observations with the same seed; milliseconds are
-CPU time of one thread, the median of a call. Prints the table as Markdown.
+CPU time of one thread, the median of a call. Prints the table as Markdown, then one row a planner and format.
 """
 
 import argparse
@@ -67,6 +67,42 @@ def main() -> None:
                 print(" ".join(map(str, row.values())), flush=True)
     body = [tuple(str(row[column]) for column in COLUMNS) for row in rows]
     print(check.table(*body, head=COLUMNS))
+    print(check.table(*summary(rows), head=HEAD))
+
+
+HEAD = (
+    "planner",
+    "format",
+    "agents",
+    "largest difference",
+    "equal steps",
+    "MB",
+    "ms",
+    "the agent's ms",
+    "made in",
+)
+
+
+def summary(rows: list[dict[str, object]]) -> list[tuple[str, ...]]:
+    """Smallest to largest over the agents whose file was written, by planner and format."""
+    found = []
+    for planner, kind in dict.fromkeys((str(row["planner"]), str(row["format"])) for row in rows):
+        every = [row for row in rows if (row["planner"], row["format"]) == (planner, kind)]
+        made = [row for row in every if row["largest"] != "refused"]
+        cells = [f"{len(made)} of {len(every)}"]
+        for key, scale, digits, unit in (
+            ("largest", 1, ".0e", ""),
+            ("equal", 1, ".1f", " %"),
+            ("bytes", 1e-6, ".1f", ""),
+            ("ms", 1, ".2f", ""),
+            ("agent_ms", 1, ".1f", ""),
+            ("made_s", 1, ".0f", " s"),
+        ):
+            values = [scale * float(str(row[key]).removesuffix(" %")) for row in made]
+            ends = [format(end, digits) for end in (min(values), max(values))] if values else ["-"]
+            cells.append("–".join(dict.fromkeys(ends)) + (unit if values else ""))
+        found.append((planner, kind, *cells))
+    return found
 
 
 def one(name: str, planner: str, kind: str, options: argparse.Namespace) -> dict[str, object]:

@@ -166,6 +166,11 @@ def test_a_file_of_another_version(archive, tmp_path, capsys):
     assert "is of version 7" in line and "reads version 1: export the agent again" in line
 
 
+def test_a_description_without_its_inputs(archive, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "less.pt2", lambda about: about.pop("inputs"))
+    assert "is damaged: its description has no inputs" in refused(["verify", str(changed)], capsys)
+
+
 @pytest.mark.parametrize("cut", [10, 5000, -200])
 def test_a_damaged_file(archive, tmp_path, cut, capsys):
     path = tmp_path / "cut.pt2"

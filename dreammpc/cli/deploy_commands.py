@@ -107,7 +107,11 @@ def verify(file: str) -> None:
             f"file {path} acts otherwise than its agent did: {100 * found.equal:.1f} % of"
             f" {len(found.differences)} actions are equal"
         )
-    print(printable(f"{path} acts as its agent did: {about['task']}, {about['agent']}, planned by {planner}"))
+    print(
+        printable(
+            f"{path} acts as its agent did: {about['task']}, {about.get('agent')}, planned by {planner}"
+        )
+    )
 
 
 def loop(

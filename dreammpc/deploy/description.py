@@ -17,6 +17,8 @@ from dreammpc.support.atomic import from_json
 FORMAT = 1
 NAME = "dreammpc.json"
 KEY = "dreammpc"
+NEEDED = ("kind", "task", "planner", "torch", "machine", "action_repeat", "inputs", "outputs")
+"""Entries without which a file cannot be run."""
 
 
 def describe(
@@ -104,6 +106,8 @@ def read_description(path: Path) -> dict[str, Any]:
             f"file {path} is of version {found['format']}, made by dreammpc {found.get('dreammpc')}; this"
             f" dreammpc ({__version__}) reads version {FORMAT}: export the agent again"
         )
+    if lacking := [key for key in NEEDED if key not in found]:
+        raise UsageError(f"file {path} is damaged: its description has no {', '.join(lacking)}")
     return found
 
 
