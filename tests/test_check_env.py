@@ -141,8 +141,22 @@ def test_the_command(words, code, said, capsys):
     assert lines[0].startswith(f"{words[0]}: 2 observations, 1 action, episodes of at most 20 steps, ")
 
 
+def test_it_is_told_how_an_environment_is_made(capsys):
+    words = [task("OneSided"), "--steps", "5", "env.max_episode_steps=9", "env.action_bound=1"]
+    cli.main(["check-env", *words])
+    assert "episodes of at most 9 steps" in (out := capsys.readouterr().out) and "nothing wrong" in out
+    with pytest.raises(SystemExit):
+        cli.main(["check-env", task("Unit"), "env.kwargs.gian=2"])
+    assert "gian" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    ("words", "said"), [(["Unit", "--steps", "0"], "--steps must be"), (["no-such-task"], "unknown task")]
+    ("words", "said"),
+    [
+        (["Unit", "--steps", "0"], "--steps must be"),
+        (["no-such-task"], "unknown task"),
+        (["Unit", "env.num_envs=2"], "env.num_envs=2: expected env.kwargs.KEY=VALUE"),
+    ],
 )
 def test_mistakes(words, said, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -160,8 +160,8 @@ def test_what_cannot_be_learned_from_is_dropped_and_counted(tmp_path):
     assert (data.transitions, data.episodes) == (37 - 4, 6)
     told = "\n".join(data.said())
     assert "left out 2 transitions: the observation is not finite" in told
-    assert "left out 1 transitions: the reward is not finite" in told
-    assert "left out 1 transitions: the action is outside of the bounds -1 to 1" in told
+    assert "left out 1 transition: the reward is not finite" in told
+    assert "left out 1 transition: the action is outside of the bounds -1 to 1" in told
 
 
 def spoiled(tmp_path, change, name="bad.npz"):
@@ -195,7 +195,7 @@ def newer(tmp_path):
 BAD = {
     "missing": (lambda folder: folder / "none.npz", {}, ["none.npz", "does not exist"]),
     "unknown ending": (lambda folder: Path(__file__), {}, ["nothing is known", ".npz"]),
-    "no data set": (lambda folder: "no/such-v0", {}, ["no/such-v0", "Minari"]),
+    "no data set": (lambda folder: "no/such-v0", {}, ["no/such-v0 is no file or folder", "Minari"]),
     "empty folder": (lambda folder: folder, {}, ["neither a run's folder", "LeRobot"]),
     "pattern": (lambda folder: folder / "*.npz", {}, ["no file matches"]),
     "no reward": (lambda f: spoiled(f, lambda own: own.pop("rewards")), {}, ["reward", "there are: actions"]),
@@ -212,7 +212,7 @@ BAD = {
     "NaN": (
         lambda f: spoiled(f, lambda own: own["observations"].__setitem__((12, 0), np.nan)),
         {},
-        ["episode 1, step 1", "observation is not finite", "data.invalid=drop"],
+        ["episode 1, step 2", "observation is not finite", "data.invalid=drop"],
     ),
     "no ends": (
         lambda f: spoiled(f, lambda own: (own.pop("terminals"), own.pop("timeouts"))),
@@ -229,7 +229,7 @@ BAD = {
     "pickles": (
         lambda f: spoiled(f, lambda own: own.update(actions=np.array([{}] * 40, dtype=object))),
         {},
-        ["damaged or no npz", "allow_pickle"],
+        ["'actions' is not of numbers", "Python objects"],
     ),
     "actions beyond": (
         lambda f: spoiled(f, lambda own: own["actions"].__setitem__(3, 5.0)),
@@ -252,6 +252,31 @@ BAD = {
         ["'rewards' is not of numbers"],
     ),
     "odd groups": (odd_groups, {}, ["episode 1", "6 actions", "9 rows of 'observations'"]),
+    "ends that say neither": (
+        lambda f: spoiled(f, lambda own: own.update(terminals=np.full(40, np.nan))),
+        {},
+        ["'terminals' is to say yes or no", "row 0 has nan"],
+    ),
+    "ends that count": (
+        lambda f: spoiled(f, lambda own: own.update(timeouts=np.arange(40))),
+        {},
+        ["'timeouts' is to say yes or no", "row 2 has 2"],
+    ),
+    "rows of two by turns": (
+        lambda f: spoiled(f, lambda own: own.update(timeouts=np.zeros(40), episode=np.arange(40) % 2)),
+        {},
+        ["'episode' changes with every row"],
+    ),
+    "too large an observation": (
+        lambda f: spoiled(f, lambda own: own["observations"].__setitem__((12, 0), 1e20)),
+        {},
+        ["episode 1, step 2", "observation is beyond 1e+15"],
+    ),
+    "too large a reward": (
+        lambda f: spoiled(f, lambda own: own["rewards"].__setitem__(12, -1e20)),
+        {},
+        ["episode 1, step 2", "reward is beyond 1e+15"],
+    ),
     "a newer format": (newer, {}, ["has format 7", "reads 1"]),
     "frames that are not there": (
         lambda f: spoiled(f, lambda own: None),
@@ -529,6 +554,23 @@ def test_bad_folders_of_lerobots_are_one_line(spoil, words, tmp_path):
         assert word in str(error.value)
 
 
+def test_what_lerobots_index_says(tmp_path):
+    """Frames that no file has are counted; a layout of another version is refused."""
+    lerobot(tmp_path / "set")
+    index = tmp_path / "set/meta/info.json"
+    info = json.loads(index.read_text())
+    index.write_text(json.dumps({**info, "total_frames": 22}))
+    assert "left out 7 transitions: meta/info.json counts them" in "\n".join(opened(tmp_path / "set").said())
+    index.write_text(json.dumps({**info, "codebase_version": "v9.0"}))
+    with pytest.raises(UsageError, match=r"version v9.0 of LeRobot's layout; 2.x and 3.x are read"):
+        opened(tmp_path / "set")
+
+
+def test_python_objects_beside_what_is_read_are_left_alone(tmp_path):
+    path = spoiled(tmp_path, lambda own: own.update(infos=np.array([{}] * 40, dtype=object)))
+    assert opened(path).transitions == 37
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 def test_a_data_set_of_minaris(tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
@@ -570,6 +612,8 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
     said = capsys.readouterr().out
     assert "data flat.npz: 35 transitions in 5 episodes" in said and "left out 5 transitions" in said
     assert "lightning run train data=out/flat.h5" in said
+    cli.main(["data", "flat.npz", "-o", "flat.h5"])
+    assert "lightning run train data=flat.h5\n" in capsys.readouterr().out
     pairs = zip(opened("out/flat.h5").pieces(), opened("flat.npz", episode_length=10).pieces(), strict=True)
     assert all(equal(*pair) for pair in pairs)
 
@@ -581,6 +625,8 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
         (["flat.npz", "-o", "flat.zip"], ["flat.zip", "ends in .npz, .h5, .hdf5"]),
         (["flat.npz", "steps=3"], ["steps=3", "data.KEY=VALUE"]),
         (["flat.npz", "data.bound=1"], ["data.bound", "did you mean data.bounds?"]),
+        (["flat.npz", "data.colums.action=a"], ["data.colums.action", "did you mean data.columns?"]),
+        (["flat.npz", "-o", "flat.npz"], ["flat.npz is what is read"]),
         (["flat.npz", "data.bounds=[1,2,3]"], ["data.bounds must be recorded, or [low, high]"]),
     ],
 )

@@ -1,7 +1,6 @@
 """What the commands around trained agents do; imported when one is called."""
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from dreammpc.agent import Agent
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
 from dreammpc.configuration.planners import build_planner, planner_name, planners_for
-from dreammpc.envs.examine import examine
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import named_by
-from dreammpc.plugins.settings import Count, NumEpisodes, Positive, Seed, fitted
+from dreammpc.plugins.settings import Count, NumEpisodes, Seed, fitted
 from dreammpc.runtime.devices import choose_device, where
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
@@ -241,27 +239,6 @@ def confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of `algorithm=`, and all words but that and `task=`."""
     values = dict(word.split("=", 1) for word in words if word.startswith(("algorithm=", "task=")))
     return values.get("algorithm"), [word for word in words if word.partition("=")[0] not in values]
-
-
-def check_env(task: str, steps: int) -> None:
-    """Print what is wrong with a task.
-
-    Raises:
-        UsageError: no such task, or no steps.
-        SystemExit: with 2 if a training would refuse it or end with it.
-    """
-    fitted("--steps", steps, Positive)
-    began = time.perf_counter()
-    found = examine(task, steps)
-    seconds = time.perf_counter() - began
-    print(f"{task}: {', '.join([*found.facts, f'looked at in {seconds:.1f} s'])}")
-    for kind, texts in (("error", found.errors), ("warning", found.warnings)):
-        for text in texts:
-            print(f"  {kind}: {text}")
-    if not found.errors:
-        print("  nothing wrong" if not found.warnings else "  it can be trained on")
-        return
-    sys.exit(2)
 
 
 def planner_choices(words: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What `dreammpc data` does; imported when it is called."""
 
+import glob
+import shlex
 from collections.abc import Sequence
 
-from dreammpc.configuration.command_line import override_text
 from dreammpc.configuration.recipe import compose
 from dreammpc.configuration.recorded import open_data
 from dreammpc.data.recorder import check_target, write_episodes
@@ -25,10 +26,13 @@ def look(path: str, output: str | None, choices: Sequence[str]) -> None:
     for word in choices:
         if not word.startswith(("data.", "obs=")):
             raise UsageError(f"{word}: expected data.KEY=VALUE, or obs=state, pixels or both")
-    target = open_target(check_target(output)) if output else None
+    target = check_target(output) if output else None
     config = compose("train", [f"data={path}", *choices])
     data = open_data(config.data, config.env.obs)
     assert data is not None
+    if target and target.exists() and any(target.samefile(each) for each in glob.glob(path)):
+        raise UsageError(f"{target} is what is read; name another file")
+    target = open_target(target) if target else None
     for line in data.said():
         print(printable(line))
     if target:
@@ -36,4 +40,4 @@ def look(path: str, output: str | None, choices: Sequence[str]) -> None:
         bounds = {"action_low": -1.0, "action_high": 1.0}
         episodes, transitions = write_episodes(target, data.pieces(), {**known, **bounds})
         print(f"{target}: {transitions:,} transitions in {episodes:,} episodes")
-        print(printable(f"learn from it: lightning run train {override_text('data', target)}"))
+        print(printable(f"learn from it: lightning run train {shlex.quote(f'data={target}')}"))

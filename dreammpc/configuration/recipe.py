@@ -269,9 +269,9 @@ def groups_chosen() -> list[str]:
 def keys_beside(key: str, config: DictConfig, recipe: str) -> list[str]:
     """The keys of a recipe's `config` in the section where `key` was looked for."""
     section = key.rpartition(".")[0]
+    while section and not isinstance(OmegaConf.select(config, section), DictConfig):
+        section = section.rpartition(".")[0]  # it may be the section that does not exist
     node = OmegaConf.select(config, section) if section else config
-    if not isinstance(node, DictConfig):
-        section, node = "", config
     spelt = {"planners": "planner"} if recipe in COMPARE else {}  # as users do, see `rewrite`
     return [f"{section}.{name!s}" if section else spelt.get(str(name), str(name)) for name in node]
 

@@ -104,6 +104,20 @@ class Mapped:
             )
         return values[:, 0]
 
+    def flags(self, read: Read, role: str, rows: int, where: str = "") -> np.ndarray:
+        """The first `rows` of a column that says yes or no, as booleans [rows].
+
+        Raises:
+            UsageError: it has other values than 0 and 1.
+        """
+        values = self.read(read, role, 0, rows)
+        for row in np.flatnonzero((values != 0) & (values != 1))[:1]:
+            raise UsageError(
+                f"{self.name}: {where}column {self.roles[role][0]!r} is to say yes or no, 1 or 0, and"
+                f" row {row} has {values[row]:g}"
+            )
+        return np.asarray(values != 0)
+
 
 def flat(rows: np.ndarray) -> np.ndarray:
     """[T, ...] as [T, entries], also of no rows."""
@@ -137,7 +151,7 @@ def flat_episodes(
         before: episodes that came before, for their numbers.
 
     Raises:
-        UsageError: nothing says where episodes end.
+        UsageError: nothing says where episodes end, or their rows do not follow one another.
     """
     if not rows:
         return
@@ -145,12 +159,17 @@ def flat_episodes(
     flags = {role: np.zeros(rows, bool) for role in ("terminated", "truncated", "done")}
     for role in flags:
         if mapped.has(role):
-            flags[role] = mapped.read(read, role, 0, rows) != 0
+            flags[role] = mapped.flags(read, role, rows)
     ends = flags["terminated"] | flags["truncated"] | flags["done"]
     starts[1:] = ends[:-1]
     if mapped.has("episode"):
         numbers = mapped.read(read, "episode", 0, rows)
         starts[1:] |= numbers[1:] != numbers[:-1]
+        if rows > 2 and starts[1:].all() and not ends.any() and not mapped.has("next_observation"):
+            raise UsageError(
+                f"{mapped.name}: column {mapped.roles['episode'][0]!r} changes with every row; the rows of an"
+                " episode must follow one another"
+            )
     elif not (ends.any() or whole or length):
         known = [column for role in ENDS for column in mapped.roles[role]]
         raise UsageError(
@@ -235,7 +254,7 @@ def group_episode(mapped: Mapped, read: Read, sizes: Mapping[str, int], name: st
                 f" {mapped.roles[role][0]!r}"
             )
     flags = {
-        role: mapped.read(read, role, 0, steps) != 0 if mapped.has(role) else np.zeros(steps, bool)
+        role: mapped.flags(read, role, steps, f"{name}: ") if mapped.has(role) else np.zeros(steps, bool)
         for role in ("terminated", "truncated", "done")
     }
     if steps == 0 or not all(longer.values()):

@@ -11,6 +11,8 @@ from tensordict import TensorDict, TensorDictBase
 
 from dreammpc.interfaces import UsageError
 
+LARGEST = 1e15
+"""Of an observation's entries and of a reward, as of an environment's."""
 TOLERANCE = 1e-4
 """Of half the width between an action's bounds: a value that is rounded to beyond one counts as on it."""
 
@@ -143,6 +145,8 @@ class Cleaner:
             rows = rows & keep
             if rows.any() and not self.drop:
                 step = episode.first + int(np.flatnonzero(rows)[0])
+                if "observation" in reason and usable(episode.obs["observation"][step - episode.first]):
+                    step += 1  # it is the one after that cannot be used
                 other = ", data.bounds= gives other bounds" if "outside" in reason else ""
                 raise UsageError(
                     f"{self.name}: {episode.name}, step {step}: {reason}; data.invalid=drop leaves such"
@@ -162,13 +166,20 @@ class Cleaner:
         """By reason, which transitions are, [T]."""
         found: dict[str, np.ndarray] = {}
         if (seen := episode.obs.get("observation")) is not None:
-            whole = np.isfinite(seen).all(-1)
-            found["the observation is not finite"] = ~(whole[:-1] & whole[1:])
+            finite, small = np.isfinite(seen).all(-1), usable(seen)
+            found["the observation is not finite"] = ~(finite[:-1] & finite[1:])
+            found[f"the observation is beyond {LARGEST:g}"] = ~(small[:-1] & small[1:])
         found["the reward is not finite"] = ~np.isfinite(episode.reward)
+        found[f"the reward is beyond {LARGEST:g}"] = ~usable(episode.reward[:, None])
         found["the action is not finite"] = ~np.isfinite(episode.action).all(-1)
         outside = f"the action is outside of the bounds {self.bounds}"
         found[outside] = ~self.bounds.inside(episode.action) & ~found["the action is not finite"]
         return found
+
+
+def usable(values: np.ndarray) -> np.ndarray:
+    """Which rows of `values` [..., N] can be learned from, [...]."""
+    return np.asarray((np.abs(values) <= LARGEST).all(-1))
 
 
 def as_float32(episode: Episode) -> Episode:

@@ -48,13 +48,18 @@ class Npz:
         self.name, self.length = f"data {path}", length
         try:
             with np.load(path, allow_pickle=False) as file:
-                self.arrays = {key: file[key] for key in file.files}
+                loaded = {key: numbers_of(file, key) for key in file.files}
         except DAMAGED as error:
             raise damaged(self.name, "npz file", error) from error
+        self.arrays = {key: value for key, value in loaded.items() if value is not None}
         self.facts: Mapping[str, Any] = facts_of(str(self.arrays.pop(FACTS, "")), self.name)
-        self.mapped = Mapped(
-            self.name, {key: value.shape for key, value in self.arrays.items()}, columns, obs
-        )
+        shapes = {key: () if value is None else value.shape for key, value in loaded.items() if key != FACTS}
+        self.mapped = Mapped(self.name, shapes, columns, obs)
+        for column in (each for used in self.mapped.roles.values() for each in used):
+            if column not in self.arrays:
+                raise UsageError(
+                    f"{self.name}: column {column!r} is not of numbers (Python objects, which are not loaded)"
+                )
         self.rows = same_rows(self.mapped)
 
     def episodes(self) -> Iterator[Episode]:
@@ -124,8 +129,8 @@ class Minari:
         except Exception as error:
             there = ", ".join(sorted(minari.list_local_datasets())) or "none"
             raise UsageError(
-                f"{self.name}: Minari has no such data set on this machine; there are: {there}"
-                f" (`minari download {name}` gets one)"
+                f"{self.name} is no file or folder, and Minari has no such data set on this machine;"
+                f" there are: {there} (`minari download {name}` gets one)"
             ) from error
         space = self.data.action_space
         own = {"action_low": limits(space, "low"), "action_high": limits(space, "high")}
@@ -148,6 +153,16 @@ class Minari:
             sizes = {key: len(value) for key, value in arrays.items()}
             read = lambda key, a, b, own=arrays: own[key][a:b]  # noqa: E731
             yield group_episode(mapped, read, sizes, f"episode {number}")
+
+
+def numbers_of(file: Any, key: str) -> np.ndarray | None:
+    """An array of an npz file; None for one of Python objects, which would be run to be read."""
+    try:
+        return np.asarray(file[key])
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            return None
+        raise
 
 
 def limits(space: Any, which: str) -> list[float] | None:

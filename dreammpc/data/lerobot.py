@@ -44,6 +44,9 @@ class LeRobot:
             self.videos = {key for key, feature in features.items() if feature["dtype"] == "video"}
         except (*DAMAGED, TypeError, AttributeError) as error:
             raise damaged(self.name, "data set of LeRobot's: meta/info.json", error) from error
+        version = str(self.info.get("codebase_version", "v2.1"))
+        if version.lstrip("v").partition(".")[0] not in ("2", "3"):
+            raise UsageError(f"{self.name} has version {version} of LeRobot's layout; 2.x and 3.x are read")
         self.files = sorted(path.glob("data/*/*.parquet"))
         if not self.files:
             raise UsageError(f"{self.name}: no data/*/*.parquet in it")
@@ -55,6 +58,20 @@ class LeRobot:
         shapes |= {key: () for key in self.videos}
         self.mapped = Mapped(self.name, shapes, columns, obs)
         self.facts: Mapping[str, Any] = {"task": str(self.info.get("robot_type") or "")}
+        self.absent = {"meta/info.json counts them, and no file has them": self._absent()}
+
+    def _absent(self) -> int:
+        """Rows that the data set says it has, and that are in no file."""
+        told = self.info.get("total_frames")
+        if not isinstance(told, int):
+            return 0
+        rows = 0
+        for file in self.files:
+            try:
+                rows += self.parquet.read_metadata(file).num_rows
+            except (*DAMAGED, self._arrow_error()) as error:
+                raise damaged(f"data {file}", "parquet file", error) from error
+        return max(told - rows, 0)
 
     def _arrow_error(self) -> type[Exception]:
         return package("pyarrow", "data in LeRobot's layout").ArrowException

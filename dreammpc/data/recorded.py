@@ -63,6 +63,7 @@ class Recorded:
             self.longest = max(self.longest, len(piece))
             self.plans &= bool(piece.expert)
         self.dropped += cleaner.dropped  # without what is zero
+        self.dropped.update(getattr(source, "absent", {}))
         if not self.transitions:
             reasons = ", ".join(f"{number} left out, as {why}" for why, number in self.dropped.items())
             raise UsageError(
@@ -169,15 +170,20 @@ class Recorded:
         ends = [f"{self.terminated:,} terminated", f"{self.truncated:,} at a time limit"]
         ends += [f"{cut:,} cut without an end, learned as at a time limit"] if cut else []
         mean = np.mean(self.returns)
+        of_each = [f"{self.obs_dim} observation{'s' * (self.obs_dim != 1)}"]
+        of_each += [f"{self.action_dim} action{'s' * (self.action_dim != 1)}"]
         there = (
             f"{self.name}: {self.transitions:,} transitions in {self.episodes:,}"
             f" episode{'s' * (self.episodes > 1)}"
             f" ({', '.join(ends)}), return {mean:.1f} ({min(self.returns):.1f} to {max(self.returns):.1f});"
-            f" {self.obs_dim} observations, {self.action_dim} actions"
+            f" {', '.join(of_each)}"
             f"{'' if self.bounds.same else f', scaled from {self.bounds}'}"
         )
         out = [(why, count) for why, count in self.dropped.items() if count]
-        return [there, *(f"{self.name}: left out {count:,} transitions: {why}" for why, count in out)]
+        return [
+            there,
+            *(f"{self.name}: left out {count:,} transition{'s' * (count != 1)}: {why}" for why, count in out),
+        ]
 
     def fill(self, replay: Replay, plans: Any = None) -> str:
         """Put all transitions into `replay`, which is to hold them all.

@@ -25,13 +25,20 @@ ALONE = 20
 """Steps of the repetitions: drawn, and from a state that was put back."""
 
 
-def examine(task: str, steps: int = 200) -> Examination:
-    """Play `steps` random steps of a task, and look at all that a training relies on."""
+def examine(task: str, steps: int = 200, **options: Any) -> Examination:
+    """Play `steps` random steps of a task, and look at all that a training relies on.
+
+    Args:
+        task: its name.
+        steps: that are played, unless it is slow.
+        options: as of `make_env`: `action_repeat`, and what the task's family takes besides.
+    """
+    options = {key: value for key, value in options.items() if value is not None and value != {}}
     found = Examination(task)
     printed = io.StringIO()
     with _alone(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        (examine_batched if makes_batches(task) else _examine)(found, task, steps)
+        (examine_batched if makes_batches(task) else _examine)(found, task, steps, options)
     if text := printed.getvalue().strip():
         found.warn(
             "prints", f"it prints, {text.splitlines()[0][:60]!r} for one: a training's progress is lost"
@@ -39,9 +46,9 @@ def examine(task: str, steps: int = 200) -> Examination:
     return found
 
 
-def _examine(found: Examination, task: str, steps: int) -> None:
+def _examine(found: Examination, task: str, steps: int, options: dict[str, Any]) -> None:
     try:
-        first, second = make_rows(task, 2)
+        first, second = make_rows(task, 2, **options)
     except (ValueError, RunError) as error:
         return found.error("made", str(error).removeprefix(f"task {task!r} "))
     except Exception as error:
@@ -55,7 +62,7 @@ def _examine(found: Examination, task: str, steps: int) -> None:
         same = _repeat(found, first, second, act, size, played, steps)
         _state(found, first, second, act, size)
         if same:
-            _drawn(found, task, act, size, played)
+            _drawn(found, task, act, size, played, options)
     for env in (first, second):
         try:
             env.close()
@@ -171,10 +178,12 @@ def _state(
                 return
 
 
-def _drawn(found: Examination, task: str, act: Any, size: int | None, played: Played) -> None:
+def _drawn(
+    found: Examination, task: str, act: Any, size: int | None, played: Played, options: dict[str, Any]
+) -> None:
     """Whether it can be drawn, and goes on as if it had not been."""
     try:
-        (env,) = make_rows(task, 1, render=True)
+        (env,) = make_rows(task, 1, render=True, **options)
         env.reset(seed=0)
         picture(env.render(height=64, width=64))  # type: ignore[call-arg]
     except Exception as error:

@@ -1,6 +1,7 @@
 """`dreammpc check-env` for TorchRL environments, which come in batches."""
 
 import time
+from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -25,10 +26,10 @@ ROWS = 2
 """That are asked for; an environment may come with more."""
 
 
-def examine_batched(found: Examination, task: str, steps: int) -> None:
+def examine_batched(found: Examination, task: str, steps: int, options: dict[str, Any]) -> None:
     """Play random steps, and look at ends, seeds, resets of some rows, and states that are put back."""
     try:
-        first, second = make_env(task, ROWS), make_env(task, ROWS)
+        first, second = (make_env(task, ROWS, **options) for _ in range(2))
     except (ValueError, RunError) as error:
         return found.error(
             "made", str(error).removeprefix(f"task {task!r} ").removeprefix(f"task {task!r}: ")
