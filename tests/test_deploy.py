@@ -264,6 +264,7 @@ def test_latency_in_simulated_time(archive, capsys):
         (["--watchdog", "-1"], "watchdog must be a period"),
         (["--max-rate", "0"], "max_rate must be above 0"),
         (["--latency", "7"], "latency must be a multiple of 10 ms, a control step, got 7"),
+        (["--latency", "nan"], "latency must be a multiple of 10 ms, a control step, got nan"),
         (["--latency", "60", "--ahead", "1"], "is 3 ticks, but file "),
         (["--latency", "20", "--log", "x.csv"], "--latency simulates the clock"),
         (["--log", "."], ". is a folder, and a file of that name cannot be written"),
@@ -282,6 +283,13 @@ def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):
     line = refused(words, capsys, code=1)
     assert "the rate of 100000 Hz cannot be kept: no plan came in time for 0.01 s; the last took" in line
     assert log.exists()
+
+
+def test_a_rate_that_the_simulator_cannot_keep(archive, monkeypatch, capsys):
+    """It ends, and does not run after the clock for ever."""
+    monkeypatch.setattr("dreammpc.deploy.plant.LONGEST", 0.01)
+    line = refused(["loop", str(archive), "--hz", "1e8", "--seconds", "1"], capsys, code=1)
+    assert "the rate of 1e+08 Hz cannot be kept: simulating what had passed took more than" in line
 
 
 def test_a_task_that_a_file_names_is_not_imported(archive, tmp_path, capsys):

@@ -51,7 +51,8 @@ def test_cpp_acts_as_python(program, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "told"), [(["none.pt2", "1", "0", "0"], "file none.pt2"), ([], "expected")]
+    ("words", "told"),
+    [(["none.pt2", "1", "0", "0"], "file none.pt2"), ([], "expected"), (["a", "x", "0", "0"], "expected")],
 )
 def test_cpp_refuses_in_one_line(program, words, told, tmp_path):
     done = subprocess.run([str(program), *words], capture_output=True, text=True, cwd=tmp_path)

@@ -97,7 +97,8 @@ def read_description(path: Path) -> dict[str, Any]:
         UsageError: no such file, one that is damaged or none of ours, or one of another version.
     """
     if not path.is_file():
-        raise UsageError(f"file {path} does not exist; dreammpc export makes one")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"file {path} {what}; dreammpc export makes one")
     found = from_onnx(path) if path.suffix == ".onnx" else from_archive(path)
     if not isinstance(found, dict) or "format" not in found:
         raise UsageError(f"file {path} is damaged, or was not made by dreammpc export")

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreammpc.deploy.control_loop import ControlLoop
+from dreammpc.deploy.control_loop import ControlLoop, TooSlow
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.interfaces import UsageError
+
+LONGEST = 1.0
+"""Seconds that the simulation may take to catch up with the clock."""
 
 
 class Plant:
@@ -60,6 +63,8 @@ class Plant:
         now = self.clock.now()
         self.began = now if self.began is None else self.began
         for _ in range(round((now - self.began) / self.step_s) - self.steps):
+            if self.clock.now() - now > LONGEST:
+                raise TooSlow(f"simulating what had passed took more than {LONGEST:g} s")
             while self.given and self.given[0][0] <= self.steps:
                 self.action = self.given.pop(0)[1]
             self.obs = self.env.step(self.obs.set("action", self.action))["next"]
@@ -133,8 +138,8 @@ def simulate(
         UsageError: a latency that is no whole number of control steps, or beyond what the file plans for.
     """
     step_s = 1 / hz / repeats
-    late = round(latency / step_s)
-    if latency < 0 or abs(late * step_s - latency) > 1e-6:
+    late = round(latency / step_s) if np.isfinite(latency) else -1
+    if late < 0 or abs(late * step_s - latency) > 1e-6:
         raise UsageError(
             f"latency must be a multiple of {1e3 * step_s:g} ms, a control step, got {1e3 * latency:g}"
         )

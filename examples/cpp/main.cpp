@@ -85,11 +85,14 @@ int run(const std::string& path, int steps, double hz, uint64_t seed) {
 
 int main(int count, char** words) {
   if (count != 5) {
-    std::fprintf(stderr, "error: expected FILE STEPS HZ SEED\n");
+    std::fprintf(stderr, "error: expected FILE STEPS HZ SEED, the last three numbers\n");
     return 2;
   }
   try {
     return run(words[1], std::stoi(words[2]), std::stod(words[3]), std::stoull(words[4]));
+  } catch (const std::logic_error&) {  // of stoi and its like
+    std::fprintf(stderr, "error: expected FILE STEPS HZ SEED, the last three numbers\n");
+    return 2;
   } catch (const std::exception& error) {
     std::string text = error.what();
     std::fprintf(stderr, "error: file %s: %s\n", words[1], text.substr(0, text.find('\n')).c_str());
