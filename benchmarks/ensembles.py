@@ -46,15 +46,19 @@ def play(agents: Sequence[str], folder: Path, starts: int, mppi: int) -> None:
 
 
 def same_planner(row: Row, other: Row) -> bool:
-    """Whether both were planned alike; files of earlier versions lack later settings."""
+    """Whether both were planned alike; files of earlier versions lack later settings.
+
+    An ensemble's value is the mean of its heads by default, that of a seed alone the least of its own.
+    """
     mine, theirs = row["settings"], other["settings"]
-    common = set(mine) & set(theirs)
+    common = set(mine) & set(theirs) - {"value_reduction"}
     return row["planner"] == other["planner"] and all(mine[key] == theirs[key] for key in common)
 
 
 def label(row: Row) -> str:
     searched = row["settings"].get("step_rule") == "line_search"
-    return f"{row['planner']}, line search" if searched else row["planner"]
+    least = row["settings"].get("value_reduction") == "min"
+    return row["planner"] + ", line search" * searched + ", least head" * least
 
 
 def table(ensembles: list[Row], seeds: list[Row]) -> None:

@@ -134,6 +134,8 @@ def compare(
         }
         evaluator = Evaluator(name, len(seeds), seeds[0], loading.action_repeat_of(facts), **arguments)
         for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
+            if ensemble and "value_reduction" not in (settings or {}):
+                planner = loading.averaged(planner)
             agent = Agent(model, planner, noise_scale, compile)
             episodes = evaluator.play(agent, record=record)
             assert episodes is not None  # nothing interrupts it

@@ -1,5 +1,6 @@
 """Checkpoints → world models and agents, and the words that name one."""
 
+import dataclasses
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,8 @@ def load_agent(
 ) -> Agent:
     """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
 
-    Several checkpoints of one task become one agent (see `dreammpc.models.EnsembleModel`).
+    Several checkpoints of one task become one agent (see `dreammpc.models.EnsembleModel`), whose value is the
+    mean of all heads unless `value_reduction` says otherwise.
     `algorithm` is the dotted path of the one that trained it, which a file alone does not have imported; the
     package's own, and those of installed packages, need none.
 
@@ -142,7 +144,18 @@ def load_agent(
     model, facts = load(checkpoint, device, [algorithm] if algorithm else ())
     if isinstance(planner, str):
         planner = build_planner({"name": planner, **settings}, facts["action_dim"])
+        if several and "value_reduction" not in settings:
+            planner = averaged(planner)
     return Agent(model, planner)
+
+
+def averaged(planner: Any) -> Any:
+    """A planner for several agents as one: with the mean of their value heads where its default is the least.
+
+    The least of all agents' heads is far below what each of them says (docs/ablations.md).
+    """
+    least = getattr(planner, "value_reduction", None) == "min"
+    return dataclasses.replace(planner, value_reduction="mean") if least else planner
 
 
 def evaluate_arguments(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:
