@@ -344,6 +344,10 @@ class Discrete(Pendulums):
         self.action_spec = Categorical(3, shape=(2, 1))
 
 
+def hands_on(**settings):
+    return Unbound(**settings)
+
+
 class Unbound(Pendulums):
     def __init__(self):
         super().__init__(2)
@@ -394,6 +398,12 @@ def nothing():
         ("nothing", {}, UsageError, "gave a Linear; expected a TorchRL environment"),
         (
             "Unbound",
+            {"kwargs": {"color": 1}},
+            UsageError,
+            r"got an unexpected keyword argument 'color' \(env.kw",
+        ),
+        (
+            "hands_on",
             {"kwargs": {"color": 1}},
             UsageError,
             r"got an unexpected keyword argument 'color' \(env.kw",
