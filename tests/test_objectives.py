@@ -238,6 +238,17 @@ def test_bmpc_plans_anew_with_a_goal():
 # --- constraints ----------------------------------------------------------------------------------------
 
 
+def planned(planner, model, times: int):
+    """The last of so many plans in a row, for two environments at 0."""
+    state = planner.initial_state(2)
+    torch.manual_seed(0)
+    for _ in range(times):
+        with torch.no_grad():
+            result = planner.plan(Imagination(model), model.latent(torch.zeros(2, 1)), state)
+        state = result.state
+    return result
+
+
 def pulled() -> SimulatorModel:
     """One step, reward -(a - 0.9)²: without a constraint a is 0.9."""
     return SimulatorModel(1, 1, lambda x, a: x, cost=lambda x, a, x2: (a - 0.9).square().sum(-1))
@@ -256,17 +267,12 @@ def test_an_active_constraint_is_kept_where_its_exact_solution_is(name, treatmen
     if name == "grad_mpc":
         more |= {"step_rule": "backtracking"}
     planner = make_planner(name, 1, horizon=1, constraints=[constraint], **more)
-    model, state = pulled(), planner.initial_state(2)
-    torch.manual_seed(0)
-    for _ in range(10):
-        with torch.no_grad():
-            result = planner.plan(Imagination(model), model.latent(torch.zeros(2, 1)), state)
-        state = result.state
+    result = planned(planner, pulled(), 10)
     torch.testing.assert_close(result.mean, torch.full((2, 1, 1), 0.5), atol=0.08, rtol=0)
     g = (result.mean.square().sum((1, 2)) - 0.25).clamp(min=0)
     torch.testing.assert_close(result.diagnostics["violation"], g)
     torch.testing.assert_close(result.value, -(result.mean[:, 0, 0] - 0.9).square())  # J without the penalty
-    assert ((state["multipliers"] > 0).any() == (treatment == "lagrangian")).item()
+    assert ((result.state["multipliers"] > 0).any() == (treatment == "lagrangian")).item()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -303,12 +309,7 @@ def test_rejection_finds_what_no_sample_keeps(name):
     constraint = {"term": Largest(), "limit": 0.3, "treatment": "reject"}
     small = {"num_samples": 128, "num_elites": 16, "iterations": 8}
     planner = make_planner(name, 1, horizon=10, terminal_value=False, constraints=[constraint], **small)
-    model, state = pulled(), planner.initial_state(2)
-    torch.manual_seed(0)
-    for _ in range(4):
-        with torch.no_grad():
-            result = planner.plan(Imagination(model), model.latent(torch.zeros(2, 1)), state)
-        state = result.state
+    result = planned(planner, pulled(), 4)
     assert result.diagnostics["violation"].tolist() == [0, 0]
     assert result.mean.mean() > 0.1
 

@@ -103,8 +103,8 @@ def _made(task: str, factory: Any, own: dict[str, Any]) -> EnvBase:
     except ImportError as error:
         raise UsageError(f"task {task!r} cannot be made: {' '.join(str(error).split())}") from error
     except (Exception, SystemExit) as error:
-        told = isinstance(error, TypeError) and any(f"argument {key!r}" in str(error) for key in own)
-        if told:  # by what the factory hands its keywords on to
+        if isinstance(error, TypeError) and any(f"argument {key!r}" in str(error) for key in own):
+            # said by what the factory hands its keywords on to
             raise UsageError(f"task {task!r} cannot be made: {error} (env.kwargs)") from error
         raise ForeignError(f"task {task!r} cannot be made: {exception_line(error)}") from error
     if not isinstance(env, EnvBase):
