@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from device import multiply_as_trainings, named_device
 from omegaconf import OmegaConf
 
 OBS, ACTIONS = 24, 6
@@ -76,14 +77,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--device", type=named_device, default="cuda")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--json")
     args = parser.parse_args()
-    torch.set_float32_matmul_precision("high" if args.device == "cuda" else "highest")  # as their train.py
+    if args.device.index:
+        parser.error(f"--device {args.device}: their program knows cuda:0 alone")
+    multiply_as_trainings(args.device)  # as their train.py
     with tempfile.TemporaryDirectory() as folder:
-        module = load(args.checkout.resolve(), args.device, Path(folder))
+        module = load(args.checkout.resolve(), args.device.type, Path(folder))
         settings = config(Path(folder) / "tdmpc2/config.yaml", not args.no_compile)
         with contextlib.redirect_stdout(sys.stderr):
             agent = module.TDMPC2(settings)
@@ -99,7 +102,7 @@ def main() -> None:
             ("update", lambda: agent.update(sampled)),
             ("plan", lambda: agent.act(one, t0=False, eval_mode=False)),
         ):
-            first, median = timed(call, args.device, args.runs)
+            first, median = timed(call, args.device.type, args.runs)
             print(f"| {what} of the authors' program, 5M | {median:.2f} | {first:.1f} |", flush=True)
             if args.json:
                 row = {"what": what, "size": "5M", "batch": 1, "setting": "authors", "planner": "mppi"}

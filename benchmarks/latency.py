@@ -15,6 +15,7 @@ import statistics
 from dataclasses import asdict
 
 import torch
+from device import multiply_as_trainings, named_device
 from products import CLOCKS, floor
 from tensordict import TensorDict
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--planners", nargs="+", default=list(PLANNERS))
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=list(MODES))
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=named_device, default="cpu")
     parser.add_argument("--json", help="a file to which a line for each planner is added")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=30)
@@ -68,10 +69,8 @@ def main() -> None:
     parser.add_argument("--action-dim", type=int, default=6)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-
-    device = torch.device(args.device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    device = args.device
+    multiply_as_trainings(device)
 
     print(
         f"torch {torch.__version__}, {device}, {args.threads} threads, {args.clock} clock;"

@@ -31,12 +31,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from device import multiply_as_trainings, named_device
 from other_planners import OTHERS, compiled, make_other, missing
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from dreammpc.models import SIZES, TDMPC2Model
 from dreammpc.planning import PLANNERS, Imagination, make_planner
+from dreammpc.runtime.devices import device_name
 
 GROUP = ("device", "size", "batch", "dtype", "mode")
 MODES, DTYPES = ("eager", "compiled", "graphs"), ("fp32", "bf16")
@@ -59,7 +61,7 @@ class Case:
     """Milliseconds."""
 
 
-def random_model(size: str, device: str) -> TDMPC2Model:
+def random_model(size: str, device: torch.device) -> TDMPC2Model:
     """Random weights, in those layers too that a fresh model has at zero."""
     torch.manual_seed(0)
     model = TDMPC2Model(obs_dim=24, action_dim=6, **asdict(SIZES[size]))
@@ -96,16 +98,16 @@ def make_case(name: str, model: TDMPC2Model, latent: TensorDict, mode: str, sett
     return Case(name, call, lambda: evaluations[0].item())
 
 
-def timed(case: Case, device: str) -> float:
+def timed(case: Case, device: torch.device) -> float:
     """Milliseconds of one call, until its actions are there."""
     began = time.perf_counter()
     case.call()
-    if device == "cuda":
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return 1e3 * (time.perf_counter() - began)
 
 
-def measure(cases: list[Case], device: str, runs: int, seconds: float) -> None:
+def measure(cases: list[Case], device: torch.device, runs: int, seconds: float) -> None:
     """About `runs` calls of each case; fewer where they would take longer than `seconds`, one per round."""
     rounds = min(ROUNDS, runs)
     # The others first: compiled code is void once tensordict has met a class that it did not know, and they
@@ -125,9 +127,9 @@ def measured(group: dict, model: TDMPC2Model, names: list[str], args: argparse.N
     """A row for each planner of a group."""
     torch.compiler.reset()
     gc.collect()
-    device, mode = group["device"], group["mode"]
+    device, mode = torch.device(group["device"]), group["mode"]
     names = [name for name in names if name not in OTHERS or mode != "graphs"]
-    bf16 = torch.autocast(device, torch.bfloat16, enabled=group["dtype"] == "bf16")
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=group["dtype"] == "bf16")
     obs = torch.randn(group["batch"], model.obs_dim, device=device)
     with torch.no_grad(), bf16:
         latent = model.observe(TensorDict({"observation": obs}, obs.shape[:1]), None, None).float()
@@ -146,9 +148,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = list(dict.fromkeys(map(named_device, ("cpu", "auto"))))
     names = [*PLANNERS, *OTHERS]
-    parser.add_argument("--device", nargs="+", default=devices, choices=["cpu", "cuda"])
+    parser.add_argument("--device", nargs="+", type=named_device, default=devices)
     parser.add_argument("--size", nargs="+", default=["nano", "1M", "5M", "19M"], choices=list(SIZES))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 64], help="environments at once")
     parser.add_argument("--dtype", nargs="+", default=["fp32"], choices=DTYPES)
@@ -161,10 +163,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--json", help="file to save the rows to, after each group")
     parser.add_argument("--plot", help="picture to draw, see benchmarks/plot_planners.py")
     args = parser.parse_args()
-    if "graphs" in args.mode and args.device != ["cuda"]:
+    if "graphs" in args.mode and any(device.type != "cuda" for device in args.device):
         parser.error("--mode graphs means CUDA graphs: it needs --device cuda alone")
-    if "cuda" in args.device and len(devices) == 1:
-        parser.error("--device cuda: torch finds no GPU here")
     if args.runs < 1:
         parser.error(f"--runs must be at least 1, got {args.runs}")
     try:
@@ -195,16 +195,17 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     about = f"torch {torch.__version__}, {args.threads} threads, {torch.backends.cpu.get_cpu_capability()}"
-    about += f", {torch.cuda.get_device_name()}" if "cuda" in args.device else ""
+    about += "".join(f", {device_name(device)}" for device in args.device if device.type == "cuda")
     lines = [f"{about}, load before {os.getloadavg()[0]:.1f}"]
     lines += [why for name in args.planner if (why := missing(name))]
     names = [name for name in args.planner if not missing(name)]
     print("\n".join([*lines, "", plot_planners.table_head()]), flush=True)
     rows: list[dict] = []
     for device, size in itertools.product(args.device, args.size):
+        multiply_as_trainings(device)
         model = random_model(size, device)
         for batch, dtype, mode in itertools.product(args.batch, args.dtype, args.mode):
-            group = dict(zip(GROUP, (device, size, batch, dtype, mode), strict=True))
+            group = dict(zip(GROUP, (str(device), size, batch, dtype, mode), strict=True))
             found = measured(group, model, names, args)
             print("\n".join(map(plot_planners.table_row, found)), flush=True)
             rows += found

@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict
 
 import torch
+from device import multiply_as_trainings, named_device
 from products import CLOCKS, floor
 from tensordict import TensorDict
 
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=named_device, default="cpu")
     parser.add_argument("--obs", choices=list(OBS_KEYS), default="state")
     parser.add_argument("--obs-dim", type=int, default=24)
     parser.add_argument("--action-dim", type=int, default=6)
@@ -112,9 +113,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the time of five updates goes")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    device = args.device
+    multiply_as_trainings(device)
     if args.profile:
         torch._inductor.config.cpp.enable_kernel_profile = True
 
