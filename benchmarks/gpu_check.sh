@@ -8,8 +8,8 @@
 # Every step has a limit of its own and counts against BUDGET seconds (550); what no time is left for is skipped,
 # and a step that fails stops no other. On a GPU tests and short trainings run side by side, what is timed alone.
 # TDMPC2=CHECKOUT times a clone of TD-MPC2's own program beside ours. On a machine without our dependencies, a
-# file .bundle.tgz in the checkout (see gpu_bundle.sh) is unpacked and used. $OUT gets summary.md (written after every stage),
-# times.jsonl, curves.jsonl and logs.tgz in pieces of 15 MiB.
+# file .bundle.tgz in the checkout (see gpu_bundle.sh) is unpacked and used. $OUT gets times.jsonl and, before every
+# stage that is timed and at the end, summary.md, curves.jsonl and logs.tgz in pieces of 15 MiB.
 set -u
 cd "$(dirname "$0")/.."
 ROOT=$PWD
@@ -21,7 +21,7 @@ WORK=$(mktemp -d)
 [ -d .bundle ] && PYTHONPATH=$ROOT/.bundle
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-/tmp/dreammpc-inductor}
-: > "$OUT/times.jsonl"; : > "$OUT/curves.jsonl"; : > "$WORK/steps.tsv"
+: > "$OUT/times.jsonl"; : > "$WORK/steps.tsv"
 if [ -n "$TINY" ]; then
     SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=20 SLOWER=6
     FIRST="steps=300 algorithm.seed_steps=50 save_every=300"
@@ -29,7 +29,15 @@ else
     SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 BATCHES="1 64" WALKER_S=240 SLOWER=1 FIRST=
 fi
 
-summary() { "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.new" && mv "$OUT/summary.new" "$OUT/summary.md"; }
+# summary: waits for what runs in the background, then writes all of $OUT but times.jsonl anew
+summary() {
+    wait
+    for file in "$WORK"/run-*/metrics.jsonl; do
+        [ -f "$file" ] && sed "s/^{/{\"run\": \"$(basename "${file%/metrics.jsonl}" | cut -c5-)\", /" "$file"
+    done > "$OUT/curves.jsonl"
+    "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.new" && mv "$OUT/summary.new" "$OUT/summary.md"
+    tar czf - -C "$WORK" $(cd "$WORK" && ls ./*.log steps.tsv) | split -b 15M - "$OUT/logs.tgz."
+}
 
 # step NAME LIMIT COMMAND...: a line in steps.tsv with the exit code, the seconds and the last line that was printed
 step() {
@@ -47,13 +55,12 @@ step() {
         "$(tr '\r' '\n' < "$WORK/$name.log" | grep -v '^[[:space:]]*$' | tail -n 1 | tr '\t' ' ' | cut -c1-150)" >> "$WORK/steps.tsv"
 }
 
-# train NAME LIMIT key=value...: a training in $WORK/NAME, and its log's lines into curves.jsonl
+# train NAME LIMIT key=value...: a training in $WORK/run-NAME
 train() {
     local name=$1 limit=$2
     shift 2
     step "$name" "$limit" "$PYTHON" recipes/train.py "folder=$WORK/run-$name" tracking=none evaluation.video=false \
         "trainer.accelerator=$DEVICE" "$@"
-    [ -f "$WORK/run-$name/metrics.jsonl" ] && sed "s/^{/{\"run\": \"$name\", /" "$WORK/run-$name/metrics.jsonl" >> "$OUT/curves.jsonl"
 }
 
 # together COMMAND...: in the background on a GPU, one by one in a trial
@@ -84,11 +91,11 @@ for stage in $STAGES; do
         together short async-default default collector=async collector.workers=2
         ;;
     first) # README's first command
-        wait
+        summary
         train first 180 experiment=cartpole-swingup $FIRST
         ;;
     speed) # what the aims are of comes first
-        wait
+        summary
         update=("$PYTHON" benchmarks/update.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
         plan=("$PYTHON" benchmarks/latency.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
         step updates 100 "${update[@]}" --settings graphs-bf16 eager-bf16
@@ -98,15 +105,12 @@ for stage in $STAGES; do
         step plans-compiled 40 "${plan[@]}" --modes compiled --planners mppi dream_mpc
         ;;
     walker) # all the time that is left, at most four minutes; SIGTERM ends it in good order: exit code 143
-        wait
+        summary
         train walker $WALKER_S task=walker-walk "model=$SIZE" env.num_envs=8 trainer.compile=graphs replay.storage=device steps=2000000 \
             evaluation.every=1000000 save_every=1000000
         ;;
     *) echo "unknown stage $stage; there are: tests trainings first speed walker" >&2; exit 2 ;;
     esac
-    summary
 done
-wait
 summary
-tar czf - -C "$WORK" $(cd "$WORK" && ls ./*.log steps.tsv) | split -b 15M - "$OUT/logs.tgz."
 cat "$OUT/summary.md"

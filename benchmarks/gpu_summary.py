@@ -5,6 +5,7 @@
 Reads OUT/times.jsonl and OUT/curves.jsonl; prints Markdown.
 """
 
+import contextlib
 import json
 import platform
 import sys
@@ -34,11 +35,16 @@ AIMS = [
 DECISIONS = 600
 """A second in training walker-walk, 5M, with 8 environments and one update a step: the aim."""
 FINE = ("0", "143")
+"""Exit codes: 143 of what was to be stopped."""
 
 
 def read(path: Path) -> list[dict]:
-    """Rows of a JSON-lines file; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Rows of a JSON-lines file, but for lines cut short; none if there is no file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def find(rows: list[dict], wanted: dict) -> float | None:
