@@ -1,6 +1,8 @@
 """What every test has: threads as a run sets them, and how tests are shared among processes."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -12,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests at once, and mode
 pytest.register_assert_rewrite("commands")
 
 import torch  # noqa: E402
-from commands import run_python  # noqa: E402
+from forked import unchosen  # noqa: E402
 
 from dreammpc.runtime.threads import set_threads  # noqa: E402
 
@@ -60,4 +62,5 @@ def can_render() -> bool:
     # Apart from our code, and in another process: a graphics library that is half there can abort it.
     backend = "" if os.environ.get("DISPLAY") else "import os; os.environ['MUJOCO_GL'] = 'egl'; "
     code = "from dm_control import suite; suite.load('pendulum', 'swingup').physics.render(16, 16)"
-    return run_python(backend + code).returncode == 0
+    command = [sys.executable, "-c", backend + code]
+    return subprocess.run(command, capture_output=True, env=unchosen()).returncode == 0

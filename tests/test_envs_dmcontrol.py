@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from commands import run_python
+from forked import run_python
 from tensordict import TensorDict
 
 from dreammpc.envs import make_env

@@ -1,12 +1,11 @@
 """HumanoidBench's adapter, against a small package with the benchmark's habits; it itself is on no index."""
 
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from forked import run_python
 from stand_in import humanoidbench_stands_in
 from torchrl.envs.utils import check_env_specs
 
@@ -142,10 +141,7 @@ def test_another_package_of_that_name_is_one_line(tmp_path):
         "    try: make_env(task)\n"
         "    except ValueError as error: print(error)"
     )
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    humanoid, meta = done.stdout.splitlines()
+    humanoid, meta = run_python(code, path=[tmp_path]).stdout.splitlines()
     assert (
         humanoid.startswith("HumanoidBench cannot be imported (No module named") and "git clone" in humanoid
     )

@@ -1,13 +1,10 @@
 """Frames as observations: specs, one drawing per decision, and what is said where nothing can be drawn."""
 
-import os
-import subprocess
-import sys
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import run_python
 from gymnasium.spaces import Box
 from tensordict import TensorDict
 from torchrl.envs.utils import check_env_specs
@@ -115,10 +112,7 @@ def test_without_a_renderer_the_line_says_what_mends_it():
         "from dreammpc.envs import make_env\nfrom dreammpc.interfaces import UsageError\n"
         "try:\n    make_env('cartpole-swingup', obs='pixels')\nexcept UsageError as error:\n    print(error)"
     )
-    environment = {**os.environ, "MUJOCO_GL": "disabled"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600
-    )
+    done = run_python(code, MUJOCO_GL="disabled")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert "obs=pixels" in line and "libegl1" in line and "MUJOCO_GL" in line

@@ -2,34 +2,18 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import start_python
 
 from dreammpc import tracking
 from dreammpc.interfaces import RunError
 from dreammpc.tracking import addresses, mlflow_logger
 from dreammpc.tracking.follower import Follower
 from dreammpc.tracking.mlflow_run import MlflowRun, Rejected
-
-ROOT = Path(tracking.__file__).resolve().parents[2]
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
-
 
 # MLflow
 
@@ -178,22 +162,23 @@ def test_an_unknown_status_is_refused(tracker):
 
 
 CREATE = """
-import sys
 from dreammpc.tracking import MLflowTracker, default_tracking_uri
-tracker = MLflowTracker(default_tracking_uri(sys.argv[1]), "shared", run_name=sys.argv[2], folder=sys.argv[3])
-tracker.log_metrics({"loss": 1.0}, step=1)
+tracker = MLflowTracker(default_tracking_uri({database!r}), "shared", run_name={name!r}, folder={folder!r})
+tracker.log_metrics({{"loss": 1.0}}, step=1)
 tracker.finalize("success")
 print(tracker.version, tracker.delivered)
 """
 
 
 def test_two_processes_make_one_fresh_database(tmp_path):
-    runs = [python(CREATE, str(tmp_path / "db"), name, str(tmp_path / name)) for name in "ab"]
-    answers = [run.communicate(timeout=600) for run in runs]
+    runs = [
+        start_python(CREATE.format(database=str(tmp_path / "db"), name=name, folder=str(tmp_path / name)))
+        for name in "ab"
+    ]
     ids = set()
-    for out, err in answers:
-        assert err == ""
-        run_id, left = out.split()
+    for done in [run.wait() for run in runs]:
+        assert done.stderr == ""
+        run_id, left = done.stdout.split()
         assert left == "True"
         ids.add(run_id)
     assert len(ids) == 2 and "None" not in ids

@@ -42,14 +42,6 @@ PENDULUM = [
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl")}
 
 
-def run_python(code):
-    """Runs a script in a process of its own, where nothing is imported and no graphics are chosen yet."""
-    variables = {
-        key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")
-    }
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
-
-
 def recipe(name: str):
     """The function of that name in recipes/NAME.py."""
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", ROOT / f"recipes/{name}.py")

@@ -19,6 +19,7 @@ SMALL = {
     "num_policy": 2,
     "iterations": 1,
     "horizon": 2,
+    "grad_iterations": 1,
 }
 PLAIN = {"step_rule": "fixed", "step_size": 0.1, "uncertainty": "std", "value_reduction": "mean"}
 
