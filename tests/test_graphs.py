@@ -4,20 +4,36 @@ import copy
 
 import pytest
 import torch
+from frames import make_algorithm, make_replay
+from tape import Taped
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
+from dreammpc import agent as agents
 from dreammpc.agent import Agent
-from dreammpc.algorithms import bmpc, latent_algorithm
+from dreammpc.algorithms import bmpc, latent_algorithm, updates
 from dreammpc.configuration.planners import check_graphable
+from dreammpc.data import Replay
 from dreammpc.interfaces import UsageError
-from dreammpc.planning import make_planner
+from dreammpc.models import BMPCModel, TDMPC2Model
+from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.runtime import recording
 from dreammpc.runtime.cuda_graphs import Graphed, copies, put_back
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 A, O = 2, 5
+
+
+@pytest.fixture(params=["cpu", "tape", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch) -> str:
+    """With `tape` what is captured is the operations of one call, on the CPU; see `tests/helpers/tape.py`."""
+    for module in (latent_algorithm, bmpc, recording):
+        monkeypatch.setattr(module, "compiled", lambda f, mode: f)
+    for module in (agents, updates):
+        if request.param == "tape":
+            monkeypatch.setattr(module, "Graphed", Taped)
+    return "cuda" if request.param == "cuda" else "cpu"
 
 
 def example():
@@ -131,10 +147,11 @@ def test_what_is_new_begins_as_zeros():
     assert old.tolist() == [5, 5] and new.tolist() == [0, 0]
 
 
-def updated(make, batches, mode, device):
+def updated(make, batches, mode, device, complete=lambda batch: batch):
     """Weights, metrics, plans written back and optimizers' steps after an update on each batch."""
     torch.manual_seed(0)
     algorithm, written = make(compile=mode).to(device), []
+    algorithm.complete = complete
     optimizers = algorithm.configure_optimizers()
     algorithm.optimizers = lambda: optimizers
     algorithm.write_back = lambda *a: written.append(copy.deepcopy(a[2]["expert"]["mean"].cpu()))
@@ -145,12 +162,9 @@ def updated(make, batches, mode, device):
     return weights, [{k: float(v) for k, v in m.items()} for m in metrics], written, steps
 
 
-@DEVICES
 @pytest.mark.parametrize("name", ["tdmpc2", "bmpc"])
-def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
+def test_updates_as_graphs_are_those_without(name, device):
     """One batch is not finite; BMPC plans anew in every second update."""
-    for module in (latent_algorithm, bmpc):
-        monkeypatch.setattr(module, "compiled", lambda f, mode: f)
     make = make_tdmpc2 if name == "tdmpc2" else lambda **more: make_bmpc(reanalyze_interval=2, **more)
     torch.manual_seed(5)
     batches = [make_batch() if name == "tdmpc2" else make_bmpc_batch() for _ in range(6)]
@@ -158,9 +172,7 @@ def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
     eager, said, wrote, _ = updated(make, batches, "off", device)
     graphs, also, too, steps = updated(make, batches, "graphs", device)
     close = {"rtol": 0.0, "atol": 0.0} if device == "cpu" else {"rtol": 1e-3, "atol": 1e-5}
-    for key, weight in eager.items():
-        torch.testing.assert_close(graphs[key], weight, msg=key, **close)
-    assert [sorted(m) for m in said] == [sorted(m) for m in also]
+    check_same((eager, said), (graphs, also), device)
     assert [m["count/skipped_updates"] for m in also] == [0, 0, 0, 1, 0, 0]
     assert len(wrote) == len(too) == (3 if name == "bmpc" else 0)
     for one, other in zip(wrote, too, strict=True):
@@ -168,24 +180,77 @@ def test_updates_as_graphs_are_those_without(name, device, monkeypatch):
     assert steps == {5}
 
 
-@DEVICES
-@pytest.mark.parametrize("planner", ["dream_mpc", "mppi", "policy"])
-def test_plans_as_graphs_are_those_without(planner, device, monkeypatch):
+def rows(start: int, steps: int) -> TensorDict:
+    """[1, steps] transitions of one episode."""
+    torch.manual_seed(start)
+    seen = torch.randn(1, steps + 1, O)
+    ends = torch.zeros(1, steps, 1, dtype=torch.bool)
+    after = {"observation": seen[:, 1:], "reward": torch.rand(1, steps, 1), "terminated": ends}
+    content = {"observation": seen[:, :-1], "action": torch.rand(1, steps, A) * 2 - 1, "next": after}
+    return TensorDict({**content, "is_init": torch.zeros_like(ends)}, [1, steps])
+
+
+def test_a_replay_on_the_device_is_read_within_the_graph(device):
+    """Rows that come after the capture are seen, and those that are written over."""
+
+    def batches(replay):
+        replay.extend(rows(0, 10))
+        for i in range(5):
+            yield replay.draw()
+            replay.extend(rows(100 + i, 10))
+
+    found = []
+    for mode in ("off", "graphs"):
+        replay = Replay(40, 1, 3, 4, seed=2, folder=torch.device(device))
+        found.append(updated(make_tdmpc2, batches(replay), mode, device, replay.complete))
+    check_same(*found, device)
+
+
+@pytest.mark.parametrize("cls", [TDMPC2Model, BMPCModel])
+def test_frames_are_stacked_within_the_graph(cls, device):
+    def make(compile):
+        algorithm = make_algorithm(cls, compile=compile)
+        algorithm._began = True  # the mean image, for which a trainer would be asked
+        return algorithm
+
+    replay = make_replay(plans=cls is BMPCModel)
+    drawn = [replay.draw() for _ in range(3)]
+    found = [updated(make, drawn, mode, device, replay.complete) for mode in ("off", "graphs")]
+    check_same(*found, device)
+
+
+def check_same(eager, graphs, device) -> None:
+    close = {"rtol": 0.0, "atol": 0.0} if device == "cpu" else {"rtol": 1e-3, "atol": 1e-5}
+    for key, weight in eager[0].items():
+        torch.testing.assert_close(graphs[0][key], weight, msg=key, **close)
+    assert [sorted(m) for m in eager[1]] == [sorted(m) for m in graphs[1]] and len(eager[1]) > 2
+
+
+@pytest.mark.parametrize(
+    ("planner", "more"),
+    [
+        *((name, {}) for name in sorted(PLANNERS)),
+        ("dream_mpc", {"replan_every": 3}),
+        ("mppi", {"replan_every": 2}),
+    ],
+)
+def test_plans_as_graphs_are_those_without(planner, more, device):
     """Over several steps, with an episode that begins in one of the environments."""
-    monkeypatch.setattr(recording, "compiled", lambda f, mode: f)
     plans = []
     for mode in ("off", "graphs"):
-        agent = Agent(random_tdmpc2(A).to(device), make_planner(planner, A), noise_scale=0.5, compile=mode)
-        carry = agent.initial_carry(3, torch.device("cpu"))
+        made = make_planner(planner, A, **more)
+        agent = Agent(random_tdmpc2(A).to(device), made, noise_scale=0.5, compile=mode)
+        carry, found = agent.initial_carry(3, torch.device("cpu")), []
         torch.manual_seed(2)
-        for step in range(4):
+        for step in range(5):
             obs = TensorDict({"observation": torch.full((3, O), 0.1 * step)}, [3])
             is_init = torch.tensor([[step == 0], [step in (0, 2)], [step == 0]])
             plan, carry = agent.step(obs, carry, is_init)
-        assert plan.action.device.type == "cpu"
-        plans.append((plan.action, carry["noise"].cpu(), plan.value.cpu()))
+            found += [plan.action, carry["noise"].cpu(), plan.value.cpu()]
+        assert plan.action.device.type == "cpu" and (agent._graphs != {}) == (mode == "graphs")
+        plans.append(found)
     for one, other in zip(*plans, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def test_a_planner_that_cannot_be_a_graph_is_named():

@@ -339,9 +339,9 @@ def test_data_of_another_task_are_refused(env, horizon, words, tmp_path):
         assert word in str(error.value)
 
 
-def demonstrations(updates: int, share: float, mutable: tuple = ()) -> Demonstrations:
+def demonstrations(updates: int, share: float, mutable: tuple = (), place=None) -> Demonstrations:
     """Observations of 100 and more, where those of the collector are below 10."""
-    replay = Replay(40, 1, 2, 4, mutable=mutable)
+    replay = Replay(40, 1, 2, 4, mutable=mutable, folder=place)
     for number in range(4):
         one = episode(number, 10, obs_dim=1)
         one.obs["observation"] = 100 + np.arange(11, dtype=np.float32)[:, None]
@@ -361,6 +361,20 @@ def test_updates_on_data_come_first_and_then_a_share(share, recorded):
     assert clocks == [-4, -3, -2, -1, 0] + [12] * 6 + [14, 16, 18, 20]
     assert shares == [4] * 5 + [recorded] * 10
     assert feed.exhausted and feed.progress() == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_beside_data_on_a_device_every_update_is_given_the_same_tensors(share):
+    """A graph is captured for them; rows of two replays have no numbers in common."""
+    agent, place = FakeAgent(), torch.device("cpu")
+    feed = Feed(FakeCollector(agent), agent, Replay(1000, 1, 2, 4, folder=place), 6, 10, 1.0, 2)
+    feed.data, feed.offline = demonstrations(5, share, place=place), 5
+    shapes, shares = set(), []
+    for _ in range(15):
+        drawn = feed.draw()
+        shapes.add(str({key: drawn[key].shape for key in sorted(drawn.keys(True, True), key=str)}))
+        shares.append(int((feed.complete(drawn)["observation"][:, 0] >= 100).sum()))
+    assert len(shapes) == 1 and shares == [4] * 5 + [int(4 * share)] * 10
 
 
 def test_without_random_steps_the_agent_acts_from_the_first_one_on():

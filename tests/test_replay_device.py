@@ -4,6 +4,7 @@ import pytest
 import torch
 from foreign import foreign
 from tensordict import TensorDict
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from dreammpc.data import Replay, check_replay_memory, replay_place
 from dreammpc.interfaces import UsageError
@@ -64,6 +65,36 @@ def check_against_memory(place: torch.device, ragged: bool) -> None:
     restored = Replay(40, 2, 3, 16, mutable=(("expert", "mean"),), ragged=ragged, folder=place)
     restored.restore([rows], there.state_dict())
     assert same(restored.sample().exclude("index_generation"), there.sample().exclude("index_generation"))
+
+
+@DEVICES
+@pytest.mark.parametrize("ragged", [False, True])
+def test_only_numbers_are_sent(device, ragged):
+    replay = make(torch.device(device), ragged)
+    drawn = replay.draw()
+    assert set(drawn.keys()) == {"index", "index_generation"} and drawn["index"].device.type == "cpu"
+    batch = replay.complete(drawn)
+    assert batch.batch_size == (16, 3) and ("valid" in set(batch.keys())) == ragged
+    assert set(drawn.keys()) == {"index", "index_generation"}  # what a graph keeps is given as it is
+    assert same(replay.complete(batch), batch)
+
+
+def test_operations_noted_once_see_the_rows_that_come_later():
+    """As a captured graph, which repeats the operations of its first call on the same memory."""
+    replay = Replay(40, 2, 3, 16, seed=4, folder=torch.device("cpu"))
+    replay.extend(transitions(5, 0))
+
+    def observed(index):
+        batch = replay.complete(TensorDict({"index": index}, [16]))
+        return batch["observation"], batch["next", "reward"]
+
+    noted = make_fx(observed)(replay.draw()["index"])
+    for start in range(5, 40, 5):
+        replay.extend(transitions(5, start))
+        index = replay.draw()["index"]
+        for ours, theirs in zip(noted(index), observed(index), strict=True):
+            assert torch.equal(ours, theirs)
+    assert index.max() > 10  # beyond what there was at first
 
 
 def test_frames_stay_on_the_host():

@@ -184,6 +184,20 @@ def test_frames_are_saved_with_their_rows(tmp_path, monkeypatch):
     assert (sample == replay.sample()).all()
 
 
+def test_a_frame_is_sent_once():
+    replay, _ = filled()
+    state = replay.generator.get_state()
+    drawn = replay.draw()
+    windows, steps = drawn["action"].shape[:2]
+    assert drawn["frames"].shape == (windows, steps + 3, *FRAME_SHAPE)
+    assert not any("pixels" in key for key in drawn.keys(True, True))
+    batch = replay.complete(drawn)
+    assert not any("pixels" in key for key in drawn.keys(True, True))  # a graph is given the same again
+    replay.generator.set_state(state)
+    assert (replay.sample() == batch).all() and batch.batch_size == (windows, steps)
+    assert torch.equal(batch["next", "pixels"][:, :-1], batch["pixels"][:, 1:])
+
+
 @pytest.mark.parametrize("obs", ["state", "both"])
 @pytest.mark.parametrize("plans", [False, True])
 def test_the_need_that_is_said_is_what_is_taken(obs, plans):

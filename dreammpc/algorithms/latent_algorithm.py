@@ -120,14 +120,14 @@ class LatentAlgorithm(Updates):
         if self.lr_changes and self.progress is not None:
             self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:
-            found = moments(batch["next", "observation"]).to(self.device)
+            found = moments(self.whole(batch)["next", "observation"])
             normalizer.update(self.trainer.strategy.reduce(found, reduce_op="mean"))
         conv = getattr(self.model.encoder, "conv", None)
         if self._began or not isinstance(conv, ConvFeatures):
             return
         self._began = True
         if (conv.center == GRAY).all():
-            mean = conv.mean_frame(batch["next", "pixels"].flatten(0, -4))
+            mean = conv.mean_frame(self.whole(batch)["next", "pixels"].flatten(0, -4))
             conv.center.copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:

@@ -1,7 +1,7 @@
 """One training step: its updates in order, each called or replayed as a CUDA graph."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
@@ -27,6 +27,8 @@ class Updates(lightning.LightningModule):
     guard: NonFiniteGuard
     lr_changes: bool = False
     """Whether learning rates change during a training."""
+    complete: Callable[[TensorDictBase], TensorDictBase] = staticmethod(lambda batch: batch)
+    """Makes a batch of what a feed draws (`Feed.complete`); with graphs that is a part of the update's."""
 
     def __init__(self, compile: bool | str):
         super().__init__()
@@ -39,13 +41,17 @@ class Updates(lightning.LightningModule):
         """One update on slices [B, H]; returns scalar metrics."""
         raise NotImplementedError
 
+    def whole(self, drawn: TensorDictBase) -> TensorDictBase:
+        """The batch of what a feed drew, or a batch, where the updates run."""
+        return self.complete(drawn.to(self.device, non_blocking=self.device.type == "cuda"))
+
     def before_update(self, batch: TensorDictBase) -> None:
         """What comes before an update and is no part of its graph."""
 
     def training_step(
         self, batch: TensorDictBase | Iterable[TensorDictBase], batch_idx: int
     ) -> dict[str, Any]:
-        """One update on slices [B, H], or one on each of several batches.
+        """One update on slices [B, H], or one on each of several of what `complete` makes batches of.
 
         Returns:
             The scalar metrics of `update`; of several batches all of them, as the list `updates`.
@@ -54,7 +60,7 @@ class Updates(lightning.LightningModule):
             return self._one_update(batch)
         updates = []
         for one in batch:
-            one = one if self._graphs is not None else one.to(self.device)
+            one = self.whole(one) if self._graphs is None else one
             self.before_update(one)
             updates.append(self._one_update(one))
         return {"updates": updates}
@@ -72,7 +78,7 @@ class Updates(lightning.LightningModule):
             names: list[str] = []
 
             def update(batch: TensorDictBase) -> Tensor:
-                metrics = self.update(batch, *variant)
+                metrics = self.update(self.complete(batch), *variant)
                 names[:] = metrics
                 return torch.stack([value.detach().float() for value in metrics.values()])
 

@@ -126,7 +126,9 @@ def build_algorithm(
     own["progress"] = feed.progress
     if cls.learns_from_plans:
         own["write_back"] = feed.write_back
-    return cls(agent, compile=compile, **own)
+    algorithm = cls(agent, compile=compile, **own)
+    algorithm.complete = feed.complete
+    return algorithm
 
 
 def replay_capacity(env: TaskEnv, env_steps: int, algorithm: AlgorithmConfig, world_size: int = 1) -> int:

@@ -24,20 +24,22 @@ class Demonstrations:
     def __init__(self, replay: Replay, checksum: str, updates: int, share: float):
         self.replay, self.checksum, self.updates, self.share = replay, checksum, updates, share
 
-    def sample(self, collected: Replay, alone: bool) -> TensorDictBase:
-        """A batch of recorded windows `alone`, or of as many as their share and others that were `collected`.
+    def draw(self, collected: Replay, alone: bool) -> TensorDictBase:
+        """Recorded windows `alone`, or as many as their share, and others that were `collected`.
 
-        The `index` of a recorded row is beyond those of what is collected.
+        The `index` of a recorded row is beyond those of what is collected. It is what
+        `Replay.draw` gives; but of replays on a device, whose rows lie apart, whole batches are joined.
         """
+        take = Replay.draw if collected.device is None else Replay.sample
         size = self.replay.batch_size
         ours = size if alone else round(self.share * size)
         if ours == 0:
-            return collected.sample()
-        recorded = self.replay.sample(ours)
+            return take(collected, size)
+        recorded = take(self.replay, ours)
         recorded["index"] = recorded["index"] + collected.capacity
         if ours == size:
             return recorded
-        both: TensorDictBase = torch.cat([collected.sample(size - ours), recorded])  # type: ignore
+        both: TensorDictBase = torch.cat([take(collected, size - ours), recorded])  # type: ignore
         return both[spread(size - ours, ours)] if self.replay.mutable else both
 
     def update(self, collected: Replay, index: Tensor, generation: Tensor, values: Mapping[str, Any]) -> None:

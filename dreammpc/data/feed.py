@@ -19,7 +19,9 @@ from dreammpc.runtime.devices import CPU, to_device
 
 
 class Turn:
-    """Some of the updates that are owed: iterate it once, and each batch is sampled when its update comes.
+    """Some of the updates that are owed: iterate it once, and each batch is drawn when its update comes.
+
+    What comes is still to be made a batch of, by `Feed.complete`, where the updates run.
 
     It ends early if the feed is stopped, so that a signal waits for one update and not for all.
     """
@@ -31,7 +33,7 @@ class Turn:
         for i in range(self.size):
             if i and self.feed.stopped:
                 return
-            yield next(self.feed)
+            yield self.feed.draw()
 
 
 class Turns:
@@ -150,16 +152,29 @@ class Feed:
         return self
 
     def __next__(self) -> TensorDictBase:
+        return self.complete(self.draw())
+
+    def draw(self) -> TensorDictBase:
+        """What the next update learns from, see `Replay.draw`."""
         self.collect_until_owed()
         offline = self.offline_left > 0
         self.owed -= not offline
         self.updates += 1
         if self.data is None:
-            return self.replay.sample()
-        return self.data.sample(self.replay, alone=offline)
+            return self.replay.draw()
+        return self.data.draw(self.replay, alone=offline)
 
-    def turns(self) -> Turns:
-        """What a Trainer iterates, with an algorithm that takes several updates in a training step."""
+    def complete(self, drawn: TensorDictBase) -> TensorDictBase:
+        """The batch of what `draw` gave, by operations on tensors alone, see `Replay.complete`."""
+        return self.replay.complete(drawn)
+
+    def turns(self, device: torch.device = CPU) -> Turns:
+        """What a Trainer iterates that trains on `device`, with an algorithm that takes several updates in a
+        training step.
+        """
+        for replay in (self.replay, *([] if self.data is None else [self.data.replay])):
+            if replay.frames is not None:
+                replay.frames.pinned = device.type == "cuda"
         return Turns(self)
 
     def collect_until_owed(self) -> None:

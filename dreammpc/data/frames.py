@@ -38,6 +38,8 @@ class FrameStore:
 
     def __init__(self, capacity: int, num_envs: int, folder: Path | None = None, episodes: int = 0):
         self.size, self.folder = ring_size(capacity, num_envs, episodes), folder
+        self.pinned = False
+        """Whether what is gathered is to lie in pinned memory, for a GPU."""
         self.written = 0
         """Frames ever written."""
         self._recent = torch.full((num_envs, STACK), -1)
@@ -100,19 +102,20 @@ class FrameStore:
         """Frames `start` to `stop` by number, as a copy."""
         return self.ring.index_select(0, torch.arange(start, stop) % self.size)
 
-    def stacks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Stacks [S, H, 9, 64, 64] before and after each transition of S windows, as views of one gather.
+    def gather(self, numbers: Tensor) -> Tensor:
+        """What S windows of H transitions saw, each frame once: [S, H+3, 3, 64, 64].
 
         Args:
             numbers: of consecutive transitions, [S, H, 4].
         """
-        slices, horizon = numbers.shape[:2]
-        needed = torch.cat([numbers[:, 0], numbers[:, 1:, -1]], 1) % self.size  # [S, H + 3]
-        frames = self.ring.index_select(0, needed.flatten()).view(slices, -1, *self.frame_shape[1:])
-        channels, plane = STACK * self.frame_shape[0], self.frame_shape[1] * self.frame_shape[2]
-        strides = (frames.stride(0), self.frame_shape[0] * plane, *frames.stride()[1:])
-        stacked = frames.as_strided((slices, horizon + 1, channels, *self.frame_shape[1:]), strides)
-        return stacked[:, :-1], stacked[:, 1:]
+        needed = torch.cat([numbers[:, 0], numbers[:, 1:, -1]], 1) % self.size
+        shape = (*needed.shape, *self.frame_shape)
+        found = torch.empty(needed.numel(), *self.frame_shape, dtype=torch.uint8, pin_memory=self.pinned)
+        return torch.index_select(self.ring, 0, needed.flatten(), out=found).view(shape)
+
+    def stacks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Stacks before and after each of those transitions, see `stacked`."""
+        return stacked(self.gather(numbers))
 
     def state_dict(self) -> dict[str, int | Tensor]:
         """The counter, and which frames an unfinished episode saw last."""
@@ -125,3 +128,12 @@ class FrameStore:
             self._recent = state["recent"].clone()
         else:
             self._recent.fill_(-1)
+
+
+def stacked(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Stacks [S, H, 9, 64, 64] before and after each transition, as views of `frames` [S, H+3, 3, 64, 64]."""
+    slices, needed, channels, *plane = frames.shape
+    strides = frames.stride()
+    shape = slices, needed - STACK + 1, STACK * channels, *plane
+    views = frames.as_strided(shape, (strides[0], strides[1], *strides[2:]))
+    return views[:, :-1], views[:, 1:]

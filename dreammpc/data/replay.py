@@ -20,7 +20,7 @@ from torchrl.data import (
     TensorDictRoundRobinWriter,
 )
 
-from dreammpc.data.frames import FrameStore
+from dreammpc.data.frames import FrameStore, stacked
 from dreammpc.data.sampler import WindowSampler
 from dreammpc.interfaces import UsageError
 from dreammpc.runtime.devices import CPU, to_device
@@ -150,26 +150,46 @@ class Replay:
         """A batch of windows, TensorDict [size, window], by default of `batch_size`; `pixels` are stacks of
         three frames.
         """
+        return self.complete(self.draw(size))
+
+    def draw(self, size: int | None = None) -> TensorDictBase:
+        """What `complete` makes that batch of, TensorDict [size]: what must travel to where it is used.
+
+        That is the batch itself, but each frame once; of a replay on a device it is the numbers of rows.
+        """
         size = self.batch_size if size is None else size
-        batch = self.buffer.sample(size) if self.device is None else self._sample_there(size)
-        if self.ragged:
+        if self.device is not None:
+            index, _ = self._sampler.sample(self.buffer.storage, size)
+            drawn = TensorDict({"index": index}, [size])
+            if self.mutable:
+                generation = self.buffer.writer.generations_of(index.flatten())
+                drawn["index_generation"] = generation.view(index.shape)
+            return drawn
+        drawn = self.buffer.sample(size)
+        if self.frames is not None:
+            drawn.batch_size = [size]
+            drawn["frames"] = self.frames.gather(drawn["frames"])
+        return drawn
+
+    def complete(self, drawn: TensorDictBase) -> TensorDictBase:
+        """The batch of what `draw` gave, or of what is complete, with nothing but operations on tensors.
+
+        A captured graph may hold them: rows stay where they were first written. `drawn` may be on the device
+        that trains, and is where a replay on a device has its rows.
+        """
+        batch, given = drawn.copy(), set(drawn.keys())
+        if "action" not in given:
+            # All of the room, however much is filled: a graph would keep today's length.
+            rows = self.buffer.storage._storage[drawn["index"].to(self.device)]  # type: ignore[union-attr]
+            batch = rows.update(drawn.select("index_generation", strict=False))
+        if "frames" in given:
+            before, after = stacked(batch.pop("frames"))
+            batch.batch_size = before.shape[:2]
+            batch[PIXELS], batch[NEXT_PIXELS] = before, after
+        if self.ragged and "valid" not in given:
             frames = batch["frame"]
             steps = torch.arange(frames.shape[1], device=frames.device)
             batch["valid"] = (frames - frames[:, :1] == steps).unsqueeze(-1)
-        if self.frames is not None:
-            batch[PIXELS], batch[NEXT_PIXELS] = self.frames.stacks(batch.pop("frames"))
-        return batch
-
-    def _sample_there(self, size: int) -> TensorDictBase:
-        """Windows from a storage on a device: their numbers are sent in one piece, and all else stays."""
-        storage = self.buffer.storage
-        index, _ = self._sampler.sample(storage, size)
-        if self.device is not None and self.device.type == "cuda":
-            index = index.pin_memory()
-        there = index.to(self.device, non_blocking=True)
-        batch = storage.get(slice(None))[there]  # type: ignore[index]
-        if self.mutable:
-            batch["index_generation"] = self.buffer.writer.generations_of(there.flatten()).view(there.shape)
         return batch
 
     def _seen(self, storage: Any, rows: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ WARM_UP = 3
 """Calls before the capture, in which libraries and compilers choose and load their kernels."""
 ALIGNMENT = 16
 """Bytes to a multiple of which a tensor begins in a buffer."""
+LARGE = 1 << 20
+"""Bytes from which a tensor that is pinned already is not copied once more on the host."""
 
 
 class Graphed:
@@ -131,6 +133,8 @@ def put_back(before: list[tuple[Tensor, Tensor]], now: Iterable[Tensor]) -> None
 class Buffer:
     """Room for tensors side by side on a device, and as much pinned on the host: one transfer moves them all.
 
+    Large ones that are pinned themselves, such as frames, go straight to a place of their own.
+
     Args:
         examples: tensors of the shapes and types that will be held.
         device: of the room.
@@ -138,14 +142,21 @@ class Buffer:
 
     def __init__(self, examples: Sequence[Tensor], device: torch.device):
         self.device = device
-        pinned = device.type == "cuda"
-        size = sum(room(tensor) for tensor in examples)
+        straight = [tensor.nbytes >= LARGE and tensor.is_pinned() for tensor in examples]
+        together = [tensor for tensor, alone in zip(examples, straight, strict=True) if not alone]
+        size = sum(room(tensor) for tensor in together)
         self._bytes = torch.empty(size, dtype=torch.uint8, device=device)
-        self.here = views(self._bytes, examples)
+        shared = iter(views(self._bytes, together))
+        self.here = [
+            torch.empty(tensor.shape, dtype=tensor.dtype, device=device) if alone else next(shared)
+            for tensor, alone in zip(examples, straight, strict=True)
+        ]
         """The tensors on the device."""
         # Two on the host: one is filled while the other may still be under way.
+        pinned = device.type == "cuda"
         self._hosts = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
-        self._there = [views(host, examples) for host in self._hosts]
+        places = [iter(views(host, together)) for host in self._hosts]
+        self._there = [[None if alone else next(place) for alone in straight] for place in places]
         self._sent: list[Any] = [None, None]
         self._turn = 0
 
@@ -162,18 +173,28 @@ class Buffer:
             raise ValueError("a graph is captured for fixed shapes and types, and these are others")
         if not tensors:
             return
-        if self.device.type == "cpu" or all(tensor.device == self.device for tensor in tensors):
-            for mine, tensor in zip(self.here, tensors, strict=True):
+        there = [tensor.device.type == self.device.type for tensor in tensors]
+        if not all(there):
+            self._send(tensors, there)
+        for mine, tensor, is_there in zip(self.here, tensors, there, strict=True):
+            if is_there:
                 mine.copy_(tensor)
-            return
+
+    def _send(self, tensors: Sequence[Tensor], there: Sequence[bool]) -> None:
         self._turn = 1 - self._turn
         if self._sent[self._turn] is not None:
             self._sent[self._turn].synchronize()
-        for mine, tensor in zip(self._there[self._turn], tensors, strict=True):
-            mine.copy_(tensor)
+        for mine, host, tensor, is_there in zip(
+            self.here, self._there[self._turn], tensors, there, strict=True
+        ):
+            if host is None:
+                mine.copy_(tensor, non_blocking=True)
+            elif not is_there:
+                host.copy_(tensor)
         self._bytes.copy_(self._hosts[self._turn], non_blocking=True)
-        self._sent[self._turn] = torch.cuda.Event()
-        self._sent[self._turn].record()
+        if self.device.type == "cuda":
+            self._sent[self._turn] = torch.cuda.Event()
+            self._sent[self._turn].record()
 
     def fetch(self) -> list[Tensor]:
         """The tensors as copies on the host."""
