@@ -19,7 +19,7 @@ from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compile_mode
 from dreammpc.runtime.cuda_graphs import Graphed, tree_leaves, tree_unflatten
-from dreammpc.runtime.devices import forked_rng, module_device, tensor_device, to_device
+from dreammpc.runtime.devices import forked_rng, lies_at, module_device, tensor_device, to_device
 from dreammpc.runtime.recording import prepared
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
@@ -160,7 +160,7 @@ class Agent(TensorDictModuleBase):
 
     def _replayed(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
-        case = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation
+        case = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation, lies_at(self.model)
         if case not in self._graphs:
             self._graphs[case] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
         plan, after = self._graphs[case](obs, carry, is_init)

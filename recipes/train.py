@@ -74,7 +74,8 @@ def train(config: TrainConfig) -> int:
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
     checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
-    evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated), checkpoints, play.every)
+    modes = planners.evaluation_modes(evaluated, model, speed.plans, speed.device)
+    evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated, modes), checkpoints, play.every)
     bar = ProgressBar(feed, monitor, evaluation, progress)
     asked = config.trainer
     started = asked.accelerator, asked.devices, asked.strategy, speed.precision
@@ -82,7 +83,7 @@ def train(config: TrainConfig) -> int:
     trainer = make_trainer(folder, callbacks, loggers, *started, asked.num_nodes, asked.timeout_s)
     print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *said, *begun]))
     with checkpoints.restored(config.resume):
-        trainer.fit(algorithm, feed.turns(), ckpt_path=config.resume, weights_only=True)
+        trainer.fit(algorithm, feed.turns(speed.device), ckpt_path=config.resume, weights_only=True)
     feed.close()
     if stop.signal is not None:
         if trainer.is_global_zero:

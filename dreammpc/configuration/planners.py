@@ -1,7 +1,10 @@
 """Planners from plain settings, as the command line and checkpoints give them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.interfaces import UsageError
@@ -9,6 +12,8 @@ from dreammpc.planning import make_planner
 from dreammpc.planning.contract import graphable
 from dreammpc.planning.factory import planner_settings
 from dreammpc.plugins.settings import no_setting
+
+log = logging.getLogger(__name__)
 
 
 def planner_name(settings: dict[str, Any]) -> str:
@@ -81,3 +86,20 @@ def check_graphable(planner: Any, model: Any, mode: str) -> None:
     reason = graphable(planner, model) if mode == "graphs" else None
     if reason is not None:
         raise UsageError(f"trainer.compile=graphs: {reason}; choose trainer.compile=default")
+
+
+def evaluation_modes(
+    planners: Mapping[str, Any], model: Any, plans: str, device: torch.device
+) -> dict[str, str]:
+    """How the evaluations on the way of a training on `device` plan, by the planner's name.
+
+    As graphs where the plans of the training are (`plans`, see `runtime.compiling.MODES`), else as written. A
+    line says of which planner that cannot be, and why.
+    """
+    modes = {}
+    for name, planner in planners.items() if plans == "graphs" and device.type == "cuda" else ():
+        if (reason := graphable(planner, model)) is None:
+            modes[name] = plans
+        else:
+            log.warning("evaluations with %s are no graphs: %s", name, reason)
+    return modes

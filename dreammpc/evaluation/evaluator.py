@@ -45,6 +45,7 @@ class Evaluator:
         self.progress = progress or Progress(shown=False)
         self.options = dict(options or {})
         self._env: TaskEnv | None = None
+        self._kept: dict[str, Agent] = {}
 
     @property
     def env(self) -> TaskEnv:
@@ -65,9 +66,30 @@ class Evaluator:
         """Agent steps of a whole episode, if anybody is to be told."""
         return self.env.max_episode_steps if self.progress.shown else None
 
-    def compare(self, model, planners: Mapping[str, Any]) -> dict[str, Episodes | None]:
-        """All episodes with each of the planners in `model`, acting greedily."""
-        return {name: self.play(Agent(model, planner), name) for name, planner in planners.items()}
+    def compare(
+        self, model, planners: Mapping[str, Any], modes: Mapping[str, str] | None = None
+    ) -> dict[str, Episodes | None]:
+        """All episodes with each of the planners in `model`, acting greedily.
+
+        Args:
+            modes: how plans of some of them run, by name (see `runtime.compiling.MODES`); else as written. An
+                agent that is compiled or captured is kept for the next time. Its first plan is as written at
+                any time, so that a resumed run evaluates as one that was not stopped.
+        """
+        modes = modes or {}
+        return {
+            name: self.play(self._agent(name, model, planner, modes.get(name, "off")), name)
+            for name, planner in planners.items()
+        }
+
+    def _agent(self, name: str, model: Any, planner: Any, mode: str) -> Agent:
+        if mode == "off":
+            return Agent(model, planner)
+        kept = self._kept.get(name)
+        if kept is None or kept.model is not model or kept.planner is not planner:
+            kept = self._kept[name] = Agent(model, planner, compile=mode)
+        kept.checked = False
+        return kept
 
     def film(self, agent, path: Path) -> Episodes | None:
         """Play the first episode alone and write its video, mp4 or gif by the ending of `path`.

@@ -42,7 +42,7 @@ def choose_device(name: str | torch.device = "auto", training: bool = False) -> 
 
 def _cuda_index(name: str, number: int | None) -> int:
     if not torch.cuda.is_available():
-        raise UsageError(f"device {name}: this machine has no CUDA device that torch can use")
+        raise UsageError(f"device {name}: this machine has no CUDA device that torch can use; there is cpu")
     there = torch.cuda.device_count()
     together = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if number is not None and together > 1:
@@ -84,10 +84,20 @@ def measured_on(device: torch.device) -> str:
 
 def module_device(module: object) -> torch.device | None:
     """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
+    tensor = _first_tensor(module)
+    return None if tensor is None else tensor.device
+
+
+def lies_at(module: object) -> int:
+    """The address of the first weight of `module`: another one once they were moved; 0 without any."""
+    tensor = _first_tensor(module)
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _first_tensor(module: object) -> torch.Tensor | None:
     if not isinstance(module, torch.nn.Module):
         return None
-    tensor = next(chain(module.parameters(), module.buffers()), None)
-    return None if tensor is None else tensor.device
+    return next(chain(module.parameters(), module.buffers()), None)
 
 
 def tensor_device(values: TensorDictBase) -> torch.device:
