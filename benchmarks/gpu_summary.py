@@ -104,8 +104,8 @@ def main() -> None:
     )
     for name, aim, measured in [*lines, ("walker-walk 5M, decisions a second", f"≥ {DECISIONS}", rate)]:
         print(f"| {name} | {aim} | {measured} |")
-    print("\n| training | env steps | last train/return | updates/s | all losses finite |")
-    print("|---|---:|---:|---:|---|")
+    print("\n| training | env steps | s | last train/return | at the end | updates/s | all losses finite |")
+    print("|---|---:|---:|---:|---|---:|---|")
     for run in dict.fromkeys(row["run"] for row in curves):
         rows = [row for row in curves if row["run"] == run]
         returns = [row["train/return"] for row in rows if "train/return" in row]
@@ -113,8 +113,12 @@ def main() -> None:
         skipped = sum(row.get("count/skipped_updates", 0) for row in rows)
         last = max((row.get("env_steps", row.get("step", 0)) for row in rows), default=0)
         score = f"{returns[-1]:.1f}" if returns else ""
+        finals = {key: value for row in rows for key, value in row.items() if key.startswith("final/")}
+        end = ", ".join(f"{key.removeprefix('final/')} {value:.1f}" for key, value in finals.items())
+        seconds = max((row["wall_s"] for row in rows if "wall_s" in row), default=0.0)
         speed = f"{speeds[-1]:.1f}" if speeds else ""
-        print(f"| {run} | {last} | {score} | {speed} | {f'{skipped:.0f} skipped' if skipped else 'yes'} |")
+        finite = f"{skipped:.0f} skipped" if skipped else "yes"
+        print(f"| {run} | {last} | {seconds:.0f} | {score} | {end} | {speed} | {finite} |")
     print("\n| times | ms | first call s |\n|---|---:|---:|")
     for row in times:
         name = ", ".join(

@@ -118,11 +118,12 @@ class Oracle:
         return warm_start.initial(batch_size, device, mean=(self.horizon, self.action_dim))
 
     def plan(self, imagination, latent, state):
-        size = latent.shape[0]
-        spread = imagination.model.policy(latent, torch.ones(size, A)) - imagination.mode(latent)
+        size, device = latent.shape[0], latent["z"].device
+        wide = imagination.model.policy(latent, torch.ones(size, A, device=device))
+        spread = wide - imagination.mode(latent)
         CALLS.append({"size": size, "horizon": self.horizon, "state": state.clone(), "spread": spread})
-        sequence = torch.full((size, self.horizon, A), 0.5)
-        report = TensorDict({"evaluations": torch.full((size,), self.evaluations)}, [size])
+        sequence = torch.full((size, self.horizon, A), 0.5, device=device)
+        report = TensorDict({"evaluations": torch.full((size,), self.evaluations, device=device)}, [size])
         std = torch.full_like(sequence, self.std)
         return Plan(
             sequence[:, 0] + 0.1, sequence, std, latent["z"][:, 0], warm_start.following(state), report

@@ -26,11 +26,12 @@ LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, 
 def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> str | None:
     """Why a plan cannot be one captured CUDA graph, in one line; None if nothing speaks against it.
 
-    A graph repeats the same kernels on the same memory. So a plan must read no tensor's value (`.item()`,
-    `if tensor`, boolean masks), copy nothing from or to the host (constants made of Python numbers), and
-    look at no clock (`max_ms`). One plan is made and watched: where the model is, or, for a model on the CPU,
-    on a copy of it without data (device `meta`). Neither the planner, the model nor the random state is
-    changed. What a library does below PyTorch's operators is not seen; a capture itself still can fail.
+    A graph repeats the same kernels on the same memory. So a plan, and the state that an episode begins with,
+    must read no tensor's value (`.item()`, `if tensor`, boolean masks), copy nothing from or to the host
+    (constants made of Python numbers), and look at no clock (`max_ms`). One plan is made and watched: where
+    the model is, or, for a model on the CPU, on a copy of it without data (device `meta`). Neither planner,
+    model nor random state is changed. What a library does below PyTorch's operators is not seen; a capture
+    itself still can fail.
 
     Args:
         planner: of the model's action dimension.
@@ -59,7 +60,10 @@ def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> st
                 latent = model.observe(obs, action, belief).exclude(MEMORY)
             if watch.found:
                 return f"{type(model).__name__}.observe {watch.found}"
-        state = planner.initial_state(size, device)
+        with Watch(device) as watch:
+            state = planner.initial_state(size, device)
+        if watch.found:
+            return f"{type(planner).__name__}.initial_state {watch.found}"
         with Watch(device) as watch:
             planner.plan(Imagination(model), latent, state)
     return f"{named} {watch.found}" if watch.found else None
