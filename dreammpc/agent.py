@@ -162,7 +162,8 @@ class Agent(TensorDictModuleBase):
         """`_plan` as one graph, with one transfer there and one back; all of its results go to the CPU."""
         case = obs.shape[0], self.planner, self.noise_scale, self.noise_correlation, lies_at(self.model)
         if case not in self._graphs:
-            self._graphs[case] = Graphed(self._plan, self.device or tensor_device(obs), to_host=True)
+            here, what = self.device or tensor_device(obs), f"a plan of {type(self.planner).__name__}"
+            self._graphs[case] = Graphed(self._plan, here, to_host=True, what=what)
         plan, after = self._graphs[case](obs, carry, is_init)
         return plan, to_device(after, tensor_device(carry))
 
@@ -247,11 +248,9 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
             f" the agent's initial_carry({size}) makes one"
         )
     if not isinstance(is_init, Tensor) or is_init.dtype != torch.bool or is_init.shape != (size, 1):
-        got = (
-            f"{is_init.dtype} {list(is_init.shape)}"
-            if isinstance(is_init, Tensor)
-            else type(is_init).__name__
-        )
+        got = type(is_init).__name__
+        if isinstance(is_init, Tensor):
+            got = f"{is_init.dtype} {list(is_init.shape)}"
         raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
 
 

@@ -19,6 +19,7 @@ from dreammpc import agent as agents
 from dreammpc.agent import Agent
 from dreammpc.configuration.planners import evaluation_modes
 from dreammpc.evaluation import Evaluator
+from dreammpc.interfaces import RunError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.planning.contract import graphable
@@ -80,6 +81,16 @@ def test_a_step_of_an_agent_needs_the_host_for_nothing(planner):
     with torch.no_grad(), Watch(meta) as watch:
         agent._plan(*given)
     assert not watch.found
+
+
+def test_a_capture_that_is_refused_is_one_line():
+    def reads(x):
+        return x * float(x.sum())
+
+    with pytest.raises(RunError) as error:
+        Taped(reads, torch.device("cpu"), what="a plan of Mine")(torch.ones(2))
+    reason = "a plan of Mine cannot be a CUDA graph (a capture reads no tensor's value)"
+    assert str(error.value) == f"{reason}; choose trainer.compile=default"
 
 
 @dataclasses.dataclass(frozen=True)

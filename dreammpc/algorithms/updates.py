@@ -83,7 +83,7 @@ class Updates(lightning.LightningModule):
                 return torch.stack([value.detach().float() for value in metrics.values()])
 
             self._make_capturable()
-            self._graphs[variant] = Graphed(update, self.device, self._changed), names
+            self._graphs[variant] = Graphed(update, self.device, self._changed, what="an update"), names
         graphed, names = self._graphs[variant]
         values = graphed(batch).clone()  # the next update overwrites them
         return dict(zip(names, values.unbind(), strict=True))

@@ -6,12 +6,15 @@ that the graph knows. Nothing of this is seen from outside: a call gives what th
 """
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+
+from dreammpc.interfaces import RunError
 
 WARM_UP = 3
 """Calls before the capture, in which libraries and compilers choose and load their kernels."""
@@ -34,6 +37,7 @@ class Graphed:
         state: all tensors that a call changes in place. Those that a first call makes must begin as zeros.
         generators: it draws from, besides torch's own of the device.
         to_host: results are copied to the host, in one transfer; else they stay in place until the next call.
+        what: it is, for users to read.
     """
 
     def __init__(
@@ -43,10 +47,11 @@ class Graphed:
         state: Callable[[], Iterable[Tensor]] = tuple,
         generators: Sequence[torch.Generator] = (),
         to_host: bool = False,
+        what: str = "what was asked for",
     ):
         self.device = torch.empty(0, device=device).device  # with its index
         self.function, self.state = function, state
-        self.generators, self.to_host = tuple(generators), to_host
+        self.generators, self.to_host, self.what = tuple(generators), to_host, what
         self._inputs: tuple[Buffer, Any] | None = None
         self._results: tuple[Buffer, Any] | None = None
         self._output: Any = None
@@ -57,6 +62,7 @@ class Graphed:
 
         Raises:
             ValueError: they have other shapes or types than those of the first call.
+            RunError: the capture was refused.
         """
         given = tree_leaves(arguments)
         if self._inputs is None:
@@ -105,9 +111,24 @@ class Graphed:
         for generator in self.generators:
             graph.register_generator_state(generator)
         gc.collect()  # nodes in cycles, too
-        with torch.cuda.graph(graph, stream=side):  # on which cuBLAS has its workspace by now
+        # On `side` cuBLAS has its workspace by now. Other threads, such as a logger's, may do what they do.
+        with self._explained(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self._output = self._run(static)
         self._graph = graph
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what a capture refuses into one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            first: BaseException = error
+            while first.__context__ is not None:  # that the capture had failed comes last
+                first = first.__context__
+            reason = str(first).strip().partition("\n")[0] or type(first).__name__
+            raise RunError(
+                f"{self.what} cannot be a CUDA graph ({reason}); choose trainer.compile=default"
+            ) from error
 
 
 def copies(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:

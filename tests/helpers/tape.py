@@ -52,7 +52,7 @@ class Taped(cuda_graphs.Graphed):
             self._graph = Tape()
             before, stream = cuda_graphs.copies(self.state()), torch.get_rng_state()
             for context in (*[nullcontext()] * cuda_graphs.WARM_UP, self._graph):
-                with context:
+                with self._explained(), context:
                     self._output = super()._run(static)
                 cuda_graphs.put_back(before, self.state())
                 torch.set_rng_state(stream)
