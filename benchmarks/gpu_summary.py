@@ -8,10 +8,11 @@ Reads OUT/times.jsonl and OUT/curves.jsonl; prints Markdown.
 import contextlib
 import json
 import platform
+import shutil
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 AIMS = [
     ("update 5M, bf16", {"what": "update", "size": "5M", "setting": "graphs-bf16"}, 1.2),
@@ -80,12 +81,20 @@ def against(times: list[dict]) -> list[tuple[str, str, str]]:
     return lines
 
 
+def card() -> str:
+    """The name of the first GPU; torch would take seconds to import."""
+    if shutil.which("nvidia-smi") is None:
+        return "no GPU"
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
+    return found[0] if found else "no GPU"
+
+
 def main() -> None:
     steps = [line.split("\t") for line in Path(sys.argv[1]).read_text().splitlines()]
     out = Path(sys.argv[2])
     times, curves = read(out / "times.jsonl"), read(out / "curves.jsonl")
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"# {card}, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print(f"# {card()}, torch {version('torch')}, Python {platform.python_version()}\n")
     print("| step | outcome | s | last line |\n|---|---|---:|---|")
     for name, code, seconds, last in steps:
         outcome = "ok" if code in FINE else code if code == "skipped" else f"FAILED ({code})"
