@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from dreammpc.interfaces import UsageError
-from dreammpc.runtime.devices import choose_device
+from dreammpc.runtime.devices import choose_device, matmul_precision
 
 
 def named_device(name: str) -> torch.device:
@@ -18,4 +18,4 @@ def named_device(name: str) -> torch.device:
 
 def multiply_as_trainings(device: torch.device) -> None:
     """Have float32 matrix products as they are in a training on `device`."""
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
+    torch.set_float32_matmul_precision(matmul_precision(device))

@@ -8,25 +8,40 @@ import logging
 
 import pytest
 import torch
+from faults.tiny import Snapshots, Training, everything, raw
 from foreign import foreign
 from frames import make_algorithm, make_replay
-from tape import Taped
+from tape import Tape, Taped
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 from updates import make_batch, make_bmpc, make_bmpc_batch, make_tdmpc2
 
 from dreammpc import agent as agents
 from dreammpc.agent import Agent
+from dreammpc.algorithms import bmpc, latent_algorithm, updates
 from dreammpc.configuration.planners import evaluation_modes
 from dreammpc.evaluation import Evaluator
-from dreammpc.interfaces import RunError
+from dreammpc.interfaces import RunError, UsageError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import PLANNERS, make_planner
 from dreammpc.planning.contract import graphable
 from dreammpc.planning.contract.watch import Watch, on_device
 from dreammpc.runtime import recording
+from dreammpc.trained.compare import compare
 
 A, O = 2, 5
+
+
+@pytest.fixture
+def taped(monkeypatch) -> list[Tape]:
+    """What is captured is a tape, and nothing is compiled; gives a tape for each time that it is repeated."""
+    for module in (latent_algorithm, bmpc, recording):
+        monkeypatch.setattr(module, "compiled", lambda f, mode: f)
+    for module in (agents, updates):
+        monkeypatch.setattr(module, "Graphed", Taped)
+    repeated, replay = [], Tape.replay
+    monkeypatch.setattr(Tape, "replay", lambda tape: (repeated.append(tape), replay(tape)))
+    return repeated
 
 
 def pixels(cls):
@@ -114,10 +129,8 @@ def test_a_state_that_comes_from_the_host_is_told():
 
 
 @pytest.mark.parametrize("planner", ["dream_mpc", "policy"])
-def test_evaluations_are_captured_once_and_see_new_weights(planner, monkeypatch):
+def test_evaluations_are_captured_once_and_see_new_weights(planner, taped):
     """They are those without graphs; weights that lie elsewhere are captured anew."""
-    monkeypatch.setattr(agents, "Graphed", Taped)
-    monkeypatch.setattr(recording, "compiled", lambda f, mode: f)
     model = random_tdmpc2(1)
     planners, evaluator = {planner: make_planner(planner, 1)}, Evaluator("cartpole-swingup", 2, 0, 50)
     captured = []
@@ -143,3 +156,33 @@ def test_a_planner_that_cannot_be_a_graph_is_evaluated_as_written(caplog):
     assert caplog.text.count("evaluations with two are no graphs: DreamMPC.plan looks at the clock") == 1
     assert evaluation_modes(found, random_tdmpc2(A), "graphs", torch.device("cpu")) == {}
     assert evaluation_modes(found, random_tdmpc2(A), "default", torch.device("cuda", 0)) == {}
+
+
+@pytest.mark.parametrize("algorithm", ["tdmpc2", "bmpc"])
+def test_a_training_as_graphs_is_the_one_without_and_goes_on(algorithm, tmp_path, taped):
+    """To the bit, with a replay that graphs read where it lies."""
+    settings = {"algorithm": algorithm, "steps": 480, "save_every": 10**9, "seed_steps": 160, "utd": 0.4}
+    settings |= {"place": torch.device("cpu"), "env": {"num_envs": 2, "action_repeat": 8}}
+    if algorithm == "bmpc":
+        settings |= {"reanalyze_interval": 3, "reanalyze_slices": 2}
+    else:
+        settings |= {"reset_every": 7}
+    plain = everything(Training(tmp_path / "plain", **settings).run())
+    snapshots = Snapshots(tmp_path / "whole", (11,))
+    whole = snapshots.run = Training(tmp_path / "whole", compile="graphs", more=(snapshots,), **settings)
+    found = everything(whole.run())
+    plans = (whole.feed.agent_steps - 20) // 2 - 1  # the first is as written
+    assert whole.feed.updates > 20 and len(taped) >= whole.feed.updates + plans
+    resume = tmp_path / "at11/checkpoints/last.ckpt"
+    resumed = Training(tmp_path / "at11", compile="graphs", resume=resume, **settings)
+    again = everything(resumed.run())
+    for other in (found, again):
+        assert [place for place, value in plain.items() if raw(value) != raw(other[place])] == []
+
+
+def test_an_evaluation_as_graphs_names_a_planner_that_cannot():
+    agent, late = "cartpole-swingup/tdmpc2-seed1", {"max_ms": 5.0}
+    with pytest.raises(
+        UsageError, match=r"^compile=graphs: DreamMPC.plan looks at .*; choose compile=default$"
+    ):
+        next(compare(agent, "dream_mpc", late, seeds=[1], compile="graphs", device="cpu"))

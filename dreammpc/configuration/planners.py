@@ -12,6 +12,7 @@ from dreammpc.planning import make_planner
 from dreammpc.planning.contract import graphable
 from dreammpc.planning.factory import planner_settings
 from dreammpc.plugins.settings import no_setting
+from dreammpc.runtime.compiling import compile_mode
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,11 @@ def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> d
     return {key: value for key, value in given.items() if key in own[name]}
 
 
-def check_graphable(planner: Any, model: Any, mode: str) -> None:
+def check_graphable(planner: Any, model: Any, mode: Any, setting: str = "trainer.compile") -> None:
     """Raise UsageError if plans are to be CUDA graphs (`mode`, see `runtime.compiling.MODES`) and cannot."""
-    reason = graphable(planner, model) if mode == "graphs" else None
+    reason = graphable(planner, model) if compile_mode(mode) == "graphs" else None
     if reason is not None:
-        raise UsageError(f"trainer.compile=graphs: {reason}; choose trainer.compile=default")
+        raise UsageError(f"{setting}=graphs: {reason}; choose {setting}=default")
 
 
 def evaluation_modes(

@@ -82,6 +82,11 @@ def measured_on(device: torch.device) -> str:
     return where(device_name(device), torch.get_num_threads())
 
 
+def matmul_precision(device: torch.device) -> str:
+    """Of float32 matrix products there, for `torch.set_float32_matmul_precision`: TF32 on CUDA."""
+    return "high" if device.type == "cuda" else "highest"
+
+
 def module_device(module: object) -> torch.device | None:
     """Where the weights of `module` are; None without weights (and buffers), or for what is no module."""
     tensor = _first_tensor(module)

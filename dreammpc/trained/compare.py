@@ -13,7 +13,7 @@ import torch
 
 from dreammpc.agent import Agent
 from dreammpc.configuration import assembly
-from dreammpc.configuration.planners import planners_for
+from dreammpc.configuration.planners import check_graphable, planners_for
 from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.data.recorder import Recorder
 from dreammpc.envs.families import check_task
@@ -21,7 +21,7 @@ from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.settings import Seed, fitted
-from dreammpc.runtime.devices import choose_device
+from dreammpc.runtime.devices import choose_device, matmul_precision
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained import loading
@@ -93,12 +93,14 @@ def compare(
         What was played, checkpoint by checkpoint, once all checkpoints and planners have been looked at.
 
     Raises:
-        UsageError: a checkpoint that cannot be used, an unknown planner or setting, no or equal seeds, a
-            device that is not there.
+        UsageError: a checkpoint that cannot be used, an unknown planner or setting, a planner that cannot be
+            a graph if `compile` asks for graphs, no or equal seeds, a device that is not there.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
     chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.set_float32_matmul_precision(matmul_precision(chosen))  # as the training's own evaluations
     checkpoints = [full_name(path) for path in listed(checkpoints)]
     planners = listed(planners)
     fitted("seeds", list(seeds), list[Seed])
@@ -114,7 +116,8 @@ def compare(
         model, facts = load(files, named=named_now)
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
-        planners_for(planners, settings or {}, model.action_dim)
+        for planner in planners_for(planners, settings or {}, model.action_dim).values():
+            check_graphable(planner, model, compile, "compile")
         made = EnvConfig(
             action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
         )

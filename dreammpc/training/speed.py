@@ -13,6 +13,7 @@ import torch
 
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.runtime.compiling import compile_mode
+from dreammpc.runtime.devices import matmul_precision
 from dreammpc.runtime.threads import WIDE
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def choose_speed(
     plans, updates = ("off" if few else mode for few in seldom)
     if mode_left_open and device.type == "cpu" and width < WIDE and not pixels:
         plans = "recorded" if RECORDING_PAYS_FROM <= calls[0] < math.inf else plans
-    return Speed(device, updates, plans, str(precision), "high" if device.type == "cuda" else "highest")
+    return Speed(device, updates, plans, str(precision), matmul_precision(device))
 
 
 def check_precision(precision: str) -> None:

@@ -53,6 +53,7 @@ class Training:
         place: of the replay, see `assembly.build_feed`.
         data: recorded data and settings of their schema, or None.
         frozen: see `LatentAlgorithm.freeze_parts`.
+        compile: how updates and plans run, see `dreammpc.runtime.compiling.MODES`.
         algorithm_settings: in place of the defaults here.
     """
 
@@ -74,6 +75,7 @@ class Training:
         place: Any = None,
         data: dict[str, Any] | None = None,
         frozen: dict[str, int] | None = None,
+        compile: str = "off",
         **algorithm_settings: Any,
     ):
         seed = seed_everything(1)
@@ -82,14 +84,14 @@ class Training:
         made = env or {}
         env = assembly.build_env(task, seed, EnvConfig(**made))
         model = assembly.build_model(env, MODEL, learner)
-        self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), learner)
+        self.agent = assembly.build_agent(model, build_planner(planner, model.action_dim), learner, compile)
         chosen = DataConfig(**(data or {}))
         whole: Any = SimpleNamespace(folder=folder, data=chosen, algorithm=learner, replay=ReplayConfig())
         whole.trainer = TrainerConfig()
         found = open_data(chosen, env.obs)
         known, _ = build_demonstrations(found, env, self.agent, whole, seed, 1)
         self.feed = assembly.build_feed(env, self.agent, steps, seed, learner, folder=place, data=known)
-        self.algorithm = assembly.build_algorithm(self.agent, self.feed, learner)
+        self.algorithm = assembly.build_algorithm(self.agent, self.feed, learner, compile)
         self.algorithm.freeze_parts(frozen or {})
         config = {"model": MODEL, "algorithm": dataclasses.asdict(learner), "steps": steps}
         facts = assembly.describe(task, model, config, [])

@@ -32,16 +32,17 @@ class Tape(TorchDispatchMode):
         return result
 
     @torch.no_grad()
-    def replay(self, outputs: list[Tensor]) -> None:
-        """Do it again, and put what is then in place of `outputs` there."""
-        now: dict[int, Tensor] = {}
+    def replay(self) -> None:
+        """Do it again; what came of it is then where it was the first time, as in a graph's memory."""
+        known: dict[int, tuple[Tensor, Tensor]] = {}
         for func, args, kwargs, result in self.calls:
-            args, kwargs = tree_map(lambda x: now.get(id(x), x), (args, kwargs))
-            again = func(*args, **kwargs)
+            now = tree_map(lambda x: known[id(x)][1] if id(x) in known else x, (args, kwargs))
+            again = func(*now[0], **now[1])
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                now[id(old)] = new
-        for output in outputs:
-            output.copy_(now.get(id(output), output))
+                known[id(old)] = old, new
+        for old, new in known.values():
+            if isinstance(old, Tensor) and old is not new and not old._is_view():
+                old.copy_(new)
 
 
 class Taped(cuda_graphs.Graphed):
@@ -56,5 +57,5 @@ class Taped(cuda_graphs.Graphed):
                     self._output = super()._run(static)
                 cuda_graphs.put_back(before, self.state())
                 torch.set_rng_state(stream)
-        self._graph.replay(cuda_graphs.tree_leaves(self._output))
+        self._graph.replay()
         return self._output
