@@ -36,7 +36,7 @@ summary() {
         [ -f "$file" ] && sed "s/^{/{\"run\": \"$(basename "${file%/metrics.jsonl}" | cut -c5-)\", /" "$file"
     done > "$OUT/curves.jsonl"
     "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.new" && mv "$OUT/summary.new" "$OUT/summary.md"
-    tar czf - -C "$WORK" $(cd "$WORK" && ls ./*.log steps.tsv) | split -b 15M - "$OUT/logs.tgz."
+    tar czf - -C "$WORK" $(cd "$WORK" && ls ./*.log steps.tsv 2>/dev/null) | split -b 15M - "$OUT/logs.tgz."
 }
 
 # step NAME LIMIT COMMAND...: a line in steps.tsv with the exit code, the seconds and the last line that was printed
