@@ -135,6 +135,17 @@ def test_without_a_terminal_value_j_is_the_rewards():
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.6])
+def test_a_lambda_return_mixes_the_returns_after_each_step(weight):
+    model, horizon = random_tdmpc2(A), 3
+    latent, actions = random_latent(model, 2), torch.rand(2, 4, horizon, A) * 2 - 1
+    shorter = [score(model, latent, actions[:, :, :h]) for h in (1, 2, 3)]
+    found = score(model, latent, actions, value_lambda=weight)
+    expected = (1 - weight) * (shorter[0] + weight * shorter[1]) + weight**2 * shorter[2]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(score(model, latent, actions[:, :, :1], value_lambda=weight), shorter[0])
+
+
 def test_nothing_is_carried_or_reported_for_terms_where_there_are_none():
     plain, more = make_planner("mppi", A), make_planner("mppi", A, terms=["energy"])
     assert set(more.initial_state(1).keys()) - set(plain.initial_state(1).keys()) == {"last_action", "time"}

@@ -22,7 +22,7 @@ from dreammpc.planning.objective_terms import (
     weighted_costs,
 )
 from dreammpc.planning.value_heads import ValueReduction, reduce_heads, sample_std
-from dreammpc.plugins.settings import NonNegative, at_least, check, one_of
+from dreammpc.plugins.settings import Fraction, NonNegative, at_least, check, one_of
 
 UncertaintyKind = Annotated[str, one_of("std", "terminal", "released")]
 CPU_ROWS = 512
@@ -45,6 +45,8 @@ class Objective:
         terms: further costs, each subtracted from J times its weight (see `objective_terms`).
         terminal_value: without it J ends with the rewards, for horizons that reach the end.
         constraints: costs that must stay below a limit (see `constraints`).
+        value_lambda: below 1, J is the λ-return (Dreamer, arXiv 1912.01603, Eq. 6): the returns after 1 to H
+            steps, each with the value there, weigh (1-λ)·λ^(h-1), that after H steps λ^(H-1).
     """
 
     uncertainty_coef: Annotated[float, at_least(-math.inf)] = 0.0
@@ -54,10 +56,18 @@ class Objective:
     terms: tuple[Any, ...] = ()
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()
+    value_lambda: Fraction = 1.0
 
     def __post_init__(self) -> None:
         make_costs(self)
         check(self)
+
+    def mixed(self, returns: Tensor) -> Tensor:
+        """The λ-return [M] of the returns after 1 to H steps, [H, M]."""
+        mixed = returns[-1]
+        for shorter in reversed(returns[:-1].unbind()):
+            mixed = shorter + self.value_lambda * (mixed - shorter)
+        return mixed
 
     @property
     def costs(self) -> tuple[Any, ...]:
@@ -219,8 +229,13 @@ class Imagination:
             else:
                 uncertainty = spread.sum(0).detach()
         total, violations = (discounts[:-1] * reward).sum(0), None
-        if objective.terminal_value:
+        if objective.terminal_value and (objective.value_lambda == 1 or horizon == 1):
             total = total + discounts[-1] * objective.reduce(heads)
+        elif objective.terminal_value:
+            earlier = objective.reduce(self.state_value(visited[rows:-rows])).view(horizon - 1, rows)
+            values = torch.cat([earlier, objective.reduce(heads)[None]])
+            returns = (discounts[:-1] * reward).cumsum(0) + discounts[1:] * values  # after 1 to H steps
+            total = objective.mixed(returns)
         total = total - objective.uncertainty_coef * uncertainty
         if episode is not None:
             past = episode["last_action"], episode["started"][:, 0], episode["time"][:, 0]

@@ -15,7 +15,7 @@ from dreammpc.planning.composed import Composed
 from dreammpc.planning.imagination import Imagination, Objective, make_costs
 from dreammpc.planning.stages import Proposal, Refinement, Selector
 from dreammpc.planning.value_heads import ValueReduction
-from dreammpc.plugins.settings import NonNegative, Positive, check
+from dreammpc.plugins.settings import Fraction, NonNegative, Positive, check
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class PlannerPreset:
         replan_every: steps for which a plan is executed before the next one is made, at most the horizon.
         action_block: steps for which one decision holds, at most the horizon.
         interpolation: what lies between two decisions: `hold` (the first of both), `linear` or `cubic`.
+        value_lambda: below 1, J is mixed over horizons 1 to H, which longer horizons want; see `Objective`.
 
     Raises:
         ValueError: a setting out of range.
@@ -52,6 +53,7 @@ class PlannerPreset:
     replan_every: Positive = 1
     action_block: Positive = 1
     interpolation: Interpolation = "hold"
+    value_lambda: Fraction = 1.0
 
     def __post_init__(self) -> None:
         make_costs(self)
@@ -74,7 +76,13 @@ class PlannerPreset:
         coefficient, kind = getattr(self, "uncertainty_coef", 0.0), getattr(self, "uncertainty", "std")
         reduction = self.value_reduction, self.value_std_weight
         objective = Objective(
-            coefficient, kind, *reduction, self.terms, self.terminal_value, self.constraints
+            coefficient,
+            kind,
+            *reduction,
+            self.terms,
+            self.terminal_value,
+            self.constraints,
+            self.value_lambda,
         )
         timing = self.replan_every, self.action_block, self.interpolation
         rest = self.horizon, objective, self.min_std, self.max_ms, non_finite, *timing
