@@ -1,6 +1,6 @@
 """An exported agent as a ROS 2 node: `observation` in, `action` out, at a fixed rate.
 
-    python examples/ros2_node.py --ros-args -p file:=walker.pt2 -p hz:=50.0 -p ahead:=1
+    python examples/ros2_node.py --ros-args -p file:=walker-aoti.pt2 -p hz:=50.0 -p ahead:=1
 
 It has not been run on ROS 2, only with a stand-in of `rclpy` in the tests. Both topics are Float32MultiArray:
 the observation in the order that the file's description gives, the action within -1 and 1.

@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import zipfile
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -80,10 +81,11 @@ def test_a_file_needs_nothing_of_ours(archive):
     module = exported.module()
     inputs = {"observation": torch.ones(1, 5), "pending": torch.zeros(1, 2, 1), "ahead": torch.tensor([0])}
     torch.manual_seed(3)
-    action, plan, carry = module(inputs, file.carry)
+    action, plan, value, carry = module(inputs, file.carry)
     torch.manual_seed(3)
     ours, sequence = file(np.ones(5))
     assert (action[0].numpy() == ours).all() and (plan[0].numpy() == sequence).all()
+    assert value.shape == (1,) and float(value) == file.value
     assert set(carry) == {"plan.candidates", "plan.started"}  # what no plan reads is not carried
 
 
@@ -95,7 +97,13 @@ def test_a_file_says_what_goes_in_and_out(archive):
         ("pending", "pending", [1, 2, 1]),
         ("ahead", "ahead", [1]),
     ]
-    assert [e["name"] for e in about["outputs"]] == ["action", "plan", "plan.candidates", "plan.started"]
+    assert [e["name"] for e in about["outputs"]] == [
+        "action",
+        "plan",
+        "value",
+        "plan.candidates",
+        "plan.started",
+    ]
     assert about["action"]["own_low"] == [-1.0] and about["seconds_per_action"] == pytest.approx(0.02)
 
 
@@ -107,7 +115,7 @@ def test_ahead_plans_for_the_predicted_state():
     latent = agent.model.encode({"observation": observation} | {})
     for count in range(3):
         inputs = {"observation": observation, "pending": pending, "ahead": torch.tensor([count])}
-        action, _, _ = made.module(inputs, dict(made.initial))
+        action, *_ = made.module(inputs, dict(made.initial))
         with torch.no_grad():
             expected = agent.model.policy(latent, torch.zeros(1, 1))
             latent = agent.model.step(latent, pending[:, min(count, 1)])
@@ -165,15 +173,34 @@ def test_onnx(kind, tmp_path, capsys):
 
 def test_another_actor_is_found_out(archive, tmp_path, capsys):
     record = Record.of(ExportedAgent(archive).description["record"])
-    other = Record(record.seed, record.observations, -record.actions, 0.0).plain()
+    other = replace(record, actions=-record.actions, values=0.9 * record.values).plain()
     changed = rewritten(archive, tmp_path / "other.pt2", lambda about: about.update(record=other))
-    assert "acts otherwise than its agent did" in refused(["verify", str(changed)], capsys, code=1)
+    line = refused(["verify", str(changed)], capsys, code=1)
+    assert "0.0 % of 12 actions are equal, 0.0 % are or have a plan of equal J; the largest" in line
+
+
+def test_another_plan_of_the_same_value_is_as_good(archive, tmp_path, capsys):
+    """MPPI draws one of its elites by rank, and ranks among equals are a matter of rounding."""
+    record = Record.of(ExportedAgent(archive).description["record"])
+    other = replace(record, actions=-record.actions, values=record.values * (1 + 1e-6)).plain()
+    changed = rewritten(archive, tmp_path / "other.pt2", lambda about: about.update(record=other))
+    cli.main(["verify", str(changed)])
+    assert "|         0.0 % |      100.0 % |" in capsys.readouterr().out
+
+
+def test_actions_of_a_bare_policy_must_be_equal(tmp_path, capsys):
+    path = tmp_path / "agent.pt2"
+    cli.main(["export", AGENT, "--planner", "policy", "-o", str(path), "--steps", "2"])
+    record = Record.of(ExportedAgent(path).description["record"])
+    other = replace(record, actions=-record.actions).plain()
+    changed = rewritten(path, tmp_path / "other.pt2", lambda about: about.update(record=other))
+    assert "acts otherwise" in refused(["verify", str(changed)], capsys, code=1)
 
 
 def test_a_file_of_another_version(archive, tmp_path, capsys):
     changed = rewritten(archive, tmp_path / "old.pt2", lambda about: about.update(format=7))
     line = refused(["verify", str(changed)], capsys)
-    assert "is of version 7" in line and "reads version 1: export the agent again" in line
+    assert "is of version 7" in line and "reads version 2: export the agent again" in line
 
 
 def test_a_description_without_its_inputs(archive, tmp_path, capsys):
@@ -256,7 +283,7 @@ def test_latency_in_simulated_time(archive, capsys):
     ]
     values = [float(line.partition("return ")[2].split()[0]) for line in found]
     record = Record.of(file.description["record"])
-    assert values[0] == pytest.approx(record.value, abs=0.06) and len(set(found)) == 3
+    assert values[0] == pytest.approx(record.score, abs=0.06) and len(set(found)) == 3
     assert found[2].strip().endswith("from start 0, 40 ms late, plan-ahead")
 
 

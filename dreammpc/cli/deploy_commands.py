@@ -79,7 +79,7 @@ def export(
     finally:
         env.close()
     print(check.table(check.row(file, found, target.stat().st_size)))
-    print(f"return from start {seed}: {record.value:.1f} of the agent, {value:.1f} of the file")
+    print(f"return from start {seed}: {record.score:.1f} of the agent, {value:.1f} of the file")
     print(printable(f"{facts['task']}, {agent}, planned by {name}: {target}"))
 
 
@@ -103,10 +103,7 @@ def verify(file: str) -> None:
     about = agent.description
     planner = about["planner"]["name"]
     if not found.passed:
-        raise RunError(
-            f"file {path} acts otherwise than its agent did: {100 * found.equal:.1f} % of"
-            f" {len(found.differences)} actions are equal"
-        )
+        raise RunError(f"file {path} acts otherwise than its agent did: {found.told}")
     print(
         printable(
             f"{path} acts as its agent did: {about['task']}, {about.get('agent')}, planned by {planner}"

@@ -10,11 +10,11 @@ import torch
 
 from dreammpc import __version__
 from dreammpc.agent import Agent
-from dreammpc.deploy.graph import Entry, Program
+from dreammpc.deploy.graph import RESULTS, Entry, Program
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json
 
-FORMAT = 1
+FORMAT = 2
 NAME = "dreammpc.json"
 KEY = "dreammpc"
 NEEDED = ("kind", "task", "planner", "torch", "machine", "action_repeat", "inputs", "outputs")
@@ -66,8 +66,8 @@ def describe(
 
 def plain(entry: Entry) -> dict[str, Any]:
     """An entry as JSON has it."""
-    kinds = {"pending": "pending", "ahead": "ahead", "action": "action", "plan": "plan"}
-    kind = "noise" if entry.distribution else kinds.get(entry.name, "observation")
+    own = ("pending", "ahead", *RESULTS)
+    kind = "noise" if entry.distribution else entry.name if entry.name in own else "observation"
     found = {"name": entry.name, "kind": kind, "shape": list(entry.shape), "dtype": entry.dtype}
     return found | ({"distribution": entry.distribution} if entry.distribution else {})
 

@@ -61,9 +61,7 @@ def export(
         found = check.compare(ExportedAgent(draft), record)
     if not found.passed:
         raise RunError(
-            f"the exported file acts otherwise than the agent: {100 * found.equal:.1f} % of"
-            f" {len(record)} actions are equal, the largest difference is {found.differences.max():.1e};"
-            f" {path} is not written"
+            f"the exported file acts otherwise than the agent: {found.told}; {path} is not written"
         )
     write_bytes(path, data)
     return ExportedAgent(path), record, found

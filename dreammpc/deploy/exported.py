@@ -25,6 +25,7 @@ class ExportedAgent:
     Attributes:
         description: what the file says of itself (docs/deploy.md).
         carry: what the next call reads, by name.
+        value: J of the last call's plan, by the model; NaN before the first.
 
     Raises:
         UsageError: see `read_description`; a file that this PyTorch or this machine cannot run.
@@ -48,6 +49,7 @@ class ExportedAgent:
 
     def reset(self) -> None:
         """Forget: the next call is an episode's first."""
+        self.value = float("nan")
         self.carry: dict[str, Tensor] = {}
         for entry in self.carried:
             start = torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
@@ -71,7 +73,8 @@ class ExportedAgent:
             RunError: an action that is not finite.
         """
         inputs = self._inputs(observation, pending)
-        action, plan, self.carry = self._call(inputs, self.carry)
+        action, plan, value, self.carry = self._call(inputs, self.carry)
+        self.value = float(value)
         if not bool(action.isfinite().all()):
             raise RunError(f"file {self.path}: the action is not finite: {action[0].tolist()}")
         return action[0].numpy(), plan[0].numpy()
@@ -139,8 +142,8 @@ class ExportedAgent:
             feed = {**inputs, **{f"carry.{name}": value for name, value in carry.items()}}
             wanted = {one.name for one in session.get_inputs()}
             arrays = {name: value.numpy() for name, value in feed.items() if name in wanted}
-            action, plan, *after = map(torch.from_numpy, session.run(None, arrays))
-            return action, plan, dict(zip(carry, after, strict=True))
+            action, plan, value, *after = map(torch.from_numpy, session.run(None, arrays))
+            return action, plan, value, dict(zip(carry, after, strict=True))
 
         return call
 

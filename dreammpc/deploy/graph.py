@@ -18,6 +18,8 @@ from dreammpc.runtime.recording import ALIASES
 DRAWS = {"randn": "normal", "randn_like": "normal", "rand": "uniform", "rand_like": "uniform"}
 DRAWS |= {"exponential": "exponential", "exponential_": "exponential"}
 """Operations that draw random numbers, and from which distribution: N(0, 1), U[0, 1) or Exp(1)."""
+RESULTS = ("action", "plan", "value")
+"""What a call gives beside the carry: the action [1, A], the plan [1, H, A] and its J [1]."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Program:
-    """An agent's call as a module: `action, plan, carry = module(inputs, carry)`, dictionaries of tensors."""
+    """An agent's call: `action, plan, value, carry = module(inputs, carry)`, both of them dictionaries."""
 
     module: nn.Module
     inputs: list[Entry]
@@ -49,7 +51,7 @@ class Program:
     carry: list[Entry]
     """What is handed from call to call; only what a plan reads."""
     outputs: list[Entry]
-    """`action` [1, A] and `plan` [1, H, A]; the carry follows."""
+    """`action` [1, A], `plan` [1, H, A] and `value` [1], J of the plan; the carry follows."""
     initial: dict[str, Tensor]
     """The carry before an episode's first step."""
 
@@ -91,8 +93,8 @@ def program(agent: Agent, ahead: int = 0, portable: bool = False) -> Program:
     def call(*tensors: Tensor) -> list[Tensor]:
         given = dict(zip(names, tensors, strict=True))
         before = nested({name: given[name] for name in start})
-        action, plan, after = plan_once(agent, {name: given[name] for name in seen}, before)
-        return [action, plan, *(after[tuple(name.split("."))] for name in start)]
+        results, after = plan_once(agent, {name: given[name] for name in seen}, before)
+        return [*results, *(after[tuple(name.split("."))] for name in start)]
 
     aten = torch.ops.aten
     table: dict[Any, Callable[..., Any]] = {}
@@ -119,15 +121,15 @@ def program(agent: Agent, ahead: int = 0, portable: bool = False) -> Program:
     traced.recompile()
     carry = [Entry.of(name, start[name]) for name in carried]
     inputs = [*(Entry.of(name, value) for name, value in seen.items()), *noise]
-    outputs = [Entry.of("action", results[0]), Entry.of("plan", results[1])]
+    outputs = [Entry.of(name, value) for name, value in zip(RESULTS, results, strict=False)]
     module = Call(traced, [entry.name for entry in inputs], len(seen), carried)
     return Program(module, inputs, carry, outputs, {name: start[name] for name in carried})
 
 
 def plan_once(
     agent: Agent, seen: dict[str, Tensor], carry: TensorDictBase
-) -> tuple[Tensor, Tensor, TensorDictBase]:
-    """The action [1, A], the plan [1, H, A] and the next carry; see `dreammpc.agent.act` and `program`."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], TensorDictBase]:
+    """`RESULTS` and the next carry; see `dreammpc.agent.act` and `program`."""
     model, last = agent.model, carry["prev_action"]
     obs = TensorDict({key: seen[key] for key in agent.obs_keys}, [1])
     belief = model.observe(obs, last, carry["belief"])
@@ -139,7 +141,7 @@ def plan_once(
             last = torch.where(counts[:, None], action, last)
     plan = agent.planner.plan(Imagination(model, last), latent, carry["plan"])
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": carry["noise"]}
-    return plan.action, plan.mean, TensorDict(content, [1])
+    return (plan.action, plan.mean, plan.value), TensorDict(content, [1])
 
 
 def observed(model: Any) -> dict[str, Tensor]:
@@ -167,11 +169,11 @@ class Call(nn.Module):
 
     def forward(
         self, inputs: dict[str, Tensor], carry: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The action, the plan and the next carry."""
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The action, the plan, its J and the next carry."""
         values, before = [inputs[name] for name in self.names], [carry[name] for name in self.carried]
-        action, plan, *after = self.traced(*values[: self.seen], *before, *values[self.seen :])
-        return action, plan, dict(zip(self.carried, after, strict=True))
+        action, plan, value, *after = self.traced(*values[: self.seen], *before, *values[self.seen :])
+        return action, plan, value, dict(zip(self.carried, after, strict=True))
 
 
 def noise_as_inputs(graph: fx.Graph, who: str) -> list[Entry]:
@@ -205,19 +207,19 @@ def is_random(node: fx.Node) -> bool:
 def prune(graph: fx.Graph, seen: int, carried: Sequence[str]) -> list[str]:
     """Take out of the graph what of the carry no plan reads; the names of what is left.
 
-    The carry's inputs follow `seen` others, its outputs the action and the plan.
+    The carry's inputs follow `seen` others, its outputs `RESULTS`.
     """
     places = [node for node in graph.nodes if node.op == "placeholder"][seen : seen + len(carried)]
     output = next(node for node in graph.nodes if node.op == "output")
-    results = list(output.args[0])
+    results, first = list(output.args[0]), len(RESULTS)
     read: list[int] = []
     while True:
-        needed = ancestors([*results[:2], *(results[2 + i] for i in read)])
+        needed = ancestors([*results[:first], *(results[first + i] for i in read)])
         now = [i for i, place in enumerate(places) if place in needed]
         if now == read:
             break
         read = now
-    output.args = ([*results[:2], *(results[2 + i] for i in read)],)
+    output.args = ([*results[:first], *(results[first + i] for i in read)],)
     graph.eliminate_dead_code()
     for i in set(range(len(places))) - set(read):
         graph.erase_node(places[i])

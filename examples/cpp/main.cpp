@@ -53,7 +53,7 @@ int run(const std::string& path, int steps, double hz, uint64_t seed) {
   std::map<std::string, size_t> carried;
   for (size_t i = 0; i < inputs.size(); ++i) {
     values.push_back(torch::zeros(inputs[i].shape, inputs[i].dtype));
-    for (size_t k = 2; k < outputs.size(); ++k)  // after the action and the plan
+    for (size_t k = 3; k < outputs.size(); ++k)  // after the action, the plan and its value
       if (outputs[k].name == inputs[i].name) carried[inputs[i].name] = k;
   }
   if (inputs[0].name != "observation") throw std::runtime_error("it sees frames; this example reads vectors");
