@@ -37,9 +37,27 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 LONGEST = (
-    *("compiled_training", "contract", "recipes", "faults", "security", "replicas", "workers", "ray_workers"),
-    *("envs_dmcontrol", "trained", "add_a_planner", "foreign_errors", "foreign", "bmpc_recipe", "planning"),
-    *("gymnasium_recipe", "resume_exact", "tracking_mlflow", "tracking_outage", "gpu", "launch", "sweeps"),
+    *("compiled_training", "recipes", "deploy", "objectives_matrix", "workers", "planning", "resume_exact"),
+    *(
+        "security",
+        "add_a_planner",
+        "foreign",
+        "replicas",
+        "ray_workers",
+        "envs_dmcontrol",
+        "trained",
+        "contract",
+    ),
+    *("envs_envpool", "tracking_mlflow", "faults", "foreign_errors", "objectives", "recorded_data", "gpu"),
+    *(
+        "gymnasium_recipe",
+        "evaluate_recipe",
+        "bmpc_recipe",
+        "add_a_world_model",
+        "tracking_outage",
+        "ensemble",
+    ),
+    *("examples", "planning_quality", "bmpc_training_step", "evaluation", "launch", "sweeps", "bare"),
 )
 
 
@@ -54,6 +72,15 @@ def pytest_runtest_setup(item) -> None:
     """Skipped here and not by a mark, so that the report has one line for all."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def forked_workers():
+    """Workers begin as forks of this process, in no time; test_workers.py starts some as users have them."""
+    before = torch.multiprocessing.get_start_method(allow_none=True)
+    torch.multiprocessing.set_start_method("fork", force=True)
+    yield
+    torch.multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 from commands import PENDULUM, ROOT, recipe, train
+from drift import make_drift
 from faults.tiny import MODEL, PLANNER, Training
 from foreign import foreign, trained_on_foreign
 from frames import CLASSES, make_algorithm, make_replay
-from replica_recipe import make_drift
 from tensordict import TensorDict
 from toy_models import random_tdmpc2
 

@@ -20,6 +20,7 @@ QUICK = [
     "evaluation.planners=[policy]",
     "tracking=none",
     "algorithm.seed_steps=100",
+    "algorithm.utd=0.05",
     "steps=320",
     "save_every=1000",
     "evaluation.every=1000",
@@ -152,7 +153,7 @@ def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):
     Path(line.rpartition("traceback: ")[2]).unlink()
 
 
-def test_in_a_worker(tmp_path, capfd):
+def test_in_a_worker(forked_workers, tmp_path, capfd):
     words = ["task=gym-odd_envs:RaiseEarly-v0", "collector=multiprocess", "collector.workers=1"]
     assert train(tmp_path, *QUICK, *words) == 1
     said = capfd.readouterr().err

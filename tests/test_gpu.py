@@ -9,8 +9,8 @@ import logging
 
 import pytest
 import torch
+from drift import make_drift
 from faults.tiny import PLANNER, Training
-from replica_recipe import make_drift
 from tensordict import TensorDict
 from toy_models import random_bmpc, random_tdmpc2
 

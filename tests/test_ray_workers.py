@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from drift import make_drift
 from feeds import make_agent
-from replica_recipe import make_drift
 
 from dreammpc.configuration.collectors import build_collector
 from dreammpc.configuration.schemas import CollectorConfig, TrainConfig

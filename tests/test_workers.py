@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from drift import make_drift
 from feeds import make_agent
-from replica_recipe import make_drift
 
 from dreammpc.configuration.collectors import build_collector, count_rows
 from dreammpc.configuration.schemas import CollectorConfig, TrainConfig
@@ -46,7 +46,7 @@ def test_too_little_shared_memory_is_said_before_it_ends_a_process(kind, monkeyp
         build_collector(make_drift(1), agent, 5, config)
 
 
-def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplog):
+def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(forked_workers, caplog):
     agent = make_agent()
     collector = WorkerCollector(make_drift, agent, workers=2, num_envs=2, steps=8, seed=5, restarts=1)
     replay = Replay(1000, collector.rows, window=3, batch_size=64)
@@ -91,7 +91,7 @@ def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(caplo
 
 ENDLESS = """
 import sys, threading
-from replica_recipe import make_drift
+from drift import make_drift
 from feeds import make_agent
 from dreammpc.data import WorkerCollector
 
