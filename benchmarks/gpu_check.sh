@@ -23,7 +23,7 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-/tmp/dreammpc-inductor}
 : > "$OUT/times.jsonl"; : > "$WORK/steps.tsv"
 if [ -n "$TINY" ]; then
-    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=20 SLOWER=6
+    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=40 SLOWER=6
     FIRST="steps=300 algorithm.seed_steps=50 save_every=300"
 else
     SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 BATCHES="1 64" WALKER_S=240 SLOWER=1 FIRST=
@@ -48,7 +48,7 @@ step() {
         return
     fi
     [ "$limit" -gt "$left" ] && limit=$left
-    timeout -k 15 --preserve-status "$limit" "$@" > "$WORK/$name.log" 2>&1
+    timeout -k 30 --preserve-status "$limit" "$@" > "$WORK/$name.log" 2>&1
     code=$?
     [ "$name" != walker ] && [ $((SECONDS - began)) -ge "$limit" ] && code="out of time"
     printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - began))" \
