@@ -1,5 +1,6 @@
 """A training that is stopped anywhere and goes on ends bit for bit where an uninterrupted one does."""
 
+import functools
 import os
 import signal
 
@@ -12,26 +13,41 @@ SHORT = {"evaluate_every": 300, "env": {"action_repeat": 8}, "seed_steps": 160, 
 """Episodes of 125 agent steps."""
 
 
-@pytest.mark.parametrize(("algorithm", "stops"), [("tdmpc2", (4, 33)), ("bmpc", (27,))])
-def test_bit_for_bit(algorithm, stops, tmp_path):
+SETTINGS = {
+    "tdmpc2": SHORT | {"lr_end": 0.1, "lr_decay_from": 0.5, "reset_every": 20},
+    "bmpc": SHORT | {"algorithm": "bmpc", "reanalyze_interval": 3, "reanalyze_slices": 2},
+}
+STOPS = {"tdmpc2": (4, 33), "bmpc": (27,)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Of an algorithm: the folder of one training, with copies of it on the way; all that it ends with."""
+
+    @functools.cache
+    def train(algorithm):
+        folder = tmp_path_factory.mktemp(algorithm)
+        snapshots = Snapshots(folder / "whole", STOPS[algorithm])
+        snapshots.run = whole = Training(folder / "whole", more=(snapshots,), **SETTINGS[algorithm])
+        expected = everything(whole.run())
+        assert whole.feed.env_steps == 1200 and whole.feed.updates > 55
+        return folder, expected
+
+    return train
+
+
+@pytest.mark.parametrize("algorithm", STOPS)
+def test_bit_for_bit(algorithm, uninterrupted):
     """Stops within the first updates, in mid-episode, and (by the copies themselves) at extra checkpoints.
 
     The 150 agent steps hold the end of an episode; evaluations lie before and after each stop.
     """
-    snapshots = Snapshots(tmp_path / "whole", stops)
-    settings = {"algorithm": algorithm, **SHORT}
-    if algorithm == "bmpc":
-        settings |= {"reanalyze_interval": 3, "reanalyze_slices": 2}
-    else:
-        settings |= {"lr_end": 0.1, "lr_decay_from": 0.5, "reset_every": 20}
-    whole = Training(tmp_path / "whole", more=(snapshots,), **settings)
-    snapshots.run = whole
-    expected = everything(whole.run())
-    assert whole.feed.env_steps == 1200 and whole.feed.updates > 55
-    logged = lines(tmp_path / "whole")
+    place, expected = uninterrupted(algorithm)
+    settings = SETTINGS[algorithm]
+    logged = lines(place / "whole")
     assert any("eval/return" in line for line in logged) and any("loss/value" in line for line in logged)
-    for stop in stops:
-        folder = tmp_path / f"at{stop}"
+    for stop in STOPS[algorithm]:
+        folder = place / f"at{stop}"
         torch.manual_seed(99)  # whatever happened in this process before must not matter
         resumed = Training(folder, resume=folder / "checkpoints/last.ckpt", **settings)
         got = everything(resumed.run())
@@ -83,11 +99,10 @@ def test_where_the_state_cannot_be_saved_it_is_said(tmp_path, caplog):
     assert "Pendulums has no get_state() and set_state(state)" in caplog.text
 
 
-def test_an_interrupted_evaluation_is_made_up(tmp_path):
+def test_an_interrupted_evaluation_is_made_up(uninterrupted, tmp_path):
     """The signal comes when the second evaluation begins."""
-    whole = Training(tmp_path / "whole", **SHORT)
-    expected = everything(whole.run())
-    stopped = Training(tmp_path / "stopped", **SHORT)
+    place, expected = uninterrupted("tdmpc2")
+    stopped = Training(tmp_path / "stopped", **SETTINGS["tdmpc2"])
     play = stopped.evaluation.evaluate
 
     def interrupted():
@@ -100,6 +115,6 @@ def test_an_interrupted_evaluation_is_made_up(tmp_path):
     assert stopped.stop.signal == signal.SIGINT and stopped.feed.env_steps < 650
     assert sum("eval/return" in line for line in lines(tmp_path / "stopped")) == 1
     last = tmp_path / "stopped/checkpoints/last.ckpt"
-    got = everything(Training(tmp_path / "stopped", **SHORT, resume=last).run())
+    got = everything(Training(tmp_path / "stopped", **SETTINGS["tdmpc2"], resume=last).run())
     assert [place for place, value in expected.items() if raw(value) != raw(got[place])] == []
-    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+    assert lines(tmp_path / "stopped") == lines(place / "whole")
