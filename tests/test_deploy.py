@@ -15,6 +15,7 @@ from dreammpc import load_agent
 from dreammpc.cli import parser as cli
 from dreammpc.deploy import formats
 from dreammpc.deploy.check import Record
+from dreammpc.deploy.control_loop import ControlLoop
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.deploy.graph import program
 from dreammpc.interfaces import UsageError
@@ -324,6 +325,23 @@ def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):
     line = refused(words, capsys, code=1)
     assert "the rate of 100000 Hz cannot be kept: no plan came in time for 0.01 s; the last took" in line
     assert log.exists()
+
+
+def test_an_interrupted_loop_keeps_its_log(archive, tmp_path, monkeypatch, capsys):
+    """Ctrl-C is one word and 130, as in recipes."""
+    ticked = ControlLoop._tick
+
+    def interrupted(self, number):
+        if len(self.log) == 2:
+            raise KeyboardInterrupt
+        ticked(self, number)
+
+    monkeypatch.setattr(ControlLoop, "_tick", interrupted)
+    log = tmp_path / "ticks.csv"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["loop", str(archive), "--hz", "50", "--watchdog", "0", "--log", str(log)])
+    assert stop.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+    assert len(log.read_text().splitlines()) == 3
 
 
 def test_a_rate_that_the_simulator_cannot_keep(archive, monkeypatch, capsys):

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the words after `dreammpc`; those of this process by default.
 
     Raises:
-        SystemExit: after `run`, `--help`, `--version`, and with 2 on an unknown command or name.
+        SystemExit: after `run`, `--help`, `--version`, with 2 on an unknown command or name, 130 on Ctrl-C.
     """
     share_cores()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         from dreammpc.support import faults  # which imports torch
         from dreammpc.support.names import printable
