@@ -28,7 +28,7 @@ class Updates(lightning.LightningModule):
     lr_changes: bool = False
     """Whether learning rates change during a training."""
     complete: Callable[[TensorDictBase], TensorDictBase] = staticmethod(lambda batch: batch)
-    """Makes a batch of what a feed draws (`Feed.complete`); with graphs that is a part of the update's."""
+    """Turns what a feed draws into a batch (`Feed.complete`); with graphs, inside the update's graph."""
 
     def __init__(self, compile: bool | str):
         super().__init__()

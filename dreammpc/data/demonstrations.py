@@ -27,8 +27,8 @@ class Demonstrations:
     def draw(self, collected: Replay, alone: bool) -> TensorDictBase:
         """Recorded windows `alone`, or as many as their share, and others that were `collected`.
 
-        The `index` of a recorded row is beyond those of what is collected. It is what
-        `Replay.draw` gives; but of replays on a device, whose rows lie apart, whole batches are joined.
+        The `index` of a recorded row is beyond those of what is collected. The result is like that of
+        `Replay.draw`. Replays on a device give whole batches instead, since their rows lie in two places.
         """
         take = Replay.draw if collected.device is None else Replay.sample
         size = self.replay.batch_size

@@ -21,7 +21,7 @@ from dreammpc.runtime.devices import CPU, to_device
 class Turn:
     """Some of the updates that are owed: iterate it once, and each batch is drawn when its update comes.
 
-    What comes is still to be made a batch of, by `Feed.complete`, where the updates run.
+    `Feed.complete` turns what is drawn into a batch, where the updates run.
 
     It ends early if the feed is stopped, so that a signal waits for one update and not for all.
     """
@@ -165,7 +165,7 @@ class Feed:
         return self.data.draw(self.replay, alone=offline)
 
     def complete(self, drawn: TensorDictBase) -> TensorDictBase:
-        """The batch of what `draw` gave, by operations on tensors alone, see `Replay.complete`."""
+        """Turn what `draw` gave into a batch, see `Replay.complete`."""
         return self.replay.complete(drawn)
 
     def turns(self, device: torch.device = CPU) -> Turns:

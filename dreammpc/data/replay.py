@@ -153,9 +153,10 @@ class Replay:
         return self.complete(self.draw(size))
 
     def draw(self, size: int | None = None) -> TensorDictBase:
-        """What `complete` makes that batch of, TensorDict [size]: what must travel to where it is used.
+        """What `complete` turns into a batch, TensorDict [size].
 
-        That is the batch itself, but each frame once; of a replay on a device it is the numbers of rows.
+        It holds no more than must travel to the device that trains: transitions with each frame once, or the
+        row numbers alone if the replay lies on that device.
         """
         size = self.batch_size if size is None else size
         if self.device is not None:
@@ -172,10 +173,10 @@ class Replay:
         return drawn
 
     def complete(self, drawn: TensorDictBase) -> TensorDictBase:
-        """The batch of what `draw` gave, or of what is complete, with nothing but operations on tensors.
+        """Turn what `draw` gave into a batch; a batch stays as it is.
 
-        A captured graph may hold them: rows stay where they were first written. `drawn` may be on the device
-        that trains, and is where a replay on a device has its rows.
+        Only tensor operations are used, so that a captured graph may contain them. `drawn` lies on the device
+        that trains, or anywhere if the replay is on the CPU.
         """
         batch, given = drawn.copy(), set(drawn.keys())
         if "action" not in given:

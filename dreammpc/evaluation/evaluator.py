@@ -73,8 +73,8 @@ class Evaluator:
 
         Args:
             modes: how plans of some of them run, by name (see `runtime.compiling.MODES`); else as written. An
-                agent that is compiled or captured is kept for the next time. Its first plan is as written at
-                any time, so that a resumed run evaluates as one that was not stopped.
+                agent that is compiled or captured is kept for the next evaluation. The first plan of each
+                evaluation is not compiled, so that a resumed run evaluates like an uninterrupted one.
         """
         modes = modes or {}
         return {

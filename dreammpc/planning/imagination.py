@@ -45,8 +45,8 @@ class Objective:
         terms: further costs, each subtracted from J times its weight (see `objective_terms`).
         terminal_value: without it J ends with the rewards, for horizons that reach the end.
         constraints: costs that must stay below a limit (see `constraints`).
-        value_lambda: below 1, J is the λ-return (Dreamer, arXiv 1912.01603, Eq. 6): the returns after 1 to H
-            steps, each with the value there, weigh (1-λ)·λ^(h-1), that after H steps λ^(H-1).
+        value_lambda: λ of the λ-return (Dreamer, arXiv 1912.01603, Eq. 6). The return after h < H steps has
+            the weight (1-λ)·λ^(h-1), that after H steps λ^(H-1). With 1 only the last counts.
     """
 
     uncertainty_coef: Annotated[float, at_least(-math.inf)] = 0.0

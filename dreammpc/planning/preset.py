@@ -34,7 +34,7 @@ class PlannerPreset:
         replan_every: steps for which a plan is executed before the next one is made, at most the horizon.
         action_block: steps for which one decision holds, at most the horizon.
         interpolation: what lies between two decisions: `hold` (the first of both), `linear` or `cubic`.
-        value_lambda: below 1, J is mixed over horizons 1 to H, which longer horizons want; see `Objective`.
+        value_lambda: below 1, J is a λ-return, for longer horizons; see `Objective`.
 
     Raises:
         ValueError: a setting out of range.

@@ -37,7 +37,7 @@ class Graphed:
         state: all tensors that a call changes in place. Those that a first call makes must begin as zeros.
         generators: it draws from, besides torch's own of the device.
         to_host: results are copied to the host, in one transfer; else they stay in place until the next call.
-        what: it is, for users to read.
+        what: what is captured, as an error message names it.
     """
 
     def __init__(
