@@ -89,6 +89,20 @@ def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(forke
     assert not any(alive(pid) for pid in processes)
 
 
+def test_a_worker_that_ended_because_another_died_is_not_called_dead():
+    def dead(*codes):
+        collector = WorkerCollector(make_drift, None, workers=2, num_envs=1, steps=1, seed=1)
+        collector._collector = SimpleNamespace(
+            procs=[SimpleNamespace(exitcode=code) for code in codes], shutdown=lambda timeout: None
+        )
+        text, collector._collector = collector._dead(), None
+        return text
+
+    assert dead(-9, 0) == dead(-9, None) == dead(-9, -signal.SIGTERM) == "worker 0 died (exit code -9)"
+    assert dead(None, 0) == "worker 1 died (exit code 0)"  # something in it called exit()
+    assert dead(None, -signal.SIGTERM) == ""
+
+
 ENDLESS = """
 import sys, threading
 from drift import make_drift

@@ -130,12 +130,14 @@ class WorkerCollector:
 
     def _dead(self) -> str:
         """Which workers ended by themselves; empty if none is known to."""
-        dead = []
+        codes = {}
         for index, process in enumerate(getattr(self._collector, "procs", [])):
             with contextlib.suppress(ValueError):  # one that TorchRL ended
                 if process.exitcode not in (None, -signal.SIGTERM):
-                    dead.append(f"worker {index} died (exit code {process.exitcode})")
-        return ", ".join(dead)
+                    codes[index] = process.exitcode
+        # The others end with 0 when TorchRL tells them to, after the first death.
+        codes = {index: code for index, code in codes.items() if code} or codes
+        return ", ".join(f"worker {index} died (exit code {code})" for index, code in codes.items())
 
     def shutdown(self) -> None:
         """End the workers."""
