@@ -14,7 +14,7 @@ from dreammpc.trained import library
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LARGEST_WHEEL = 4_000_000
+LARGEST_WHEEL = 3_000_000
 AGENTS = "dreammpc/trained/agents/"
 
 
