@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> None:
         for path in files:
             write_rows(rows, path)
         recorded = record.save() if record else ""
-        if len(results[played.checkpoint]) == len(config.planners):
+        if played.last:
             print_table(results[played.checkpoint], rows[-1])
 
     # Several agents: their scores together, with intervals over training seeds.

@@ -22,6 +22,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import BMPCModel, TDMPC2Model
 from dreammpc.planning import make_planner
 from dreammpc.trained import agent_names, library, loading, locate, read_card
+from dreammpc.trained.compare import compare
 from dreammpc.trained.export import write_card
 from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
 from dreammpc.training.files import save_atomically
@@ -247,6 +248,27 @@ def test_agents_by_name(run, tmp_path, monkeypatch):
         loading.load_agent("walker.ckpt")
 
 
+def test_the_best_planner_is_that_of_the_card(run, tmp_path, capsys):
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
+    with pytest.raises(UsageError, match=r"tdmpc2-seed7\.json has no evaluation; dreammpc export-agent"):
+        loading.load_agent(path, "best")
+    card = trained.read_card(path)
+    returns = {"policy": 5.0, "grad_mpc": 7.0, "dream_mpc": 6.0, "mppi": 7.0}
+    played = [
+        {"planner": name, "return": value, "episodes": 2, "dtype": "float16"}
+        for name, value in returns.items()
+    ]
+    write_card(path, {**card, "evaluations": played})
+    best = loading.load_agent(path, "best", horizon=2).planner
+    assert best == make_planner("grad_mpc", 1, horizon=2)  # of equals the first
+    cli.main(["demo", str(path), "planner=best", "--no-video"])
+    assert "planned by grad_mpc: return " in capsys.readouterr().out
+    found = list(compare(str(path), ["policy", "best", "grad_mpc"], seeds=[0]))
+    assert [(each.planner, each.last) for each in found] == [("policy", False), ("grad_mpc", True)]
+    with pytest.raises(UsageError, match="several agents as one have none"):
+        loading.load_agent([path, path], "best")
+
+
 def test_the_commands(run, tmp_path, capsys):
     cli.main(["export-agent", "secret/run/checkpoints/last.ckpt", "-o", "agents", "--episodes", "2"])
     out = capsys.readouterr().out
@@ -308,6 +330,9 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
         (["demo", "{run}", "--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),
         (["demo", "agent:nothing"], "unknown agent 'nothing'"),
         (["demo", "{run}", "planner=mpi"], "unknown planner 'mpi'"),
+        (["demo", "{run}", "planner=best"], "last.json is missing or damaged; dreammpc export-agent makes"),
+        (["demo", "lost.ckpt", "planner=best"], "checkpoint lost.ckpt does not exist"),
+        (["export", "{run}", "--planner", "best"], "last.json is missing or damaged"),
         (["demo", "{run}", "planner.horizon=far"], "horizon"),
         (
             ["demo", "{run}", "planner=policy", "planner=mppi"],

@@ -26,7 +26,7 @@ from dreammpc.support.names import file_name, printable
 from dreammpc.trained import loading
 from dreammpc.trained.compare import compare, model_width
 from dreammpc.trained.export import write_card
-from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged
+from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged, planner_meant
 from dreammpc.trained.mlflow_download import is_address
 from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder, open_target
@@ -206,7 +206,7 @@ def demo(
         UsageError: no such agent, planner, setting, folder or device.
     """
     _, of_planner = confirmations(choices)
-    settings = {"name": "dream_mpc", **planner_choices(of_planner)}
+    settings = planner_choices(of_planner, agent)
     path = trained.locate(agent)
     fitted("--seed", seed, Seed)
     if video:
@@ -241,13 +241,13 @@ def confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return values.get("algorithm"), [word for word in words if word.partition("=")[0] not in values]
 
 
-def planner_choices(words: Sequence[str]) -> dict[str, Any]:
-    """`planner=NAME planner.KEY=VALUE …` as settings; NAME may be the dotted path of a class.
+def planner_choices(words: Sequence[str], agent: str, default: str = "dream_mpc") -> dict[str, Any]:
+    """`planner=NAME planner.KEY=VALUE …` as settings; NAME may be the dotted path of a class, or `best`.
 
     Raises:
-        UsageError: any other word, or the planner is chosen twice.
+        UsageError: any other word, or the planner is chosen twice; see `library.planner_meant`.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"name": default}
     chosen = [word for word in words if word.partition("=")[0] in CHOICES]
     if len(chosen) > 1:
         raise UsageError(f"the planner is chosen twice: {' '.join(chosen)}")
@@ -262,4 +262,4 @@ def planner_choices(words: Sequence[str]) -> dict[str, Any]:
             settings[key.removeprefix("planner.")] = OmegaConf.from_dotlist([f"x={value}"])["x"]
         except (OmegaConfBaseException, ValueError) as error:
             raise UsageError(f"{word!r}: {value!r} cannot be read") from error
-    return settings
+    return {**settings, "name": planner_meant(settings["name"], agent)}

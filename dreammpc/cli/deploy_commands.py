@@ -51,8 +51,8 @@ def export(
     fitted("--seed", seed, Seed)
     fitted("--steps", steps, Positive | None)
     _, words = confirmations(choices)
-    settings = {"name": "policy" if kind == "policy-onnx" else "dream_mpc"}
-    settings |= planner_choices([*([f"planner={planner}"] if planner else []), *words])
+    words = [*([f"planner={planner}"] if planner else []), *words]
+    settings = planner_choices(words, agent, "policy" if kind == "policy-onnx" else "dream_mpc")
     if kind == "policy-onnx" and settings["name"] != "policy":
         raise UsageError(
             f"format policy-onnx has the policy alone, not planner {settings['name']}; --format onnx has both"

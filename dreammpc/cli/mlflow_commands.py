@@ -18,5 +18,5 @@ def sync(paths: Sequence[str], uri: str | None) -> None:
 
 def register(agent: str, name: str, choices: Sequence[str], uri: str | None, experiment: str) -> None:
     """Make an agent a version of a registered model. See `dreammpc.trained.mlflow_model`."""
-    settings = {"name": "dream_mpc", **planner_choices(confirmations(choices)[1])}
+    settings = planner_choices(confirmations(choices)[1], agent)
     print(printable(register_agent(agent, name, settings, uri, experiment, named_by(choices))))

@@ -25,7 +25,7 @@ from dreammpc.runtime.devices import choose_device, matmul_precision
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained import loading
-from dreammpc.trained.library import full_name
+from dreammpc.trained.library import full_name, planner_meant
 
 
 @dataclasses.dataclass
@@ -40,6 +40,8 @@ class Played:
     rows: list[Row]
     evaluator: Evaluator
     """Which can film the agent on the same starts."""
+    last: bool
+    """Of this agent's."""
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
@@ -78,7 +80,7 @@ def compare(
 
     Args:
         checkpoints: files or agents, one or several; of any tasks and algorithms.
-        planners: one name or several.
+        planners: one name or several; `best` is what each agent's card says (see `library.planner_meant`).
         settings: each planner takes those that it has.
         seeds: of the starts, the same for all.
         task: plays another task than that of training, if its spaces are the same.
@@ -112,11 +114,15 @@ def compare(
         if ensemble
         else dict(zip(checkpoints, checkpoints, strict=True))
     )
+    names = {
+        path: list(dict.fromkeys(planner_meant(name, files) for name in planners))
+        for path, files in agents.items()
+    }
     for path, files in agents.items():  # a mistake must show before hours of episodes, not after
         model, facts = load(files, named=named_now)
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
-        for planner in planners_for(planners, settings or {}, model.action_dim).values():
+        for planner in planners_for(names[path], settings or {}, model.action_dim).values():
             check_graphable(planner, model, compile, "compile")
         made = EnvConfig(
             action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
@@ -136,7 +142,7 @@ def compare(
             "options": loading.model_options(facts),
         }
         evaluator = Evaluator(name, len(seeds), seeds[0], loading.action_repeat_of(facts), **arguments)
-        for planner_name, planner in planners_for(planners, settings or {}, model.action_dim).items():
+        for planner_name, planner in planners_for(names[path], settings or {}, model.action_dim).items():
             if ensemble and "value_reduction" not in (settings or {}):
                 planner = loading.averaged(planner)
             agent = Agent(model, planner, noise_scale, compile)
@@ -153,7 +159,8 @@ def compare(
                 planner=planner_name,
                 settings={key: value for key, value in own.items() if key != "action_dim"},
             )
-            yield Played(path, name, planner_name, agent, episodes, rows, evaluator)
+            last = planner_name == names[path][-1]
+            yield Played(path, name, planner_name, agent, episodes, rows, evaluator, last)
         evaluator.close()
 
 

@@ -8,6 +8,7 @@ an agent; the card tells where they come from and what they reach (see `dreammpc
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -19,6 +20,8 @@ from dreammpc.support.names import file_name
 from dreammpc.trained.mlflow_download import download, is_address
 
 PREFIX = "agent:"
+BEST = "best"
+"""In place of a planner's name: the one that an agent's card has the highest return of."""
 PACKAGED = Path(__file__).resolve().parent / "agents"
 
 NUMBER = (int, float)
@@ -158,6 +161,35 @@ def check(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
 def fits(value: Any, types: tuple[type, ...]) -> bool:
     """Whether it is of one of `types`, and a number one that can be computed with."""
     return isinstance(value, types) and (not isinstance(value, NUMBER) or abs(value) <= LARGEST)
+
+
+def planner_meant(name: str, checkpoint: str | Path | Sequence[str | Path]) -> str:
+    """A planner's name as it is; in place of `best`, that with the highest mean return on the card.
+
+    Of equals it is the first on the card. The card's episodes chose it, so that returns from other starts
+    (`seed`) say what it is worth.
+
+    Raises:
+        UsageError: `best` of several checkpoints, or of one without a card or an evaluation on it.
+    """
+    if name != BEST:
+        return name
+    if not isinstance(checkpoint, str | Path):
+        raise UsageError(f"planner {BEST} is chosen by one agent's card; several agents as one have none")
+    weights = locate(checkpoint)
+    if not weights.is_file():
+        raise UsageError(f"checkpoint {checkpoint} does not exist")
+    try:
+        evaluations = read_card(weights)["evaluations"]
+    except UsageError as error:
+        raise UsageError(f"planner {BEST}: {error}; dreammpc export-agent makes one") from error
+    if not evaluations:
+        raise UsageError(
+            f"planner {BEST}: card {weights.with_suffix('.json')} has no evaluation; dreammpc export-agent"
+            " --planners makes some"
+        )
+    chosen: str = max(evaluations, key=lambda row: row["return"])["planner"]
+    return chosen
 
 
 def score(weights: Path) -> float:

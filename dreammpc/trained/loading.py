@@ -16,6 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import EnsembleModel, LatentModel
 from dreammpc.runtime.devices import choose_device
 from dreammpc.trained import locate
+from dreammpc.trained.library import planner_meant
 from dreammpc.training import DESCRIPTION, load_checkpoint
 
 NEEDED = ("state_dict", "config", "model", "obs_dim", "action_dim", "discount", "task")
@@ -127,7 +128,8 @@ def load_agent(
     """A trained agent that acts greedily on `device` with `planner`, by name and settings or as an object.
 
     Several checkpoints of one task become one agent (see `dreammpc.models.EnsembleModel`), whose value is the
-    mean of all heads unless `value_reduction` says otherwise.
+    mean of all heads unless `value_reduction` says otherwise. `best` is the planner that the agent's card has
+    the highest return of (see `dreammpc.trained.library.planner_meant`).
     `algorithm` is the dotted path of the one that trained it, which a file alone does not have imported; the
     package's own, and those of installed packages, need none.
 
@@ -143,6 +145,7 @@ def load_agent(
     load: Any = load_ensemble if several else load_model
     model, facts = load(checkpoint, device, [algorithm] if algorithm else ())
     if isinstance(planner, str):
+        planner = planner_meant(planner, checkpoint)
         planner = build_planner({"name": planner, **settings}, facts["action_dim"])
         if several and "value_reduction" not in settings:
             planner = averaged(planner)
