@@ -223,7 +223,8 @@ def act(
     belief = model.observe(obs, carry["prev_action"], carry["belief"])
     latent = belief.exclude(MEMORY)
     before = carry["plan"].clone() if check else None
-    plan = planner.plan(Imagination(model, carry["prev_action"]), latent, carry["plan"])
+    last = carry["prev_action"], carry["belief"].exclude(MEMORY)
+    plan = planner.plan(Imagination(model, *last), latent, carry["plan"])
     if before is not None:
         check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
     noise = carry["noise"]

@@ -130,7 +130,7 @@ def plan_once(
     agent: Agent, seen: dict[str, Tensor], carry: TensorDictBase
 ) -> tuple[tuple[Tensor, Tensor, Tensor], TensorDictBase]:
     """`RESULTS` and the next carry; see `dreammpc.agent.act` and `program`."""
-    model, last = agent.model, carry["prev_action"]
+    model, last, before = agent.model, carry["prev_action"], carry["belief"].exclude(MEMORY)
     obs = TensorDict({key: seen[key] for key in agent.obs_keys}, [1])
     belief = model.observe(obs, last, carry["belief"])
     latent = belief.exclude(MEMORY)
@@ -139,7 +139,8 @@ def plan_once(
             counts = seen["ahead"] > i
             latent = torch.where(counts, model.step(latent, action), latent)
             last = torch.where(counts[:, None], action, last)
-    plan = agent.planner.plan(Imagination(model, last), latent, carry["plan"])
+    seen_now = None if "ahead" in seen else before  # a latent that is predicted measures no prediction
+    plan = agent.planner.plan(Imagination(model, last, seen_now), latent, carry["plan"])
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": carry["noise"]}
     return (plan.action, plan.mean, plan.value), TensorDict(content, [1])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dreammpc.interfaces import Plan
-from dreammpc.planning import warm_start
+from dreammpc.planning import trust, warm_start
 from dreammpc.planning.blocks import Interpolation, check_within, later, make_blocks, num_decisions
 from dreammpc.planning.constraints import (
     carried_by_costs,
@@ -62,6 +62,8 @@ class Composed:
         action_block: steps for which a decision holds, at most the horizon: stages see K decisions instead of
             H actions.
         interpolation: what lies between two decisions: `hold`, `linear` or `cubic` (see `blocks`).
+        measured_trust: gradient steps are the shorter the more the model's last predictions were wrong, in
+            each row by itself (see `dreammpc.planning.trust`). It takes one model step more.
 
     Raises:
         ValueError: a setting out of range, or stages that do not fit together.
@@ -79,6 +81,7 @@ class Composed:
     replan_every: Positive = 1
     action_block: Positive = 1
     interpolation: Interpolation = "hold"
+    measured_trust: bool = False
 
     def __post_init__(self) -> None:
         check_stages(self.propose, self.refine, self.select)
@@ -95,6 +98,8 @@ class Composed:
         if self.replan_every > 1:
             plan = self.horizon, self.action_dim
             shapes = merged(shapes, {"followed": plan, "followed_std": plan, "age": (1,)})
+        if self.measured_trust:
+            shapes = merged(shapes, trust.SHAPES)
         return merged(shapes, carried_by_costs(self.objective, count, self.action_dim))
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
@@ -109,6 +114,8 @@ class Composed:
         """
         imagination.check_action_dim(self.action_dim)
         warm_start.check(latent, state, self._carry_shapes())
+        if self.measured_trust:
+            state = state.copy().update(trust.measured(imagination, latent, state))
         context = self._context(imagination, latent, state)
         if self.replan_every == 1:
             return self._search(context)
@@ -136,6 +143,8 @@ class Composed:
             "non_finite_score": 0.0 if self.non_finite == "zero" else -torch.inf,
             "deadline": time.perf_counter() + 1e-3 * self.max_ms if limited else torch.inf,
         }
+        if self.measured_trust:
+            more["trust"] = trust.trust({name: state[name] for name in trust.SHAPES})
         if self.replan_every > 1 or self.action_block > 1:
             more["blocks"] = make_blocks(self.horizon, self.action_block, self.interpolation, device)
         return PlanningContext(imagination, latent, state, self.horizon, self.objective, **more)
@@ -144,6 +153,8 @@ class Composed:
         """A new plan."""
         state = context.warm_start
         search = self.propose(context)
+        if context.trust is not None:
+            search = replace(search, statistics=search.statistics.after(context.trust[:, None][:, :0], 1))
         for refine in self.refine:
             search = refine(context, search)
         chosen = self.select(context, search)
@@ -156,6 +167,10 @@ class Composed:
         if std is None:
             std = search.candidates.nan_to_num(0.0).std(1, unbiased=False).clamp(min=self.min_std)
         kept = {**self.propose.carry(search, sequence), **search.carry}
+        report: dict[str, Tensor] = {}
+        if context.trust is not None:
+            kept |= {name: state[name] for name in trust.SHAPES}
+            report["trust"] = context.trust
         if context.blocks is not None:
             sequence, std = context.blocks.actions(sequence), context.blocks.spread(std)
         action, value = sequence[:, 0].clamp(-1, 1), finite(chosen.value)
@@ -163,7 +178,6 @@ class Composed:
             kept |= {"followed": sequence, "followed_std": std, "age": torch.ones_like(state["started"])}
         if self.objective.costs:
             kept |= {"last_action": action, "time": state["time"] + 1}
-        report: dict[str, Tensor] = {}
         if self.objective.constraints:
             value, report["violation"], kept["multipliers"], steps = final_report(context, chosen)
             usable, value = usable & value.isfinite(), finite(value)
@@ -183,6 +197,8 @@ class Composed:
         statistics = SearchStatistics(self.horizon, value)
         search = SearchState(only, only, policy_scores=found.objective, statistics=statistics)
         report = diagnostics(Selection(sequence, value, value, search), value.isfinite())
+        if context.trust is not None:
+            report["trust"] = context.trust
         kept = {**dict(state.items()), "age": state["age"] + 1}
         if self.objective.costs:
             kept |= {"last_action": action, "time": state["time"] + 1}

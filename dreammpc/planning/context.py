@@ -38,6 +38,8 @@ class PlanningContext:
     """On the clock of `time.perf_counter`, seconds."""
     blocks: Blocks | None = None
     """How decisions become actions; None where every action is one, and decided anew at every step."""
+    trust: Tensor | None = None
+    """What gradient steps are multiplied by, [B]; None: nothing (see `dreammpc.planning.trust`)."""
 
     @property
     def device(self) -> torch.device:

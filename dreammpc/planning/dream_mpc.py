@@ -53,6 +53,10 @@ class DreamMPC(PlannerPreset):
             plan is never worse than the policy.
         non_finite: `lose` drops candidates whose J is not finite and falls back on the policy if none
             is; `zero` sets such J to 0, which can win when returns are negative (released behavior).
+        within_policy: candidates stay within the range of the policy rollouts' actions, no further than the
+            policy itself would try: for agents whose model or value is wrong there (docs/hard_tasks.md).
+        measured_trust: α is multiplied by max(0, 1 - e), with e by how much the model's predictions of this
+            episode were wrong, as a share of what happened (see `dreammpc.planning.trust`).
         uncertainty_coef: λ, how much the value heads' disagreement costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.
@@ -78,6 +82,8 @@ class DreamMPC(PlannerPreset):
     uncertainty_coef: float = 0.01
     uncertainty: UncertaintyKind = "terminal"
     value_reduction: ValueReduction = "min"
+    within_policy: bool = False
+    measured_trust: bool = False
 
     @property
     def num_iterations(self) -> int:
@@ -93,6 +99,7 @@ class DreamMPC(PlannerPreset):
             clip=self.clip,
             clip_over=self.clip_over,
             project=rescored,
+            within_policy=self.within_policy,
         )
         propose = PolicyRollouts(self.num_candidates, self.include_mode, self.reuse, self.reuse_strategy)
         return self.from_stages(propose, [ascent], SelectBest(rescored, self.keep_policy), self.non_finite)

@@ -1,7 +1,7 @@
 """Gradient ascent: every candidate climbs J through the model (the refinement of Dream-MPC)."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class GradientAscent:
         clip_over: `candidate` clips each by itself; `all` uses one norm over an environment's candidates,
             so that one exploding candidate flattens the rest.
         project: back onto [-1, 1] after every step, not only at the end.
+        within_policy: [-1, 1] is narrowed to the range of the policy rollouts' actions, at each step ahead
+            and in each coordinate: candidates climb no further than the policy itself would try.
 
     Beside a constraint with a penalty, a step goes along the boundary (see `penalty_steps`).
     """
@@ -53,6 +55,7 @@ class GradientAscent:
     clip: NonNegative = 20.0
     clip_over: ClipOver = "candidate"
     project: bool = True
+    within_policy: bool = False
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class GradientAscent:
     def __call__(self, context: PlanningContext, state: SearchState) -> SearchState:
         """`iterations · N · H` model steps, five times as many where step sizes are tried."""
         actions, moments = state.candidates, self._moments(context, state)
+        bounds = self._bounds(state)
         own = None
         if context.objective.constraints:
             last = context.warm_start["multipliers"]
@@ -91,6 +95,8 @@ class GradientAscent:
             direction, moments = self._direction(gradient, moments)
             if self.step_rule in ("normalized", "line_search"):
                 direction = direction / (direction.square().mean((-2, -1), keepdim=True).sqrt() + 1e-6)
+            if context.trust is not None:
+                direction = direction * context.trust[:, None, None, None]
             search = self.step_rule in ("backtracking", "line_search")
             sizes = [self.step_size * 0.5**k for k in range(BACKTRACKS if search else 1)]
             steps = [size * direction for size in sizes]
@@ -99,19 +105,26 @@ class GradientAscent:
                 pairs = zip(steps, sizes, strict=True)
                 steps = [penalties.beside(step, size * scale) for step, size in pairs]
             if search:
-                actions, scores, state = self._backtrack(context, state, actions, scores, steps, own)
+                actions, scores, state = self._backtrack(context, state, actions, scores, steps, bounds, own)
                 state = replace(state, scores=scores, scores_before_step=None)
             else:
-                actions = (actions + steps[0]).clamp(-1, 1) if self.project else actions + steps[0]
+                actions = (actions + steps[0]).clamp(*bounds) if self.project else actions + steps[0]
         if own is not None:  # candidates are compared under the same multipliers
             state = replace(state, scores=None, policy_scores=None)
         return replace(
             state,
-            candidates=actions.clamp(-1, 1),
+            candidates=actions.clamp(*bounds),
             starts_with_policy=False,
             mean=None,  # the candidates have left the Gaussian
             carry={**state.carry, **(moments or {})},
         )
+
+    def _bounds(self, state: SearchState) -> tuple[Any, Any]:
+        """Least and greatest action: numbers, or [B, 1, H, A]."""
+        if not self.within_policy:
+            return -1, 1
+        rollouts = state.policy_rollouts.clamp(-1, 1)
+        return rollouts.amin(1, keepdim=True), rollouts.amax(1, keepdim=True)
 
     def _clip(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The clipped gradient [B, N, H, A]; mean norm before and share clipped, both [B]."""
@@ -152,10 +165,11 @@ class GradientAscent:
         actions: Tensor,
         scores: Tensor,
         steps: list[Tensor],
+        bounds: tuple[Any, Any],
         multipliers: Tensor | None,
     ) -> tuple[Tensor, Tensor, SearchState]:
         """The best of staying and of all `steps` for each candidate, its J [B, N], and the state."""
-        tried = torch.stack([(actions + step).clamp(-1, 1) for step in steps], 2)
+        tried = torch.stack([(actions + step).clamp(*bounds) for step in steps], 2)
         if multipliers is not None:
             multipliers = multipliers.repeat_interleave(BACKTRACKS, 1)
         found, state = state.score(context, tried.flatten(1, 2), multipliers=multipliers)

@@ -102,10 +102,16 @@ class Imagination:
         model: anything with the methods of `PlanningModel`.
         last_action: the action that was executed last, [B, A], for objective terms that depend on it; by
             default the first action of the planner's last plan.
+        last_latent: where that was, [B], for planners that measure how far the model was right (see `trust`).
     """
 
-    def __init__(self, model: PlanningModel, last_action: Tensor | None = None):
-        self.model, self.last_action = model, last_action
+    def __init__(
+        self,
+        model: PlanningModel,
+        last_action: Tensor | None = None,
+        last_latent: TensorDictBase | None = None,
+    ):
+        self.model, self.last_action, self.last_latent = model, last_action, last_latent
 
     @property
     def action_dim(self) -> int:

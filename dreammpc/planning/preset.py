@@ -86,7 +86,8 @@ class PlannerPreset:
         )
         timing = self.replan_every, self.action_block, self.interpolation
         rest = self.horizon, objective, self.min_std, self.max_ms, non_finite, *timing
-        return Composed(self.action_dim, propose, refine, select, *rest)
+        trust = bool(getattr(self, "measured_trust", False))
+        return Composed(self.action_dim, propose, refine, select, *rest, trust)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """Warm start of an episode's first step, TensorDict [B]; see `Composed.initial_state`."""

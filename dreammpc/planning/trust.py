@@ -1,0 +1,46 @@
+"""How far the model's last predictions were right, hence how long a gradient step may be.
+
+Letters: see `dreammpc.interfaces`.
+"""
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from dreammpc.planning.imagination import Imagination
+
+DECAY = 0.98
+"""Of what was measured, at each step: a memory of about fifty steps."""
+SHAPES: dict[str, tuple[int, ...]] = {"predicted_wrong": (1,), "moved": (1,)}
+"""Of what a planner carries on for it, without [B]."""
+
+
+def measured(imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> dict[str, Tensor]:
+    """The sums of `SHAPES` [B, 1] after the step that led to `latent` [B]; an episode's first adds nothing.
+
+    One model step, from the latent before and the action that was executed there. Both sums are of Euclidean
+    lengths: from the predicted latent to the one that came, and from the latent before to that.
+    """
+    last, action = imagination.last_latent, imagination.last_action
+    if last is None or action is None:
+        return {name: state[name] for name in SHAPES}
+    predicted = imagination.model.step(last, action)
+    lengths = length(predicted, latent), length(last, latent)
+    pairs = zip(SHAPES, lengths, strict=True)
+    return {name: DECAY * state[name] + state["started"] * more.unsqueeze(1) for name, more in pairs}
+
+
+def trust(sums: dict[str, Tensor]) -> Tensor:
+    """max(0, 1 - wrong / moved), [B]: 1 for a perfect model, and as long as nothing is measured.
+
+    It is 0 for a model that predicts no better than one in which nothing moves.
+    """
+    wrong, moved = (sums[name][:, 0] for name in SHAPES)
+    return torch.where(moved > 0, 1 - wrong / moved.clamp(min=1e-12), 1.0).clamp(min=0).nan_to_num(0.0)
+
+
+def length(one: TensorDictBase, other: TensorDictBase) -> Tensor:
+    """Euclidean distance [B] of latents [B], over all their entries."""
+    keys = sorted(other.keys(True, True), key=str)
+    parts = [(one[key] - other[key]).float().square().flatten(1).sum(1) for key in keys]
+    return torch.stack(parts).sum(0).sqrt()
