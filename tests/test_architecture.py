@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": ["interfaces", "runtime", "support"],
     "tracking": ["interfaces", "runtime", "support"],
     "algorithms": ["interfaces", "plugins", "runtime", "nn", "planning", "models", "agent"],
-    "evaluation": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking"],
+    "evaluation": ["interfaces", "runtime", "support", "envs", "planning", "agent", "data", "tracking"],
     "training": ["interfaces", "runtime", "support", "envs", "agent", "data", "tracking", "evaluation"],
     "sweeps": ["interfaces", "plugins", "runtime", "support", "envs", "tracking", "evaluation"],
     "report": ["interfaces", "runtime", "support", "evaluation"],

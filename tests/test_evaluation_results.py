@@ -232,3 +232,16 @@ def test_a_relative_and_an_absolute_path_are_one_checkpoint(tmp_path, monkeypatc
     imported = collect([{**row, "train_seed": None} for row in mixed])
     assert not any("every training seed" in note for note in imported.notes)
     assert common(imported)[0] == ["cup-catch", "walker-walk"]
+
+
+def test_rows_from_before_a_setting_count_as_played_with_its_default():
+    """A planner's newer setting, off its default, is another method than the rows that never heard of it."""
+    old, same = score_rows(planners=["dream_mpc"]), score_rows(planners=["dream_mpc"], train_seeds=(4,))
+    new = score_rows(planners=["dream_mpc"])
+    for row in same:
+        row["settings"] = {**row["settings"], "within_policy": False, "terms": []}
+    for row in new:
+        row["settings"] = {**row["settings"], "within_policy": True, "terms": []}
+    assert collect([*old, *same]).methods == ["dream_mpc"]
+    found = collect([*old, *new]).methods
+    assert found == ["dream_mpc within_policy=False", "dream_mpc within_policy=True"]

@@ -7,7 +7,7 @@ agent. What cannot be compared is refused; what weakens a comparison is said in 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from dreammpc.evaluation.protocol import check_protocol, in_order
 from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
 from dreammpc.interfaces import UsageError
+from dreammpc.planning.factory import PLANNERS, planner_settings
 from dreammpc.runtime.devices import where
 
 
@@ -198,17 +199,32 @@ def titled(task: str, variant: str | None) -> str:
     return f"{task} ({variant})" if variant else task
 
 
+def whole_settings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The settings of each row, and the defaults of those that its planner did not have when it was played.
+
+    A new setting's default does what was done before. Of a planner that is not here, nothing is added.
+    """
+    defaults = {}
+    for name in in_order(rows, "planner"):
+        known = [x for x in planner_settings(name) if x.default is not MISSING] if name in PLANNERS else []
+        defaults[name] = {
+            x.name: list(x.default) if isinstance(x.default, tuple) else x.default for x in known
+        }
+    return [{**defaults[row["planner"]], **row["settings"]} for row in rows]
+
+
 def _labels(rows: Sequence[Row]) -> list[str]:
     """The method of each row: its planner, and whatever else tells it from other rows' methods."""
     settings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row in rows:
-        for key, value in row["settings"].items():
+    whole = whole_settings(rows)
+    for row, own in zip(rows, whole, strict=True):
+        for key, value in own.items():
             settings[row["planner"]][key].add(str(value))
     agents = {_agent(row) for row in rows}
     labels = []
-    for row in rows:
+    for row, own in zip(rows, whole, strict=True):
         differ = [key for key, values in settings[row["planner"]].items() if len(values) > 1]
-        label = " ".join([row["planner"], *(f"{key}={row['settings'].get(key)}" for key in differ)])
+        label = " ".join([row["planner"], *(f"{key}={own.get(key)}" for key in differ)])
         labels.append(label if len(agents) == 1 else f"{label} on {_agent(row)}")
     return labels
 
