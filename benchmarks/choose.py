@@ -22,9 +22,11 @@ from dreammpc.interfaces import UsageError
 CHOSEN = "chosen"
 
 
-def chosen(played: dict[str, dict[int, float]], among: list[str]) -> tuple[list[str], float]:
+def chosen(agent: str, played: dict[str, dict[int, float]], among: list[str]) -> tuple[list[str], float]:
     """The planners that each half of the starts chooses, and the mean return on the other halves' starts."""
     starts = sorted(set.intersection(*(set(played[name]) for name in among)))
+    if len(starts) < 2:
+        raise UsageError(f"{agent}: expected at least two starts that all played, got {len(starts)}")
     names, returns = [], []
     for half in (0, 1):
         seen, rest = starts[half::2], starts[1 - half :: 2]
@@ -42,20 +44,21 @@ def ratio(scores: np.ndarray, others: np.ndarray) -> str:
 
 def report(paths: list[str], among: list[str], against: list[str]) -> str:
     lines, scores = [], {name: [] for name in [CHOSEN, *among]}
-    left_out = []
-    for (task, checkpoint), played in by_agent(read_rows(paths)).items():
+    left_out, agents = [], by_agent(read_rows(paths))
+    for (task, checkpoint), played in agents.items():
         name = f"{task}, {checkpoint.rpartition('/')[2]}"
         if set(among) - set(played):
             left_out.append(name)
             continue
-        names, value = chosen(played, among)
+        names, value = chosen(name, played, among)
         found = {CHOSEN: value} | {each: float(np.mean(list(played[each].values()))) for each in among}
         for each in found:
             scores[each].append(found[each])
         words = " and ".join(f"`{each}`" for each in dict.fromkeys(names))
         lines.append([name, words, *(f"{found[each]:.1f}" for each in found)])
     if not lines:
-        raise UsageError(f"no agent was played by all of {', '.join(among)}")
+        found = sorted({name for played in agents.values() for name in played})
+        raise UsageError(f"no agent was played by all of {', '.join(among)}; there are: {', '.join(found)}")
     arrays = {name: np.array(values) for name, values in scores.items()}
     heads = ["agent", "chosen", "return", *(f"`{name}`" for name in among)]
     methods = [
@@ -81,6 +84,8 @@ if __name__ == "__main__":
     try:
         if unknown := sorted(set(args.against) - set(args.among)):
             raise UsageError(f"--against {unknown[0]} is not --among {', '.join(args.among)}")
+        if twice := [name for name in args.among if args.among.count(name) > 1]:
+            raise UsageError(f"--among names {twice[0]} twice")
         print(report(args.rows, args.among, args.against))
     except (UsageError, OSError) as error:
         sys.exit(f"error: {error}")

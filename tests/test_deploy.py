@@ -231,6 +231,7 @@ def test_a_damaged_file(archive, tmp_path, cut, capsys):
         ),
         (["--planner", "mpppi"], "mpppi"),
         (["--ahead", "-1"], "--ahead"),
+        (["--ahead", "1", "planner.measured_trust=true"], "a planner with measured_trust holds predictions"),
         (["--steps", "0"], "--steps"),
     ],
 )

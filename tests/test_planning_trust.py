@@ -7,9 +7,10 @@ from tensordict import TensorDict
 from toy_models import LinearQuadratic, random_latent, random_tdmpc2
 
 from dreammpc.agent import Agent
-from dreammpc.planning import Composed, GradientAscent, Imagination, PolicyRollouts, make_planner
+from dreammpc.planning import Composed, GradientAscent, Imagination, PolicyRollouts, make_planner, trust
+from dreammpc.planning.contract import check_planner
 from dreammpc.planning.gradient_ascent import STEP_RULES
-from dreammpc.planning.trust import DECAY
+from dreammpc.planning.trust import DECAY, length
 
 
 class Moved(LinearQuadratic):
@@ -141,3 +142,10 @@ def test_stages_of_ones_own_take_both():
     assert found.state.keys() >= {"moved", "predicted_wrong"} and found.action.shape == (B, A)
     with pytest.raises(ValueError, match="measured_trust"):
         make_planner("dream_mpc", A, measured_trust=3)
+
+
+def test_check_planner_lets_it_measure(monkeypatch):
+    measured = []
+    monkeypatch.setattr(trust, "length", lambda *latents: measured.append(1) or length(*latents))
+    check_planner(make(measured_trust=True), LinearQuadratic(A), random_latent(LinearQuadratic(A), B))
+    assert measured

@@ -371,7 +371,7 @@ def test_an_unknown_planner_on_the_command_line_exits_with_2(capsys):
 def test_settings_of_several_planners(offer):
     assert settings_for("mine.Mine", {"gain": 2, "horizon": 1}, ["mine.Mine", "mppi"]) == {"gain": 2}
     refused = line(settings_for, "mppi", {"gian": 1}, ["mine.Mine", "mppi"])
-    assert "none of the planners mine.Mine, mppi has no setting 'gian'; did you mean gain?" in refused
+    assert "each of the planners mine.Mine, mppi has no setting 'gian'; did you mean gain?" in refused
 
 
 # --- bad values, and planners that break their promise --------------------------------------------------

@@ -269,6 +269,38 @@ def test_the_best_planner_is_that_of_the_card(run, tmp_path, capsys):
         loading.load_agent([path, path], "best")
 
 
+@pytest.mark.parametrize("planner", ["spoiled.Planner", "nope", "", "../../x", "x" * 5000])
+def test_a_card_has_no_planner_imported(planner, run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "spoiled.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = trained.export_agent(run / "checkpoints/last.ckpt", tmp_path / "agents")
+    row = {"planner": planner, "return": 5.0, "episodes": 2, "dtype": "float16"}
+    write_card(path, {**trained.read_card(path), "evaluations": [row]})
+    with pytest.raises(SystemExit):
+        cli.main(["demo", str(path), "planner=best", "--no-video"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: planner best: on card ") and error.count("\n") == 1 and len(error) < 1000
+    assert "which is not registered; there are: cem, " in error and "spoiled" not in sys.modules
+    with pytest.raises(UsageError, match="return must be int or float, got True"):
+        write_card(path, {**trained.read_card(path), "evaluations": [{**row, "return": True}]})
+        trained.read_card(path)
+
+
+def test_a_setting_is_for_the_agents_whose_best_planner_has_it(run, tmp_path):
+    paths = []
+    for name, best in (("one", "policy"), ("two", "grad_mpc")):
+        path = trained.export_agent(
+            run / "checkpoints/last.ckpt", tmp_path / "agents", name=f"cartpole-swingup/{name}"
+        )
+        row = {"planner": best, "return": 5.0, "episodes": 2, "dtype": "float16"}
+        write_card(path, {**trained.read_card(path), "evaluations": [row]})
+        paths.append(str(path))
+    found = {each.planner: each.rows[0] for each in compare(paths, "best", {"horizon": 2}, seeds=[0])}
+    assert found.keys() == {"policy", "grad_mpc"} and found["grad_mpc"]["settings"]["horizon"] == 2
+    with pytest.raises(UsageError, match="each of the planners policy, grad_mpc has no setting"):
+        list(compare(paths, "best", {"nothing": 2}, seeds=[0]))
+
+
 def test_the_commands(run, tmp_path, capsys):
     cli.main(["export-agent", "secret/run/checkpoints/last.ckpt", "-o", "agents", "--episodes", "2"])
     out = capsys.readouterr().out

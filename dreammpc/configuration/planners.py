@@ -49,16 +49,21 @@ def eval_planners(config: TrainConfig, planner: Any) -> dict[str, Any]:
 
 
 def planners_for(
-    names: Sequence[str], given: Mapping[str, Any], action_dim: int, defaults: Mapping[str, Any] | None = None
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    action_dim: int,
+    defaults: Mapping[str, Any] | None = None,
+    among: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The planners of those names, each with those of the `given` settings that it has (`settings_for`).
 
-    So it is with `defaults`, before them; but one that no planner has is no mistake there.
+    So it is with `defaults`, before them; but one that no planner has is no mistake there. Nor is a given one
+    that a planner `among` others has, which other agents are played with.
     """
     planners = {}
     for name in names:
         had = {key: value for key, value in (defaults or {}).items() if key in setting_names(name)}
-        settings = {"name": name, **had, **settings_for(name, given, names)}
+        settings = {"name": name, **had, **settings_for(name, given, [*names, *among])}
         planners[name] = build_planner(settings, action_dim)
     return planners
 
@@ -77,7 +82,7 @@ def settings_for(name: str, given: Mapping[str, Any], among: Sequence[str]) -> d
     own = {other: setting_names(other) for other in among}
     for key in given:
         if not any(key in names for names in own.values()):
-            what = f"planner {among[0]!r}" if len(among) == 1 else f"none of the planners {', '.join(among)}"
+            what = f"planner {among[0]!r}" if len(own) == 1 else f"each of the planners {', '.join(own)}"
             raise UsageError(no_setting(what, key, set().union(*own.values())))
     return {key: value for key, value in given.items() if key in own[name]}
 

@@ -43,13 +43,18 @@ def export(
         The file, the agent's episode, and the file's actions against it.
 
     Raises:
-        UsageError: no such format, another ending; a planner that cannot be exported in it.
+        UsageError: no such format, another ending; a planner that cannot be exported in it, or not `ahead`.
         RunError: a compiler failed, or the file acts otherwise than the agent; nothing is written then.
     """
     check_kind(kind, path)
     if kind == "policy-onnx":
         agent = Agent(agent.model, make_planner("policy", agent.model.action_dim))
         about = {**about, "planner": {"name": "policy"}}
+    if ahead and getattr(agent.planner, "measured_trust", False):
+        raise UsageError(
+            "--ahead: a planner with measured_trust holds predictions against what is observed right after,"
+            " and a file that plans ahead does not observe that; export it without one of them"
+        )
     agent.eval()
     made = program(agent, ahead, portable=kind.endswith("onnx"))
     record = check.play_agent(agent, env, seed, steps)

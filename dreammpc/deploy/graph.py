@@ -139,8 +139,7 @@ def plan_once(
             counts = seen["ahead"] > i
             latent = torch.where(counts, model.step(latent, action), latent)
             last = torch.where(counts[:, None], action, last)
-    seen_now = None if "ahead" in seen else before  # a latent that is predicted measures no prediction
-    plan = agent.planner.plan(Imagination(model, last, seen_now), latent, carry["plan"])
+    plan = agent.planner.plan(Imagination(model, last, before), latent, carry["plan"])
     content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": carry["noise"]}
     return (plan.action, plan.mean, plan.value), TensorDict(content, [1])
 

@@ -7,6 +7,7 @@ an agent; the card tells where they come from and what they reach (see `dreammpc
 """
 
 import os
+import reprlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import NoneType
 from typing import Any
 
 from dreammpc.interfaces import UsageError
+from dreammpc.planning.factory import PLANNERS
 from dreammpc.plugins.registry import choices, unknown
 from dreammpc.support.atomic import from_json
 from dreammpc.support.names import file_name
@@ -160,6 +162,8 @@ def check(found: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
 
 def fits(value: Any, types: tuple[type, ...]) -> bool:
     """Whether it is of one of `types`, and a number one that can be computed with."""
+    if isinstance(value, bool) and bool not in types:
+        return False
     return isinstance(value, types) and (not isinstance(value, NUMBER) or abs(value) <= LARGEST)
 
 
@@ -170,7 +174,8 @@ def planner_meant(name: str, checkpoint: str | Path | Sequence[str | Path]) -> s
     (`seed`) say what it is worth.
 
     Raises:
-        UsageError: `best` of several checkpoints, or of one without a card or an evaluation on it.
+        UsageError: `best` of several checkpoints, or of one without a card or an evaluation on it, or whose
+            best is no planner that is registered: a card has nothing imported.
     """
     if name != BEST:
         return name
@@ -189,6 +194,11 @@ def planner_meant(name: str, checkpoint: str | Path | Sequence[str | Path]) -> s
             " --planners makes some"
         )
     chosen: str = max(evaluations, key=lambda row: row["return"])["planner"]
+    if chosen not in PLANNERS:
+        raise UsageError(
+            f"planner {BEST}: on card {weights.with_suffix('.json')} it is {reprlib.repr(chosen)}, which is"
+            f" not registered; there are: {', '.join(PLANNERS)}"
+        )
     return chosen
 
 

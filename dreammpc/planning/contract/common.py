@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreammpc.interfaces import MEMORY, Outcome
+from dreammpc.planning.imagination import Imagination, device_of
 
 ROWS = 4
 """Rows of the example latents that are made where none are given."""
@@ -157,6 +158,13 @@ def example_latent(model: Any, latent: TensorDictBase | None) -> TensorDictBase:
     if all(torch.equal(x[0], x[-1]) for x in latent.values(True, True)):
         raise ValueError("latent: expected rows that differ, got the same first and last row")
     return latent.detach()
+
+
+def imagination_of(model: Any, latent: TensorDictBase) -> Imagination:
+    """`model` as a planner is given it in the middle of an episode, after an action of zeros."""
+    size, device = latent.shape[0], device_of(latent)
+    last = latent.apply(lambda x: 0.5 * x if x.is_floating_point() else x)
+    return Imagination(model, torch.zeros(size, model.action_dim, device=device), last)
 
 
 def row_changed(td: TensorDictBase, source: TensorDictBase) -> TensorDictBase:

@@ -11,7 +11,7 @@ from dreammpc.interfaces import Plan, Planner, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.planning.imagination import Imagination, device_of
+from dreammpc.planning.imagination import device_of
 
 BAD_SETTINGS = {
     **dict.fromkeys(("action_dim", "horizon", "num_samples", "num_candidates", "num_elites"), 0),
@@ -86,7 +86,7 @@ class Case:
         """One call of `plan`, its random numbers from `seed`."""
         latent = self.latent if latent is None else latent
         state = self.initial_state(latent.shape[0]) if state is None else state
-        imagination = Imagination(self.model if model is None else model)
+        imagination = common.imagination_of(self.model if model is None else model, latent)
         with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
             return cast(Plan, self.planner.plan(imagination, latent, state))
 
@@ -273,7 +273,7 @@ def _device(case: Case, device: torch.device) -> None:
     model, latent = on_device(case.model, device), case.latent.to(device)
     with Watch(device) as watch, torch.no_grad(), common.seeded(0, device):
         state = case.planner.initial_state(case.size, device)
-        plan = case.planner.plan(Imagination(model), latent, state)
+        plan = case.planner.plan(common.imagination_of(model, latent), latent, state)
     expect(not watch.found, f"{case.named}.plan{why}", NO_HOST, f"one that {watch.found}")
     common.expect_device(f"{case.named}.initial_state{why}", common.named_tensors("", state), device)
     results = {f": {field}": getattr(plan, field) for field in FIELDS}
@@ -285,7 +285,7 @@ def _device(case: Case, device: torch.device) -> None:
 
 def _compile(case: Case, backend: str) -> None:
     why = " under torch.compile(fullgraph=True)"
-    imagination, state = Imagination(case.model), case.initial_state()
+    imagination, state = common.imagination_of(case.model, case.latent), case.initial_state()
 
     def call(latent: TensorDictBase, state: TensorDictBase) -> Any:
         return case.planner.plan(imagination, latent, state)

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreammpc.interfaces import MEMORY
 from dreammpc.planning.contract import common
-from dreammpc.planning.imagination import Imagination
 
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
@@ -65,7 +64,7 @@ def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> st
         if watch.found:
             return f"{type(planner).__name__}.initial_state {watch.found}"
         with Watch(device) as watch:
-            planner.plan(Imagination(model), latent, state)
+            planner.plan(common.imagination_of(model, latent), latent, state)
     return f"{named} {watch.found}" if watch.found else None
 
 
