@@ -82,6 +82,11 @@ def test_trust_is_one_less_the_share_that_was_wrong():
         assert carry["plan"]["moved"].shape == (B, 1)
 
 
+def test_what_should_have_moved_and_did_not_is_not_trusted():
+    sums = {"predicted_wrong": torch.tensor([[0.0], [0.3]]), "moved": torch.zeros(2, 1)}
+    assert trust.trust(sums).tolist() == [1.0, 0.0]
+
+
 def test_what_lies_back_counts_less():
     model = Moved(1.0)
     planner = make(measured_trust=True)

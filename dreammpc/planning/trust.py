@@ -19,15 +19,16 @@ def measured(imagination: Imagination, latent: TensorDictBase, state: TensorDict
     """The sums of `SHAPES` [B, 1] after the step that led to `latent` [B]; an episode's first adds nothing.
 
     One model step, from the latent before and the action that was executed there. Both sums are of Euclidean
-    lengths: from the predicted latent to the one that came, and from the latent before to that.
+    lengths: from the predicted latent to the one that came, and from the latent before to that. What is not
+    finite is left out.
     """
     last, action = imagination.last_latent, imagination.last_action
     if last is None or action is None:
         return {name: state[name] for name in SHAPES}
     predicted = imagination.model.step(last, action)
-    lengths = length(predicted, latent), length(last, latent)
-    pairs = zip(SHAPES, lengths, strict=True)
-    return {name: DECAY * state[name] + state["started"] * more.unsqueeze(1) for name, more in pairs}
+    more = torch.stack([length(predicted, latent), length(last, latent)])
+    more = torch.where(more.isfinite().all(0) & (state["started"][:, 0] > 0), more, 0.0)
+    return {name: DECAY * state[name] + added[:, None] for name, added in zip(SHAPES, more, strict=True)}
 
 
 def trust(sums: dict[str, Tensor]) -> Tensor:
@@ -36,7 +37,7 @@ def trust(sums: dict[str, Tensor]) -> Tensor:
     It is 0 for a model that predicts no better than one in which nothing moves.
     """
     wrong, moved = (sums[name][:, 0] for name in SHAPES)
-    return torch.where(moved > 0, 1 - wrong / moved.clamp(min=1e-12), 1.0).clamp(min=0).nan_to_num(0.0)
+    return torch.where(wrong + moved > 0, 1 - wrong / moved.clamp(min=1e-12), 1.0).clamp(min=0)
 
 
 def length(one: TensorDictBase, other: TensorDictBase) -> Tensor:
