@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dreammpc.evaluation.results import default_settings
 from dreammpc.evaluation.rows import Row, read_rows
 from dreammpc.interfaces import UsageError
 
@@ -25,14 +26,14 @@ Agent = tuple[str, str]
 
 
 def by_agent(rows: list[Row]) -> dict[Agent, dict[str, dict[int, float]]]:
-    """Agent → planner → start → return."""
+    """Agent → planner, with what is not as its defaults are → start → return."""
     found: dict[Agent, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        returns = found[row["task"], row["checkpoint"]][row["planner"]]
+        usual = default_settings(row["planner"])
+        other = [f"{key}={value}" for key, value in row["settings"].items() if value != usual.get(key, value)]
+        returns = found[row["task"], row["checkpoint"]][" ".join([row["planner"], *other])]
         if row["episode_seed"] in returns:
-            raise UsageError(
-                f"{row['checkpoint']} has {row['planner']} with several settings; one of each is expected"
-            )
+            raise UsageError(f"{row['checkpoint']}: {row['planner']} played a start twice")
         returns[row["episode_seed"]] = row["return"]
     return found
 
@@ -57,7 +58,7 @@ def table(heads: list[str], lines: list[list[str]], words: int = 1) -> str:
 
 
 def agents_table(rows: list[Row], planner: str, against: list[str]) -> str:
-    planners = list(dict.fromkeys(row["planner"] for row in rows))
+    planners = list(dict.fromkeys(name for played in by_agent(rows).values() for name in played))
     for name in (planner, *against):
         if name not in planners:
             raise UsageError(f"no rows of planner {name!r}; there are: {', '.join(planners)}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreammpc.evaluation.protocol import check_protocol, in_order
-from dreammpc.evaluation.rows import DIAGNOSTICS, Row, same_file
+from dreammpc.evaluation.rows import DIAGNOSTICS, Row, plain_value, same_file
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.factory import PLANNERS, planner_settings
 from dreammpc.runtime.devices import where
@@ -199,18 +199,21 @@ def titled(task: str, variant: str | None) -> str:
     return f"{task} ({variant})" if variant else task
 
 
+def default_settings(planner: str) -> dict[str, Any]:
+    """A planner's settings as rows have them; none of one that is not registered here."""
+    known = planner_settings(planner) if planner in PLANNERS else []
+    usual = {x.name: x.default for x in known if x.default is not MISSING}
+    written: dict[str, Any] = plain_value(usual, names=True)
+    return written
+
+
 def whole_settings(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The settings of each row, and the defaults of those that its planner did not have when it was played.
 
-    A new setting's default does what was done before. Of a planner that is not here, nothing is added.
+    A new setting's default does what was done before.
     """
-    defaults = {}
-    for name in in_order(rows, "planner"):
-        known = [x for x in planner_settings(name) if x.default is not MISSING] if name in PLANNERS else []
-        defaults[name] = {
-            x.name: list(x.default) if isinstance(x.default, tuple) else x.default for x in known
-        }
-    return [{**defaults[row["planner"]], **row["settings"]} for row in rows]
+    usual = {name: default_settings(name) for name in in_order(rows, "planner")}
+    return [{**usual[row["planner"]], **row["settings"]} for row in rows]
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

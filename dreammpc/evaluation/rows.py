@@ -266,7 +266,7 @@ def _value(value: Any, kind: type, name: str, where: str) -> Any:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
-        return json.dumps(_named(value, True), sort_keys=True, allow_nan=False)
+        return json.dumps(plain_value(value, True), sort_keys=True, allow_nan=False)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -283,15 +283,15 @@ def _read_cell(cell: Any) -> Any:
 
 def _plain(row: Row) -> Row:
     """What JSON can hold."""
-    return {key: _named(value, isinstance(value, dict)) for key, value in row.items()}
+    return {key: plain_value(value, isinstance(value, dict)) for key, value in row.items()}
 
 
-def _named(value: Any, names: bool) -> Any:
-    """What is not finite is null, or in `names` its name, such as "inf"."""
+def plain_value(value: Any, names: bool) -> Any:
+    """As JSON can hold it: what is not finite is null, or in `names` its name, such as "inf"."""
     if isinstance(value, dict):
-        return {key: _named(item, names) for key, item in value.items()}
+        return {key: plain_value(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(item, names) for item in value]
+        return [plain_value(item, names) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value) if names else None
     return value
