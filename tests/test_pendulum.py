@@ -102,7 +102,7 @@ def test_it_compares_planners_and_films_the_last(tmp_path, monkeypatch, capsys):
     ("argument", "words"),
     [
         ("planner=mpi", ["mpi", "mppi"]),
-        ("planner.horizn=3", ["'horizn'", "none of", "policy"]),
+        ("planner.horizn=3", ["'horizn'", "each of", "policy"]),
         ("steps=3", ["steps must be at least 20, got 3"]),
         ("video=swing.avi", ["swing.avi", ".mp4 or .gif"]),
         ("episodes=0", ["episodes must be at least 1, got 0"]),
