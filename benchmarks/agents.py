@@ -28,8 +28,9 @@ Agent = tuple[str, str]
 def by_agent(rows: list[Row]) -> dict[Agent, dict[str, dict[int, float]]]:
     """Agent → planner, with what is not as its defaults are → start → return."""
     found: dict[Agent, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    defaults = {name: default_settings(name) for name in {row["planner"] for row in rows}}
     for row in rows:
-        usual = default_settings(row["planner"])
+        usual = defaults[row["planner"]]
         other = [f"{key}={value}" for key, value in row["settings"].items() if value != usual.get(key, value)]
         returns = found[row["task"], row["checkpoint"]][" ".join([row["planner"], *other])]
         if row["episode_seed"] in returns:
@@ -58,12 +59,13 @@ def table(heads: list[str], lines: list[list[str]], words: int = 1) -> str:
 
 
 def agents_table(rows: list[Row], planner: str, against: list[str]) -> str:
-    planners = list(dict.fromkeys(name for played in by_agent(rows).values() for name in played))
+    agents = by_agent(rows)
+    planners = list(dict.fromkeys(name for played in agents.values() for name in played))
     for name in (planner, *against):
         if name not in planners:
             raise UsageError(f"no rows of planner {name!r}; there are: {', '.join(planners)}")
     lines = []
-    for (task, checkpoint), found in by_agent(rows).items():
+    for (task, checkpoint), found in agents.items():
         returns = [f"{mean(found[name]):.1f}" if found[name] else "" for name in planners]
         gains = [difference(found, planner, other) for other in against]
         lines.append([f"{task}, {checkpoint.rpartition('/')[2]}", *returns, *gains])

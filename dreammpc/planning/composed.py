@@ -154,7 +154,8 @@ class Composed:
         state = context.warm_start
         search = self.propose(context)
         if context.trust is not None:
-            search = replace(search, statistics=search.statistics.after(context.trust[:, None][:, :0], 1))
+            steps = search.statistics.model_steps + trust.model_steps(context.imagination)
+            search = replace(search, statistics=replace(search.statistics, model_steps=steps))
         for refine in self.refine:
             search = refine(context, search)
         chosen = self.select(context, search)
@@ -194,7 +195,8 @@ class Composed:
         only = sequence.unsqueeze(1)
         found = replace(context, blocks=None).imagined(only)
         value, action = found.objective[:, 0], sequence[:, 0].clamp(-1, 1)
-        statistics = SearchStatistics(self.horizon, value)
+        measured = 0 if context.trust is None else trust.model_steps(context.imagination)
+        statistics = SearchStatistics(self.horizon + measured, value)
         search = SearchState(only, only, policy_scores=found.objective, statistics=statistics)
         report = diagnostics(Selection(sequence, value, value, search), value.isfinite())
         if context.trust is not None:

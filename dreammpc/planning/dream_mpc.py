@@ -55,8 +55,8 @@ class DreamMPC(PlannerPreset):
             is; `zero` sets such J to 0, which can win when returns are negative (released behavior).
         within_policy: candidates stay within the range of the policy rollouts' actions, no further than the
             policy itself would try: for agents whose model or value is wrong there (docs/hard_tasks.md).
-        measured_trust: α is multiplied by max(0, 1 - e), with e by how much the model's predictions of this
-            episode were wrong, as a share of what happened (see `dreammpc.planning.trust`).
+        measured_trust: α is multiplied by max(0, 1 - e). e is how far the model's predictions of this episode
+            were from what came, over how far the latent moved (see `dreammpc.planning.trust`).
         uncertainty_coef: λ, how much the value heads' disagreement costs.
         uncertainty: `std`, along the way and at its end, is differentiable and discounted; `terminal` is that
             at the end alone and costs next to nothing; `released` only re-ranks, see `Objective`.

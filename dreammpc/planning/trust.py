@@ -15,6 +15,11 @@ SHAPES: dict[str, tuple[int, ...]] = {"predicted_wrong": (1,), "moved": (1,)}
 """Of what a planner carries on for it, without [B]."""
 
 
+def model_steps(imagination: Imagination) -> int:
+    """Of what `measured` takes: none where it is not known what happened last."""
+    return 0 if imagination.last_latent is None or imagination.last_action is None else 1
+
+
 def measured(imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> dict[str, Tensor]:
     """The sums of `SHAPES` [B, 1] after the step that led to `latent` [B]; an episode's first adds nothing.
 

@@ -118,12 +118,16 @@ def compare(
         path: list(dict.fromkeys(planner_meant(name, files) for name in planners))
         for path, files in agents.items()
     }
-    all_names = [name for own in names.values() for name in own]
+    among = [name for own in names.values() for name in own]
+
+    def made_for(path: str, action_dim: int) -> dict[str, Any]:
+        return planners_for(names[path], settings or {}, action_dim, among=among)
+
     for path, files in agents.items():  # a mistake must show before hours of episodes, not after
         model, facts = load(files, named=named_now)
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
-        for planner in planners_for(names[path], settings or {}, model.action_dim, among=all_names).values():
+        for planner in made_for(path, model.action_dim).values():
             check_graphable(planner, model, compile, "compile")
         made = EnvConfig(
             action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
@@ -143,9 +147,7 @@ def compare(
             "options": loading.model_options(facts),
         }
         evaluator = Evaluator(name, len(seeds), seeds[0], loading.action_repeat_of(facts), **arguments)
-        for planner_name, planner in planners_for(
-            names[path], settings or {}, model.action_dim, among=all_names
-        ).items():
+        for planner_name, planner in made_for(path, model.action_dim).items():
             if ensemble and "value_reduction" not in (settings or {}):
                 planner = loading.averaged(planner)
             agent = Agent(model, planner, noise_scale, compile)
