@@ -2,8 +2,8 @@
 
     python benchmarks/plot_agents.py docs/hard_tasks.png ROWS… --planners policy dream_mpc mppi
 
-Reads rows of `lightning run evaluate`. Planners are named as in the tables of `benchmarks/agents.py`: with the
-settings that are not as their defaults are. Agents that the first of them did not play are left out.
+Reads rows of `lightning run evaluate`. Planners are named as in the tables of `benchmarks/agents.py`, with the
+settings in which they differ from their defaults. Agents that the first planner did not play are left out.
 """
 
 import argparse
@@ -24,16 +24,18 @@ MARKS = "|osD^vPX"
 
 def plot(target: str, rows: list[dict], planners: list[str]) -> None:
     """Means over episodes, with a thin line of one standard error to either side."""
-    agents = {name: played for name, played in by_agent(rows).items() if planners[0] in played}
-    if not agents:
-        raise UsageError(f"no rows of {planners[0]!r}")
+    agents = by_agent(rows)
+    known = sorted({name for played in agents.values() for name in played})
+    for name in planners:
+        if name not in known:
+            raise UsageError(f"no rows of {name!r}; there are: {', '.join(known)}")
+    agents = {name: played for name, played in agents.items() if planners[0] in played}
     figure, axis = plt.subplots(figsize=(9, 0.9 + 0.42 * len(agents)), layout="constrained")
     for index, planner in enumerate(planners):
-        known = [(line, found[planner]) for line, found in enumerate(agents.values()) if found.get(planner)]
-        if not known:
-            raise UsageError(f"no rows of {planner!r}")
-        values = [np.array(list(returns.values())) for _, returns in known]
-        heights = [line + 0.09 * (index - (len(planners) - 1) / 2) for line, _ in known]
+        lines = [line for line, played in enumerate(agents.values()) if played.get(planner)]
+        returns = [played[planner] for played in agents.values() if played.get(planner)]
+        values = [np.array(list(each.values())) for each in returns]
+        heights = [line + 0.09 * (index - (len(planners) - 1) / 2) for line in lines]
         errors = [each.std(ddof=1) / len(each) ** 0.5 for each in values]
         means = [each.mean() for each in values]
         mark = {"fmt": MARKS[index % len(MARKS)], "ms": 7 if index else 11, "mew": 1 if index else 2}
@@ -42,7 +44,7 @@ def plot(target: str, rows: list[dict], planners: list[str]) -> None:
     names = [f"{task}, {checkpoint.rpartition('/')[2]}" for task, checkpoint in agents]
     axis.set_yticks(range(len(agents)), names)
     axis.invert_yaxis()
-    axis.set(xlabel="mean return of ten episodes, ± standard error", xlim=(0, None))
+    axis.set(xlabel="mean return, ± standard error over episodes", xlim=(0, None))
     axis.grid(axis="x", alpha=0.25)
     for line in range(len(agents) - 1):
         axis.axhline(line + 0.5, color="0.9", lw=0.8)

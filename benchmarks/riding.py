@@ -29,10 +29,10 @@ from dreammpc.trained.loading import load_model
 class Apart(GradientAscent):
     """Leaves the policy rollouts to the selection, which scores them in a batch of their own."""
 
-    def _backtrack(self, context, state, actions, scores, direction, multipliers):
+    def _backtrack(self, context, state, actions, scores, *rest):
         known = scores[:, :0] if state.policy_scores is None else state.policy_scores
         without = replace(state, policy_scores=known)  # as if the rollouts' scores were known
-        actions, scores, after = super()._backtrack(context, without, actions, scores, direction, multipliers)
+        actions, scores, after = super()._backtrack(context, without, actions, scores, *rest)
         return actions, scores, replace(after, policy_scores=state.policy_scores)
 
 

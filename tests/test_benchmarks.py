@@ -1,0 +1,89 @@
+"""Programs of benchmarks/: all can be imported, and those whose tables the pages show count right."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreammpc.interfaces import UsageError
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+HARD = ROOT / "docs" / "hard_tasks"
+AGENT = HARD / "agents" / "acrobot-swingup" / "bmpc-hard-tasks-seed1.csv"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A function that imports one by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_can_be_imported(program, name):
+    try:
+        program(name)
+    except ModuleNotFoundError as error:  # what only `benchmarks` or another extra installs
+        if error.name in {*PROGRAMS, "dreammpc"} or str(error.name).startswith("dreammpc."):
+            raise
+        pytest.skip(f"needs {error.name}")
+
+
+def test_rollouts_that_ride_are_those_scored_apart(program):
+    riding = program("riding")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        line = riding.compare_times("nano", 1, 1)
+    assert re.fullmatch(r"\| nano \| 1( \| \d+\.\d\d){3} \|", line)
+    model = program("planners").random_model("nano", "cpu")
+    observation = torch.randn(2, model.obs_dim)
+    latent = model.observe(riding.TensorDict({"observation": observation}, [2]), None, None)
+    both = riding.Both(model.action_dim)
+    with torch.no_grad():
+        both.plan(riding.Imagination(model), latent, both.initial_state(2))
+    assert len(riding.GAPS) == 1 and riding.GAPS[0] < 1e-3
+
+
+def test_half_of_the_starts_choose_for_the_other(program):
+    choose = program("choose")
+    played = {
+        "a": {0: 9.0, 1: 1.0, 2: 9.0, 3: 1.0},  # best where even starts choose
+        "b": {0: 2.0, 1: 4.0, 2: 2.0, 3: 4.0},  # best where odd ones do
+    }
+    assert choose.chosen("agent", played, ["a", "b"]) == (["a", "b"], (1 + 1 + 2 + 2) / 4)
+    with pytest.raises(UsageError, match="at least two starts"):
+        choose.chosen("agent", {"a": {0: 1.0}, "b": {0: 1.0}}, ["a", "b"])
+    printed = choose.report([str(AGENT)], ["policy", "dream_mpc"], ["policy"])
+    assert "| acrobot-swingup, bmpc-hard-tasks-seed1 | `dream_mpc` |" in printed
+    with pytest.raises(UsageError, match="no agent was played by all of policy, mpi; there are: cem_grad"):
+        choose.report([str(AGENT)], ["policy", "mpi"], ["policy"])
+
+
+def test_rows_of_one_agent_in_several_files_are_one_line(program):
+    agents = program("agents")
+    from dreammpc.evaluation.rows import read_rows
+
+    rows = read_rows([str(AGENT), str(HARD / "within_policy" / "hard.csv")])
+    found = agents.by_agent(rows)["acrobot-swingup", "agent:acrobot-swingup/bmpc-hard-tasks-seed1"]
+    assert {len(found["dream_mpc"]), len(found["dream_mpc within_policy=True"])} == {10}
+    twice = read_rows([str(AGENT)]) * 2
+    with pytest.raises(UsageError, match="played a start twice"):
+        agents.by_agent(twice)
+
+
+def test_planners_on_agents_are_drawn(program, tmp_path):
+    plots = program("plot_agents")
+    rows = [*plots.read_rows([str(AGENT)])]
+    plots.plot(str(tmp_path / "agents.png"), rows, ["policy", "dream_mpc", "mppi"])
+    assert (tmp_path / "agents.png").stat().st_size > 10_000
+    with pytest.raises(UsageError, match="no rows of 'mpi'; there are: cem_grad"):
+        plots.plot(str(tmp_path / "none.png"), rows, ["policy", "mpi"])
+    assert not (tmp_path / "none.png").exists()
