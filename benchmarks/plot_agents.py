@@ -3,7 +3,8 @@
     python benchmarks/plot_agents.py docs/hard_tasks.png ROWS… --planners policy dream_mpc mppi
 
 Reads rows of `lightning run evaluate`. Planners are named as in the tables of `benchmarks/agents.py`, with
-the settings in which they differ from their defaults. Agents that the first planner did not play are left out.
+the settings in which they differ from their defaults. Agents that the first planner did not play are left
+out.
 """
 
 import argparse
