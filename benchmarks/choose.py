@@ -4,7 +4,8 @@
 
 Reads rows of `lightning run evaluate`. Of each agent every second start chooses the planner of the highest
 mean return, and the other starts say what it returns there; then the other way round, so that each start
-counts once and none chooses for itself. Agents that were not played by all planners are left out, and named.
+counts once and none chooses for itself. Of each agent the starts count that all these planners played; agents
+that not all of them played are left out, and named.
 Then the IQM over agents of that choice and of each planner alone, and their ratio to each of `--against`,
 with 95 % bootstrap intervals for which agents are drawn, whatever their task.
 """
@@ -22,17 +23,24 @@ from dreammpc.interfaces import UsageError
 CHOSEN = "chosen"
 
 
-def chosen(agent: str, played: dict[str, dict[int, float]], among: list[str]) -> tuple[list[str], float]:
-    """The planners that each half of the starts chooses, and the mean return on the other halves' starts."""
+def chosen(
+    agent: str, played: dict[str, dict[int, float]], among: list[str]
+) -> tuple[list[str], dict[str, float]]:
+    """The planners that each half of the starts chooses, and mean returns over the starts that all played.
+
+    That of `CHOSEN` is of the starts that did not choose.
+    """
     starts = sorted(set.intersection(*(set(played[name]) for name in among)))
     if len(starts) < 2:
         raise UsageError(f"{agent}: expected at least two starts that all played, got {len(starts)}")
-    names, returns = [], []
+    names: list[str] = []
+    returns: list[float] = []
     for half in (0, 1):
         seen, rest = starts[half::2], starts[1 - half :: 2]
         names.append(max(among, key=lambda name: np.mean([played[name][start] for start in seen])))
         returns += [played[names[-1]][start] for start in rest]
-    return names, float(np.mean(returns))
+    means = {name: float(np.mean([played[name][start] for start in starts])) for name in among}
+    return names, {CHOSEN: float(np.mean(returns)), **means}
 
 
 def ratio(scores: np.ndarray, others: np.ndarray) -> str:
@@ -50,8 +58,7 @@ def report(paths: list[str], among: list[str], against: list[str]) -> str:
         if set(among) - set(played):
             left_out.append(name)
             continue
-        names, value = chosen(name, played, among)
-        found = {CHOSEN: value} | {each: float(np.mean(list(played[each].values()))) for each in among}
+        names, found = chosen(name, played, among)
         for each in found:
             scores[each].append(found[each])
         words = " and ".join(f"`{each}`" for each in dict.fromkeys(names))

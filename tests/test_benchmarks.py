@@ -58,7 +58,10 @@ def test_half_of_the_starts_choose_for_the_other(program):
         "a": {0: 9.0, 1: 1.0, 2: 9.0, 3: 1.0},  # best where even starts choose
         "b": {0: 2.0, 1: 4.0, 2: 2.0, 3: 4.0},  # best where odd ones do
     }
-    assert choose.chosen("agent", played, ["a", "b"]) == (["a", "b"], (1 + 1 + 2 + 2) / 4)
+    returns = {"chosen": (1 + 1 + 2 + 2) / 4, "a": 5.0, "b": 3.0}
+    assert choose.chosen("agent", played, ["a", "b"]) == (["a", "b"], returns)
+    played["a"][4] = 100.0  # which "b" did not play
+    assert choose.chosen("agent", played, ["a", "b"]) == (["a", "b"], returns)
     with pytest.raises(UsageError, match="at least two starts"):
         choose.chosen("agent", {"a": {0: 1.0}, "b": {0: 1.0}}, ["a", "b"])
     printed = choose.report([str(AGENT)], ["policy", "dream_mpc"], ["policy"])
