@@ -9,6 +9,7 @@ out.
 
 import argparse
 import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -16,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from agents import by_agent
+from matplotlib.backend_bases import FigureCanvasBase
 
 from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
@@ -31,6 +33,9 @@ def plot(target: str, rows: list[dict], planners: list[str]) -> None:
         if name not in known:
             raise UsageError(f"no rows of {name!r}; there are: {', '.join(known)}")
     agents = {name: played for name, played in agents.items() if planners[0] in played}
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if Path(target).suffix[1:] not in kinds:
+        raise UsageError(f"{target}: expected a picture's name that ends in .{', .'.join(kinds)}")
     figure, axis = plt.subplots(figsize=(9, 0.9 + 0.42 * len(agents)), layout="constrained")
     for index, planner in enumerate(planners):
         lines = [line for line, played in enumerate(agents.values()) if played.get(planner)]
@@ -58,7 +63,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("target", help="the picture to write")
+    parser.add_argument("target", help="the picture to write, such as agents.png or agents.svg")
     parser.add_argument("rows", nargs="+")
     parser.add_argument("--planners", nargs="+", required=True)
     own = parser.parse_args()
