@@ -89,6 +89,6 @@ def test_planners_on_agents_are_drawn(program, tmp_path):
     assert (tmp_path / "agents.png").stat().st_size > 10_000
     with pytest.raises(UsageError, match="no rows of 'mpi'; there are: cem_grad"):
         plots.plot(str(tmp_path / "none.png"), rows, ["policy", "mpi"])
-    with pytest.raises(UsageError, match="agents.foo: expected a picture's name that ends in"):
+    with pytest.raises(UsageError, match=r"agents\.foo: expected a picture's name that ends in"):
         plots.plot(str(tmp_path / "agents.foo"), rows, ["policy"])
     assert [path.name for path in tmp_path.iterdir()] == ["agents.png"]
