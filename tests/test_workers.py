@@ -76,7 +76,8 @@ def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(forke
     os.kill(processes[0], signal.SIGKILL)
     with caplog.at_level(logging.WARNING):
         feed._collect()
-    assert "worker 0 died (exit code -9); all start again (1 of 1)" in caplog.text
+    assert "worker 0 died (exit code -9)" in caplog.text  # TorchRL may have killed the other by then
+    assert "; all start again (1 of 1)" in caplog.text
     assert not any(alive(pid) for pid in processes)
     assert replay.written == feed.agent_steps == 5 * 32
     batch = replay.sample()
