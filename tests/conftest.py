@@ -1,8 +1,10 @@
 """What every test has: threads as a run sets them, and how tests are shared among processes."""
 
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,15 @@ def can_render() -> bool:
     code = "from dm_control import suite; suite.load('pendulum', 'swingup').physics.render(16, 16)"
     command = [sys.executable, "-c", backend + code]
     return subprocess.run(command, capture_output=True, env=unchosen()).returncode == 0
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """A function that imports a program of benchmarks/ by its name; the test's end forgets it."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if folder in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

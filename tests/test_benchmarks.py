@@ -1,8 +1,6 @@
 """Programs of benchmarks/: all can be imported, and those whose tables the pages show count right."""
 
-import importlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,34 +14,23 @@ HARD = ROOT / "docs" / "hard_tasks"
 AGENT = HARD / "agents" / "acrobot-swingup" / "bmpc-hard-tasks-seed1.csv"
 
 
-@pytest.fixture
-def program(monkeypatch):
-    """A function that imports one by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_can_be_imported(program, name):
+def test_every_program_can_be_imported(benchmarks, name):
     try:
-        program(name)
+        benchmarks(name)
     except ModuleNotFoundError as error:  # what only `benchmarks` or another extra installs
         if error.name in {*PROGRAMS, "dreammpc"} or str(error.name).startswith("dreammpc."):
             raise
         pytest.skip(f"needs {error.name}")
 
 
-def test_rollouts_that_ride_are_those_scored_apart(program):
-    riding = program("riding")
+def test_rollouts_that_ride_are_those_scored_apart(benchmarks):
+    riding = benchmarks("riding")
     torch.manual_seed(0)
     with torch.no_grad():
         line = riding.compare_times("nano", 1, 1)
     assert re.fullmatch(r"\| nano \| 1( \| \d+\.\d\d){3} \|", line)
-    model = program("planners").random_model("nano", "cpu")
+    model = benchmarks("planners").random_model("nano", "cpu")
     observation = torch.randn(2, model.obs_dim)
     latent = model.observe(riding.TensorDict({"observation": observation}, [2]), None, None)
     both = riding.Both(model.action_dim)
@@ -52,8 +39,8 @@ def test_rollouts_that_ride_are_those_scored_apart(program):
     assert len(riding.GAPS) == 1 and riding.GAPS[0] < 1e-3
 
 
-def test_half_of_the_starts_choose_for_the_other(program):
-    choose = program("choose")
+def test_half_of_the_starts_choose_for_the_other(benchmarks):
+    choose = benchmarks("choose")
     played = {
         "a": {0: 9.0, 1: 1.0, 2: 9.0, 3: 1.0},  # best where even starts choose
         "b": {0: 2.0, 1: 4.0, 2: 2.0, 3: 4.0},  # best where odd ones do
@@ -70,8 +57,8 @@ def test_half_of_the_starts_choose_for_the_other(program):
         choose.report([str(AGENT)], ["policy", "mpi"], ["policy"])
 
 
-def test_rows_of_one_agent_in_several_files_are_one_line(program):
-    agents = program("agents")
+def test_rows_of_one_agent_in_several_files_are_one_line(benchmarks):
+    agents = benchmarks("agents")
     from dreammpc.evaluation.rows import read_rows
 
     rows = read_rows([str(AGENT), str(HARD / "within_policy" / "hard.csv")])
@@ -82,8 +69,8 @@ def test_rows_of_one_agent_in_several_files_are_one_line(program):
         agents.by_agent(twice)
 
 
-def test_planners_on_agents_are_drawn(program, tmp_path):
-    plots = program("plot_agents")
+def test_planners_on_agents_are_drawn(benchmarks, tmp_path):
+    plots = benchmarks("plot_agents")
     rows = [*plots.read_rows([str(AGENT)])]
     plots.plot(str(tmp_path / "agents.png"), rows, ["policy", "dream_mpc", "mppi"])
     assert (tmp_path / "agents.png").stat().st_size > 10_000

@@ -23,16 +23,6 @@ CHANGED = {"horizon": 4, "num_candidates": 3, "iterations": 2, "num_samples": 40
 CHANGED |= {"num_elites": 6, "grad_iterations": 3}
 
 
-@pytest.fixture
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if str(ROOT / "benchmarks") in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
 def cost(name: str, **settings) -> float:
     model = LinearQuadratic(2)
     planner = make_planner(name, 2, **settings)
