@@ -19,7 +19,7 @@ from dreammpc.interfaces import MEMORY, Plan, Planner, UsageError, WorldModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compile_mode
 from dreammpc.runtime.cuda_graphs import Graphed, tree_leaves, tree_unflatten
-from dreammpc.runtime.devices import forked_rng, lies_at, module_device, tensor_device, to_device
+from dreammpc.runtime.devices import CPU, forked_rng, lies_at, module_device, tensor_device, to_device
 from dreammpc.runtime.recording import prepared
 
 EXPERT_KEYS = (("expert", "mean"), ("expert", "std"), ("expert", "value"))
@@ -98,8 +98,8 @@ class Agent(TensorDictModuleBase):
         return module_device(self.model)
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
-        """The carry before an episode's first step, TensorDict [B], by default where the agent plans."""
-        device = self.device if device is None else device
+        """The carry before an episode's first step, TensorDict [B], where it plans; for graphs the host."""
+        device = device or (CPU if compile_mode(self._compiled) == "graphs" else self.device)
         return TensorDict(
             {
                 "belief": self.model.initial_belief(batch_size, device),

@@ -74,6 +74,23 @@ def test_actions_and_carry_go_where_they_came_from(device, name):
         assert plan.action.device == CPU
 
 
+def test_a_recorded_plan_is_noted_anew_where_the_model_goes(device):
+    model, obs, start = random_tdmpc2(), observations(3), torch.ones(3, 1, dtype=torch.bool)
+    agent, actions = Agent(model, small("dream_mpc"), compile="recorded"), []
+    for where in (CPU, CPU, device):  # the first call is never recorded
+        model.to(where)
+        torch.manual_seed(1)
+        actions.append(agent.step(obs, agent.initial_carry(3), start)[0].action)
+    torch.testing.assert_close(actions[2], actions[1])
+
+
+def test_a_carry_starts_on_the_host_where_plans_are_graphs(device):
+    model = random_tdmpc2().to(device)
+    for mode, where in (("off", device), ("graphs", CPU)):
+        agent = Agent(model, small("dream_mpc"), compile=mode)
+        assert {value.device for value in agent.initial_carry(2).values(True, True)} == {where}
+
+
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("random", [False, True])
 def test_a_policy_for_environments_elsewhere(device, record, random):

@@ -115,7 +115,7 @@ def run_episodes(
         env.seed_rows(seeds)
         obs = env.reset()
         home = tensor_device(obs)
-        carry, is_init = agent.initial_carry(size, device), torch.ones(size, 1, dtype=torch.bool)
+        carry, is_init = agent.initial_carry(size), torch.ones(size, 1, dtype=torch.bool)
         while alive.any():
             if should_stop():
                 return None

@@ -36,7 +36,8 @@ class Recorded:
     def __call__(self, *arguments: Any) -> list[Tensor]:
         tensors = [leaf for argument in arguments if varies(argument) for leaf in tree_leaves(argument)]
         fixed = tuple(a if isinstance(a, int | float) else id(a) for a in arguments if not varies(a))
-        key = (fixed, torch.is_autocast_enabled("cpu"), *((one.shape, one.dtype) for one in tensors))
+        kinds = ((one.shape, one.dtype, one.device) for one in tensors)
+        key = (fixed, torch.is_autocast_enabled("cpu"), *kinds)
         if key not in self._recordings:
             self._recordings[key] = self._record(arguments, tensors), arguments
         with torch.no_grad():
