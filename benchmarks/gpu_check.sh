@@ -99,7 +99,7 @@ for stage in $STAGES; do
         update=("$PYTHON" benchmarks/update.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
         plan=("$PYTHON" benchmarks/latency.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
         step updates 100 "${update[@]}" --settings graphs-bf16 eager-bf16
-        step plans 120 "${plan[@]}" --batch $BATCHES --modes graphs --planners mppi dream_mpc policy
+        step plans 120 "${plan[@]}" --batch $BATCHES --modes graphs --planners mppi dream_mpc
         [ -d "${TDMPC2:-}" ] && step authors 90 "$PYTHON" benchmarks/authors.py "$TDMPC2" --device "$DEVICE" --runs $RUNS --json "$OUT/times.jsonl"
         step updates-compiled 40 "${update[@]}" --settings compiled-bf16
         step plans-compiled 40 "${plan[@]}" --modes compiled --planners mppi dream_mpc

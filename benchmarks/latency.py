@@ -36,7 +36,7 @@ def start(agent: Agent, obs_dim: int, batch: int) -> tuple[TensorDict, TensorDic
 def measure(
     agent: Agent, obs_dim: int, batch: int, runs: int, clock: str = "wall"
 ) -> tuple[float, float, float, float]:
-    """Seconds of the first call, median and minimum milliseconds of the others, model steps per action."""
+    """Seconds of the first compiled call, median and minimum ms of others, model steps per action."""
     obs, carry, is_init = start(agent, obs_dim, batch)
 
     def act() -> float:
@@ -46,8 +46,9 @@ def measure(
         act.steps = float(plan.diagnostics["evaluations"][0])
         return CLOCKS[clock]() - began
 
+    act()  # checks the planner, not compiled
     first = act()
-    act(), act()
+    act()
     times = [1e3 * act() for _ in range(runs)]
     return first, statistics.median(times), min(times), act.steps
 

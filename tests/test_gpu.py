@@ -22,7 +22,7 @@ from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_devi
 from dreammpc.training.checkpoint_format import load_checkpoint
 from dreammpc.training.random_state import random_state, set_random_state
 
-SAMPLED = ("mppi", "icem")
+SAMPLED = ("mppi", "icem", "random_shooting")
 """Planners that draw from a distribution what they execute, or draw more than Gaussian noise."""
 SHORT = {"steps": 200, "save_every": 80, "log_every": 40, "seed_steps": 60, "batch_size": 8, "utd": 0.2}
 SMALLEST = {**PLANNER, "num_samples": 4, "num_elites": 2}

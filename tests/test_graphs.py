@@ -207,7 +207,9 @@ def test_a_replay_on_the_device_is_read_within_the_graph(device):
 
 
 @pytest.mark.parametrize("cls", [TDMPC2Model, BMPCModel])
-def test_frames_are_stacked_within_the_graph(cls, device):
+def test_frames_are_stacked_within_the_graph(cls, device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
     def make(compile):
         algorithm = make_algorithm(cls, compile=compile)
         algorithm._began = True  # the mean image, for which a trainer would be asked

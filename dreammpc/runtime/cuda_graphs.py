@@ -112,7 +112,12 @@ class Graphed:
             graph.register_generator_state(generator)
         gc.collect()  # nodes in cycles, too
         # On `side` cuBLAS has its workspace by now. Other threads, such as a logger's, may do what they do.
-        with self._explained(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        # A capture that is refused would leave its stream the current one.
+        with (
+            self._explained(),
+            torch.cuda.stream(torch.cuda.current_stream(self.device)),
+            torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+        ):
             self._output = self._run(static)
         self._graph = graph
 
