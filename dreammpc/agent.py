@@ -98,7 +98,7 @@ class Agent(TensorDictModuleBase):
         return module_device(self.model)
 
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
-        """The carry before an episode's first step, TensorDict [B], where it plans; for graphs the host."""
+        """The carry before an episode's first step, TensorDict [B], where it plans (graphs: on the host)."""
         device = device or (CPU if compile_mode(self._compiled) == "graphs" else self.device)
         return TensorDict(
             {

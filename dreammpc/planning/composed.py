@@ -115,7 +115,7 @@ class Composed:
         imagination.check_action_dim(self.action_dim)
         warm_start.check(latent, state, self._carry_shapes())
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.no_grad():  # in it vjp of torch 2.11 records nothing
+            with torch.inference_mode(False), torch.no_grad():  # vjp of torch 2.11 records nothing in it
                 return self.plan(imagination, latent.clone(), state.clone())
         if self.measured_trust:
             state = state.copy().update(trust.measured(imagination, latent, state))

@@ -112,7 +112,7 @@ class Graphed:
             graph.register_generator_state(generator)
         gc.collect()  # nodes in cycles, too
         # On `side` cuBLAS has its workspace by now. Other threads, such as a logger's, may do what they do.
-        # A capture that is refused would leave its stream the current one.
+        # Without the second context a refused capture would leave `side` the current stream.
         with (
             self._explained(),
             torch.cuda.stream(torch.cuda.current_stream(self.device)),
