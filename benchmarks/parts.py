@@ -20,7 +20,7 @@ from dreammpc.planning import imagination
 
 def row(size: str, batch: int, rounds: int) -> list[str]:
     """Times of one model size."""
-    model = random_model(size, "cpu")
+    model = random_model(size, torch.device("cpu"))
     obs = torch.randn(batch, model.obs_dim)
     latent = model.observe(TensorDict({"observation": obs}, obs.shape[:1]), None, None).float()
     sizes = {"parts": imagination.CPU_ROWS, "whole": batch * 10_000}
@@ -31,7 +31,7 @@ def row(size: str, batch: int, rounds: int) -> list[str]:
         for name, case in cases.items():
             imagination.CPU_ROWS = sizes[name]
             torch.manual_seed(len(times[name]))
-            times[name].append(timed(case, "cpu"))
+            times[name].append(timed(case, torch.device("cpu")))
     for name, case in cases.items():
         imagination.CPU_ROWS = sizes[name]
         torch.manual_seed(rounds)

@@ -57,8 +57,8 @@ def measure(planner: str, args: argparse.Namespace) -> tuple[float, float, float
         feed._collect()
     feed.owed, feed.updates = 0.0, 1  # leave out the seed phase's updates
     collecting = Stopwatch(feed._collect)
-    reanalyzing = Stopwatch(algorithm.reanalyze)
-    feed._collect, algorithm.reanalyze = collecting, reanalyzing
+    reanalyzing = Stopwatch(algorithm.replanned)
+    feed._collect, algorithm.replanned = collecting, reanalyzing
     for i in range(total):
         if i == args.warm_up:
             collecting.seconds = reanalyzing.seconds = 0.0

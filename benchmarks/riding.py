@@ -78,7 +78,7 @@ def compare_agents(decisions: int) -> None:
 
 
 def compare_times(size: str, batch: int, rounds: int) -> str:
-    model = random_model(size, "cpu")
+    model = random_model(size, torch.device("cpu"))
     obs = TensorDict({"observation": torch.randn(batch, model.obs_dim)}, [batch])
     latent = model.observe(obs, None, None)
     ways = ApartMPC(model.action_dim), DreamMPC(model.action_dim)

@@ -19,6 +19,13 @@ def moved(before: dict, model) -> set[str]:
     return {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
 
 
+def reanalyzed(algorithm, batch):
+    """Fresh plans, which the replay is given, too."""
+    fresh = algorithm.replanned(batch)
+    algorithm._write(batch, fresh)
+    return fresh
+
+
 PARTS = {"encoder", "dynamics", "reward", "value_heads", "target_heads", "termination"}
 
 
@@ -55,7 +62,7 @@ def test_reanalyze_is_one_batched_call_without_warm_start():
     algorithm, written = make_bmpc(reanalyze_slices=3, reanalyze_horizon=2), []
     algorithm.write_back = lambda *arguments: written.append(arguments)
     batch = make_bmpc_batch()
-    fresh = algorithm.reanalyze(batch[:3])
+    fresh = reanalyzed(algorithm, batch[:3])
     (call,) = CALLS
     assert (call["size"], call["horizon"]) == (3 * H, 2)
     assert all((value == 0).all() for value in call["state"].values())
@@ -91,7 +98,7 @@ def test_proposals_of_reanalyze_spread_wider_than_the_policy():
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([0.0, 0.0, -9.0, -9.0]))  # as narrow as it gets
-    algorithm.reanalyze(make_bmpc_batch())
+    algorithm.replanned(make_bmpc_batch())
     lowest = torch.tensor(REANALYZE_LOG_STD_LIMITS[0]).exp()
     torch.testing.assert_close(CALLS[0]["spread"], lowest.expand(B * H, A))
     narrow = algorithm.model.policy(algorithm.model.initial_belief(1), torch.ones(1, A))
@@ -138,7 +145,7 @@ def test_reanalyzed_rows_are_found_again_and_stale_ones_are_skipped():
     algorithm = make_bmpc(write_back=replay.update)
     batch = replay.sample()
     replay.extend(episode_of(30, 60))  # takes the place of the first episode
-    algorithm.reanalyze(batch)
+    reanalyzed(algorithm, batch)
     numbers = batch["observation"][..., 0].flatten()
     assert (numbers < 30).any() and (numbers >= 30).any()
     rows = replay.rows(30, 90)

@@ -223,7 +223,13 @@ def saved(tmp_path, content):
 @pytest.mark.parametrize("load", [load_lewm, load_dino_wm, lambda path: load_pets(path, A)])
 @pytest.mark.parametrize(
     ("content", "line"),
-    [({"layer.weight": torch.zeros(2)}, "layout.*layer.weight"), ([1, 2], "layout"), ({}, "layout")],
+    [
+        ({"layer.weight": torch.zeros(2)}, "layout.*layer.weight"),
+        ([1, 2], "layout"),
+        ({}, "layout"),
+        (3, "layout"),
+        (torch.nn.Linear(2, 2), "layout"),
+    ],
 )
 def test_files_of_another_layout_are_refused_in_one_line(tmp_path, load, content, line):
     with pytest.raises(UsageError, match=line) as error:
@@ -255,6 +261,19 @@ def test_nothing_in_a_file_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def without(folder, name):
+    """mbrl-lib's file with one tensor less."""
+    content = torch.load(folder / "model.pth")
+    del content["state_dict"][name]
+    torch.save(content, folder / "less.pth")
+    return folder / "less.pth"
+
+
+def configured(folder, text):
+    (folder / "config.json").write_text(text)
+    return folder
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     checkpoint, encoder = write_dino_wm(tmp_path / "dino")
     pets, lewm = write_pets(tmp_path / "pets"), write_lewm(tmp_path / "lewm")
@@ -265,6 +284,9 @@ def test_what_does_not_fit_is_named(tmp_path):
         "propagation must be ts1 or tsinf": lambda: load_pets(pets, A, propagation="ts2"),
         "expected 2 \\+ 3 to 3": lambda: load_pets(pets, 3),
         "action_std: expected one number or 2, got 3": lambda: load_lewm(lewm, action_std=[1, 1, 1]),
+        "max_logvar is missing": lambda: load_pets(without(pets, "max_logvar"), A),
+        "config.json: not of LeWM's layout": lambda: load_lewm(configured(lewm, "{")),
+        "config.json: not of LeWM": lambda: load_lewm(configured(lewm, '{"encoder": 3}')),
     }.items():
         with pytest.raises(UsageError, match=line) as error:
             call()

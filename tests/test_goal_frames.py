@@ -32,6 +32,17 @@ def test_a_picture_is_read_from_files_and_arrays(tmp_path):
         assert torch.equal(Frames(given).on(torch.device("cpu")), shown)
 
 
+def test_it_travels_with_its_name_and_without_its_file(tmp_path):
+    picture = tmp_path / "goal.npy"
+    np.save(picture, np.zeros((3, 4, 4), np.uint8))
+    frames = Frames(picture)
+    text = pickle.dumps(frames)
+    picture.unlink()
+    again = pickle.loads(text)
+    assert again == frames and hash(again) == hash(frames) and isinstance(again, Frames)
+    assert (again.on(torch.device("cpu")) == frames.on(torch.device("cpu"))).all()
+
+
 def test_it_is_a_setting_like_others(tmp_path):
     shown = picture(tmp_path / "goal.png")
     one, two, other = Frames(shown), Frames(shown.clone()), Frames(255 - shown)

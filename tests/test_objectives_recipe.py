@@ -1,10 +1,15 @@
 """Objective terms and constraints as a training takes them from its command line, and goes on with them."""
 
+import re
+
 import pytest
 import torch
 from commands import TINY, logged, refused, run_here
 
 from dreammpc import load_agent
+from dreammpc.cli.commands import planner_choices
+from dreammpc.configuration.planners import build_planner
+from dreammpc.interfaces import UsageError
 from dreammpc.planning import ActionRate, Constraint, Energy
 
 GIVEN = [
@@ -31,6 +36,26 @@ def test_a_training_plans_with_them_and_goes_on_with_them(tmp_path):
     planner = load_agent(path, "dream_mpc", terms=kept["terms"], constraints=kept["constraints"]).planner
     assert planner.terms == (ActionRate(0.1),)
     assert planner.constraints == (Constraint(Energy(), 0.5, "lagrangian", 5.0),)
+
+
+def test_a_command_reads_settings_as_a_recipe_does():
+    words = [
+        "planner=dream_mpc",
+        *GIVEN,
+        "planner.horizon=5",
+        "planner.step_sizes=[0.1,1]",
+        "planner.max_ms=null",
+    ]
+    settings = planner_choices(words, "agent")
+    assert settings["horizon"] == 5 and settings["step_sizes"] == [0.1, 1] and settings["max_ms"] is None
+    kept = {key: settings[key] for key in ("name", "terms", "constraints")}
+    planner = build_planner(kept, 2)
+    assert planner.terms == (ActionRate(0.1),)
+    assert planner.constraints == (Constraint(Energy(), 0.5, "lagrangian", 5.0),)
+    for word in ("planner.horizon=3,5", "planner.terms=[energy", "planner.horizon=range(1,3)"):
+        with pytest.raises(UsageError, match=re.escape(word)) as error:
+            planner_choices([word], "agent")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

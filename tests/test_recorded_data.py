@@ -19,7 +19,7 @@ from dreammpc.data import Feed, Replay
 from dreammpc.data.demonstrations import Demonstrations, spread
 from dreammpc.data.episode import Episode
 from dreammpc.data.recorder import write_episodes
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import RunError, UsageError
 
 h5py = pytest.importorskip("h5py")
 FACTS = {"task": "pendulum-swingup", "action_repeat": 2, "action_low": -1.0, "action_high": 1.0}
@@ -77,6 +77,13 @@ def test_what_is_recorded_is_read_back_to_the_bit(ending, pixels, tmp_path):
         (False, True),
     ]
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_what_cannot_be_written_is_one_line(ending, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"record .*file/data.* cannot be written: "):
+        write_episodes(tmp_path / "file" / f"data.{ending}", [episode(0, 5)], FACTS)
 
 
 def test_a_flat_file_is_cut_where_its_columns_say(tmp_path):
@@ -178,6 +185,11 @@ def torn(tmp_path, ending):
     return path
 
 
+def single_array(tmp_path):
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    return (tmp_path / "single.npy").rename(tmp_path / "single.npz")
+
+
 def odd_groups(tmp_path):
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         for number, more in ((0, 1), (1, 3)):
@@ -225,6 +237,7 @@ BAD = {
         ["all zero: terminals, timeouts"],
     ),
     "torn npz": (lambda folder: torn(folder, "npz"), {}, ["torn.npz is damaged"]),
+    "an array that is called npz": (single_array, {}, ["single.npz is damaged or no npz file"]),
     "torn HDF5": (lambda folder: torn(folder, "h5"), {}, ["torn.h5 is damaged"]),
     "pickles": (
         lambda f: spoiled(f, lambda own: own.update(actions=np.array([{}] * 40, dtype=object))),
@@ -575,6 +588,10 @@ def test_what_lerobots_index_says(tmp_path):
     info = json.loads(index.read_text())
     index.write_text(json.dumps({**info, "total_frames": 22}))
     assert "left out 7 transitions: meta/info.json counts them" in "\n".join(opened(tmp_path / "set").said())
+    other = tmp_path / "other"
+    lerobot(other)
+    both = opened(tmp_path / "*t*").said()  # set and other
+    assert "left out 7 transitions: meta/info.json counts them" in "\n".join(both)
     index.write_text(json.dumps({**info, "codebase_version": "v9.0"}))
     with pytest.raises(UsageError, match=r"version v9.0 of LeRobot's layout; 2.x and 3.x are read"):
         opened(tmp_path / "set")

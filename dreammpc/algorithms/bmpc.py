@@ -261,12 +261,6 @@ class BMPC(LatentAlgorithm):
         mean, std, value = self._replan(self.model, self.expert, obs)
         return TensorDict({"mean": mean, "std": std, "value": value}, [mean.shape[0]]).reshape(batch.shape)
 
-    def reanalyze(self, batch: TensorDictBase) -> TensorDictBase:
-        """`replanned`, and written back to the replay."""
-        fresh = self.replanned(batch)
-        self._write(batch, fresh)
-        return fresh
-
     def _write(self, batch: TensorDictBase, fresh: TensorDictBase) -> None:
         if self.write_back is not None:
             index, generation = batch["index"].flatten(), batch["index_generation"].flatten()

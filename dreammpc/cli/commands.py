@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from dreammpc import trained
 from dreammpc.agent import Agent
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
+from dreammpc.configuration.command_line import read_value
 from dreammpc.configuration.planners import build_planner, planner_name, planners_for
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Evaluator
@@ -259,7 +257,7 @@ def planner_choices(words: Sequence[str], agent: str, default: str = "dream_mpc"
             settings["name"] = value
             continue
         try:
-            settings[key.removeprefix("planner.")] = OmegaConf.from_dotlist([f"x={value}"])["x"]
-        except (OmegaConfBaseException, ValueError) as error:
-            raise UsageError(f"{word!r}: {value!r} cannot be read") from error
+            settings[key.removeprefix("planner.")] = read_value(value)
+        except ValueError as error:
+            raise UsageError(f"{word!r}: {error}") from error
     return {**settings, "name": planner_meant(settings["name"], agent)}

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -189,10 +190,25 @@ def unquoted(text: str) -> str:
     if not re.fullmatch(QUOTED, text):
         return text
     try:
-        value = OverridesParser.create().parse_override(f"x={text}").value()
-    except HydraException:
+        value = read_value(text)
+    except ValueError:
         return text
     return value if isinstance(value, str) else text
+
+
+def read_value(text: str) -> Any:
+    """What `KEY=text` says by Hydra's grammar: a number, a word, a list, a dictionary …
+
+    Raises:
+        ValueError: it cannot be read, or it is several values.
+    """
+    try:
+        override = OverridesParser.create().parse_override(f"x={text}")
+    except HydraException as error:
+        raise ValueError(f"{text!r} cannot be read") from error
+    if override.is_sweep_override():
+        raise ValueError(f"{text!r}: expected one value")
+    return override.value()
 
 
 def override_text(key: str, value: object) -> str:

@@ -6,6 +6,7 @@ file is run, and nothing is downloaded. LeRobot's folders are read by `data/lero
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from dreammpc.interfaces import UsageError
 
 FACTS = "dreammpc"
 """The entry of a file of ours that describes it: JSON with what `Source.facts` has."""
-DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
+DAMAGED = (OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
 """What libraries raise for torn files."""
 
 
@@ -259,6 +260,7 @@ class Several:
     def __init__(self, name: str, sources: "list[Source]"):
         self.name, self.sources = name, sources
         self.facts: Mapping[str, Any] = sources[0].facts
+        self.absent = sum((Counter(getattr(source, "absent", {})) for source in sources), Counter[str]())
         for source in sources[1:]:
             for key in ("action_repeat", "action_low", "action_high"):
                 if source.facts.get(key) != self.facts.get(key):

@@ -42,7 +42,7 @@ class LeRobot:
             self.info = from_json((path / "meta" / "info.json").read_text())
             features = self.info["features"]
             self.videos = {key for key, feature in features.items() if feature["dtype"] == "video"}
-        except (*DAMAGED, TypeError, AttributeError) as error:
+        except (*DAMAGED, AttributeError) as error:
             raise damaged(self.name, "data set of LeRobot's: meta/info.json", error) from error
         version = str(self.info.get("codebase_version", "v2.1"))
         if version.lstrip("v").partition(".")[0] not in ("2", "3"):

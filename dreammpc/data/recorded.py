@@ -48,7 +48,6 @@ class Recorded:
         self.plans = True
         """Whether every transition has a plan beside it."""
         self.bounds, self.drop = self._bounds(bounds), drop
-        self.bytes_per_row = 0
         cleaner = Cleaner(self.name, self.bounds, drop)
         for piece, whole in self._pieces(cleaner):
             if whole is not None:
@@ -63,7 +62,7 @@ class Recorded:
             self.longest = max(self.longest, len(piece))
             self.plans &= bool(piece.expert)
         self.dropped += cleaner.dropped  # without what is zero
-        self.dropped.update(getattr(source, "absent", {}))
+        self.dropped += Counter(getattr(source, "absent", {}))
         if not self.transitions:
             reasons = ", ".join(f"{number} left out, as {why}" for why, number in self.dropped.items())
             raise UsageError(
@@ -179,10 +178,12 @@ class Recorded:
             f" {', '.join(of_each)}"
             f"{'' if self.bounds.same else f', scaled from {self.bounds}'}"
         )
-        out = [(why, count) for why, count in self.dropped.items() if count]
         return [
             there,
-            *(f"{self.name}: left out {count:,} transition{'s' * (count != 1)}: {why}" for why, count in out),
+            *(
+                f"{self.name}: left out {count:,} transition{'s' * (count != 1)}: {why}"
+                for why, count in self.dropped.items()
+            ),
         ]
 
     def fill(self, replay: Replay, plans: Any = None) -> str:

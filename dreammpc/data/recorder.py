@@ -7,6 +7,7 @@ data.h5, .hdf5    a group for each episode, in which there is one observation mo
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def write_episodes(path: Path, episodes: Iterable[Episode], facts: Mapping[str, 
             f"record {path} cannot be written: {error.strerror or error}", saveable=False
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     return counts
 
 

@@ -286,8 +286,9 @@ def _factory(task: str, options: Mapping[str, Any]) -> Any:
     factory = FAMILIES[prefix]
     if not _declared(prefix).open and task not in _declared(prefix).names():
         raise ValueError(_unknown(task))
-    if options and not set(options) <= set(inspect.signature(factory).parameters):
-        raise UsageError(f"task {task!r} takes no env.{next(iter(options))}; tasks of Gymnasium do: gym-ID")
+    takes = inspect.signature(factory).parameters
+    if unknown := [name for name in options if name not in takes]:
+        raise UsageError(f"task {task!r} takes no env.{unknown[0]}; tasks of Gymnasium do: gym-ID")
     return factory
 
 

@@ -65,9 +65,9 @@ def load_dino_wm(
         UsageError: no such file, one of another layout, or no encoder.
     """
     saved = load_saved(path)
-    missing = [key for key in ("predictor", "action_encoder", "proprio_encoder") if key not in saved]
-    if not isinstance(saved, dict) or missing:
-        there = ", ".join(map(str, saved)) if isinstance(saved, dict) else type(saved).__name__
+    found = saved if isinstance(saved, dict) else {}
+    if missing := [key for key in ("predictor", "action_encoder", "proprio_encoder") if key not in found]:
+        there = ", ".join(map(str, found)) or type(saved).__name__
         raise UsageError(f"{path}: not of {LAYOUT}'s layout: expected {', '.join(missing)}; found {there}")
     if encoder is None and "encoder" not in saved:
         raise UsageError(f"{path} has no encoder; give DINOv2's weights: encoder=…")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreammpc.interfaces import UsageError
 from dreammpc.models.jepa import JEPAModel
 from dreammpc.models.saved import count_layers, fill, load_saved, part_of, renamed, shape_of, weights_of
 from dreammpc.nn import Block, ClassToken, ConditionedPredictor, Projected, VisionTransformer
@@ -60,10 +61,9 @@ def load_lewm(path: str | Path, **settings: Any) -> JEPAModel:
     file = Path(path) / "weights.pt" if Path(path).is_dir() else Path(path)
     weights = merged(renamed(weights_of(load_saved(file)), NAMES))
     size = partial(shape_of, weights, path=file, layout="LeWM")
-    beside = file.parent / "config.json"
-    config = json.loads(beside.read_text()) if beside.is_file() else {}
+    encoder, predictor = _settings_of(file.parent / "config.json", "encoder", "predictor")
     width = size("encoder.cls")[-1]
-    heads = config.get("encoder", {}).get("num_attention_heads", max(width // 64, 1))
+    heads = encoder.get("num_attention_heads", max(width // 64, 1))
     block: dict[str, Any] = {"hidden": size("encoder.blocks.0.feed.0.weight")[0], "eps": 1e-12}
     depth = count_layers(weights, r"encoder\.blocks\.(\d+)\.")
     blocks = [Block(width, heads, width // heads, **block) for _ in range(depth)]
@@ -73,7 +73,7 @@ def load_lewm(path: str | Path, **settings: Any) -> JEPAModel:
     _, length, embedding = size("predictor.positions")
     inside = size("predictor.norm.weight")[0]
     out = size("predictor.output_proj.weight")[0] if "predictor.output_proj.weight" in weights else inside
-    each = config.get("predictor", {}).get("dim_head", 64)
+    each = predictor.get("dim_head", 64)
     heads = size("predictor.blocks.0.attention.qkv.weight")[0] // 3 // each
     block = {"hidden": size("predictor.blocks.0.feed.0.weight")[0], "eps": 1e-5, "bias": False}
     block |= {"project": "predictor.blocks.0.attention.out.weight" in weights, "conditioned": True}
@@ -105,6 +105,15 @@ def load_lewm(path: str | Path, **settings: Any) -> JEPAModel:
     for name, made in projectors.items():
         fill(made, part_of(weights, f"{name}.net."), file, "LeWM")
     return model.eval().requires_grad_(False)
+
+
+def _settings_of(path: Path, *parts: str) -> list[dict[str, Any]]:
+    """What a configuration says of each of the parts; nothing where there is no file."""
+    try:
+        said = json.loads(path.read_text()) if path.is_file() else {}
+        return [dict(said.get(part, {})) for part in parts]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path}: not of LeWM's layout: {' '.join(str(error).split())}") from error
 
 
 def projector(weights: Mapping[str, Tensor]) -> nn.Module:

@@ -39,11 +39,13 @@ def load_pets(
     saved = load_saved(file)
     weights = weights_of(saved)
     shape_of(weights, "mean_and_logvar.weight", file, LAYOUT)
-    shape_of(weights, "min_logvar", file, LAYOUT)
+    for name in ("min_logvar", "max_logvar"):
+        shape_of(weights, name, file, LAYOUT)
     count = sum(key.startswith("hidden_layers.") and key.endswith(".weight") for key in weights)
     layers = [*(f"hidden_layers.{i}.0" for i in range(count)), "mean_and_logvar"]
     members = len(weights["mean_and_logvar.weight"])
-    elite = list(saved.get("elite_models") or range(members))
+    chosen = saved.get("elite_models") if isinstance(saved, dict) else None
+    elite = list(chosen or range(members))
     if not set(elite) <= set(range(members)):
         raise UsageError(f"{file}: elite_models {elite} are not all of the {members} members")
     for name in (f"{layer}.{part}" for layer in layers for part in ("weight", "bias")):

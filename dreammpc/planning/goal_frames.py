@@ -52,7 +52,14 @@ class Frames(str):
         return self
 
     def __reduce__(self) -> Any:
-        return Frames, (self._on[torch.device("cpu")],)
+        return _restored, (str(self), self._on[torch.device("cpu")])
+
+
+def _restored(text: str, pixels: Tensor) -> Frames:
+    """`Frames` as they were, also where the file is gone."""
+    made = str.__new__(Frames, text)
+    made._on = {torch.device("cpu"): pixels}
+    return made
 
 
 def read_picture(path: Path) -> Tensor:
