@@ -1,11 +1,12 @@
 """CPU time of collecting with a random policy, of two checkouts in turn: what checks and wrappers cost.
 
-python benchmarks/collection.py BEFORE AFTER [TASK ...]     # folders of checkouts
+    python benchmarks/collection.py BEFORE AFTER [TASK ...]     # folders of checkouts
 
 Each has a process of its own, which collects a block of steps when it is told to, in turn with the other.
 Printed are medians of the blocks, and the median ratio of two blocks that follow each other.
 """
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -60,10 +61,10 @@ class Side:
         self.process.communicate()
 
 
-def main(before: str, after: str, *tasks: str) -> None:
+def main(before: str, after: str, tasks: list[str]) -> None:
     """Print a row of the docs' table for each task."""
     print("| task | before, us (steps/s) | after, us (steps/s) | after / before |\n|---|---:|---:|---:|")
-    for task in tasks or ("cartpole-swingup", "gym-InvertedPendulum-v5"):
+    for task in tasks:
         sides = Side(before, task), Side(after, task)
         pairs = [[side.block() for side in sides] for _ in range(BLOCKS)]
         for side in sides:
@@ -77,4 +78,11 @@ def main(before: str, after: str, *tasks: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before")
+    parser.add_argument("after")
+    parser.add_argument("tasks", nargs="*", default=["cartpole-swingup", "gym-InvertedPendulum-v5"])
+    args = parser.parse_args()
+    main(args.before, args.after, args.tasks)

@@ -5,12 +5,12 @@
 Reads OUT/times.jsonl and OUT/curves.jsonl; prints Markdown.
 """
 
+import argparse
 import contextlib
 import json
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,8 +91,13 @@ def card() -> str:
 
 
 def main() -> None:
-    steps = [line.split("\t") for line in Path(sys.argv[1]).read_text().splitlines()]
-    out = Path(sys.argv[2])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("steps", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    steps, out = [line.split("\t") for line in args.steps.read_text().splitlines()], args.out
     times, curves = read(out / "times.jsonl"), read(out / "curves.jsonl")
     print(f"# {card()}, torch {version('torch')}, Python {platform.python_version()}\n")
     print("| step | outcome | s | last line |\n|---|---|---:|---|")

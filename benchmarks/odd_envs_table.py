@@ -4,6 +4,7 @@ python benchmarks/odd_envs_table.py            # rewrites the table of docs/add_
 python benchmarks/odd_envs_table.py --all      # prints what it says of every task that is installed
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def everything() -> None:
 
 
 if __name__ == "__main__":
-    if "--all" in sys.argv:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--all", action="store_true", help="print instead")
+    if parser.parse_args().all:
         everything()
     else:
         before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)

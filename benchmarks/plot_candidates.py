@@ -22,7 +22,7 @@ from dreammpc.planning import Composed, GaussianRefit, Imagination, PlanningCont
 
 START = (-2.0, 0.1, 0.0, 0.0)
 HORIZON = 12
-CENTRES = torch.tensor([[-1.0, 0.1], [-0.75, -0.55], [-1.45, 0.95]])
+CENTERS = torch.tensor([[-1.0, 0.1], [-0.75, -0.55], [-1.45, 0.95]])
 CLIMB = {"num_candidates": 8, "iterations": 20, "optimizer": "adam", "step_rule": "fixed", "step_size": 0.1}
 PANELS = {
     "policy rollouts, unimproved": ("dream_mpc", {**CLIMB, "iterations": 0, "reuse_strategy": "none"}),
@@ -54,7 +54,7 @@ def dynamics(x: Tensor, a: Tensor) -> Tensor:
 
 def obstacles(position: Tensor) -> Tensor:
     """The price of being at `position` [M, 2]: up to 30 within an obstacle, a bump of 0.2 m."""
-    distance = (position.unsqueeze(-2) - CENTRES).square().sum(-1)
+    distance = (position.unsqueeze(-2) - CENTERS).square().sum(-1)
     return 30 * torch.exp(-distance / (2 * 0.2**2)).sum(-1)
 
 

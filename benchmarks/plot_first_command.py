@@ -3,6 +3,7 @@
 python benchmarks/plot_first_command.py
 """
 
+import argparse
 import csv
 from collections import defaultdict
 from pathlib import Path
@@ -41,4 +42,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -4,7 +4,7 @@ python benchmarks/export_table.py -o exports --formats pt2
 python benchmarks/wrong_seed.py exports/*.pt2
 """
 
-import sys
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,13 @@ STEPS = 40
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", help="of `dreammpc export`")
+    names = parser.parse_args().files
     print("| file | equal steps | or as good | noticed |\n|---|---:|---:|---|")
-    for name in sys.argv[1:]:
+    for name in names:
         file = ExportedAgent(name)
         record = check.Record.of(file.description["record"])
         found = check.compare(

@@ -1,6 +1,8 @@
 """Programs of benchmarks/: all can be imported, and those whose tables the pages show count right."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ HARD = ROOT / "docs" / "hard_tasks"
 AGENT = HARD / "agents" / "acrobot-swingup" / "bmpc-hard-tasks-seed1.csv"
 
 
+def source(name: str) -> str:
+    return (ROOT / "benchmarks" / f"{name}.py").read_text()
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_can_be_imported(benchmarks, name):
     try:
@@ -22,6 +28,18 @@ def test_every_program_can_be_imported(benchmarks, name):
         if error.name in {*PROGRAMS, "dreammpc"} or str(error.name).startswith("dreammpc."):
             raise
         pytest.skip(f"needs {error.name}")
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if "__main__" in source(name)])
+def test_every_program_says_what_it_does(benchmarks, name, monkeypatch, capsys):
+    try:
+        benchmarks(name)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"needs {error.name}")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    assert end.value.code == 0 and "usage: " in capsys.readouterr().out
 
 
 def test_rollouts_that_ride_are_those_scored_apart(benchmarks):
