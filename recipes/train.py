@@ -8,7 +8,7 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 from dataclasses import asdict
 
 from dreammpc.agent import Agent
-from dreammpc.configuration import assembly, collectors, command_line, planners, recorded
+from dreammpc.configuration import assembly, collectors, command_line, planners, recorded, resuming
 from dreammpc.configuration.recipe import main, overrides, print_from_rank_zero
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
@@ -36,14 +36,14 @@ def train(config: TrainConfig) -> int:
     check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
     data = recorded.open_data(config.data, config.env.obs)
     config.folder = str(folder := open_run(config.folder, config.resume, config.task, config.seed))
-    resumed = assembly.open_resume(config.resume, config) if config.resume else None
+    resumed = resuming.open_resume(config.resume, config) if config.resume else None
     speed, seed = assembly.set_speed(config), seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, config.env)
-    if resumed:
-        assembly.check_spaces(config.resume, resumed, env)
     model = assembly.build_model(env, asdict(config.model), config.algorithm)
+    if resumed:
+        resuming.check_resumed(config.resume, resumed, env, model)
     begun = initialize(model, config.init) if config.init and not resumed else []
     planner = planners.build_planner(config.planner, model.action_dim)
     compared = planners.planners_for(config.evaluation.planners, {}, model.action_dim)

@@ -154,7 +154,7 @@ def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: An
         )
     for name, value in expected.items():
         if facts[name] != value:
-            raise UsageError(f"checkpoint {checkpoint} has {name} {_short(facts[name])}, not {_short(value)}")
+            raise UsageError(f"checkpoint {checkpoint} has {_difference(name, facts[name], value)}")
     here, there = versions(), facts.get("versions", {})
     other = [f"{name} {was} (here {here.get(name)})" for name, was in there.items() if here.get(name) != was]
     if other:
@@ -235,5 +235,11 @@ def _newest_first(folders: list[Path]) -> Iterator[Path]:
         yield from found[folder]
 
 
-def _short(value: Any) -> str:
-    return str(value.get("name", value)) if isinstance(value, dict) else str(value)
+def _difference(name: str, was: Any, now: Any) -> str:
+    """`NAME a, not b`; of settings that bear one name, the first that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        if was.get("name") == now.get("name"):
+            key = next(key for key in {**now, **was} if was.get(key, "none") != now.get(key, "none"))
+            return f"{name}.{key}={was.get(key, 'none')}, not {now.get(key, 'none')}"
+        was, now = was.get("name", was), now.get("name", now)
+    return f"{name} {was}, not {now}"
