@@ -14,6 +14,7 @@ from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
+from dreammpc.support.run_folder import CHECKPOINTS
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.trained import initialize, loading, register
 from dreammpc.training import (
@@ -66,13 +67,12 @@ def train(config: TrainConfig) -> int:
     stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
     played = play.episodes, play.seed, env.action_repeat, stop.requested
     evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress, options=env.options)
-    to = config.tracking
+    to, settings = config.tracking, asdict(config)
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
-    settings = asdict(config)
     params = settings | env.facts()
     loggers = make_loggers(folder, params, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
-    checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     modes = planners.evaluation_modes(evaluated, model, speed.plans, speed.device)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated, modes), checkpoints, play.every)

@@ -180,7 +180,8 @@ def build_feed(
         random: act at random in the first steps; else the agent plays them, which knows something already.
 
     Raises:
-        UsageError: a batch that cannot be divided among them, or windows longer than an episode.
+        UsageError: a batch that cannot be divided among them, windows longer than an episode, or a capacity
+            below one.
     """
     if algorithm.batch_size % world_size:
         raise UsageError(
@@ -191,6 +192,12 @@ def build_feed(
         raise UsageError(
             f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
             f" got {algorithm.horizon}"
+        )
+    rows = getattr(collector, "rows", env.num_envs)
+    if algorithm.capacity < (needed := rows * world_size * algorithm.horizon):
+        raise UsageError(
+            f"algorithm.capacity must hold algorithm.horizon={algorithm.horizon} steps of each of"
+            f" {rows * world_size} environments, {needed} transitions, got {algorithm.capacity}"
         )
     seed_steps, total_steps = algorithm.seed_steps, env_steps // env.action_repeat
     random_steps = (
@@ -204,7 +211,7 @@ def build_feed(
         agent,
         Replay(
             replay_capacity(env, env_steps, algorithm, world_size),
-            getattr(collector, "rows", env.num_envs),
+            rows,
             algorithm.horizon,
             algorithm.batch_size // world_size,
             seed,
