@@ -66,7 +66,9 @@ def open_resume(checkpoint: str | Path, config: TrainConfig) -> dict[str, Any]:
     return facts
 
 
-def check_resumed(checkpoint: str | Path, facts: dict[str, Any], env: TaskEnv, model: LatentModel) -> None:
+def check_resumed(
+    checkpoint: str | Path | None, facts: dict[str, Any], env: TaskEnv, model: LatentModel
+) -> None:
     """Hold the environments and the model that were made to what the checkpoint says.
 
     Another discount is said and taken: values are learned anew.
