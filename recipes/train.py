@@ -8,12 +8,13 @@ lightning run train algorithm=bmpc eval_planner=policy,dream_mpc
 from dataclasses import asdict
 
 from dreammpc.agent import Agent
-from dreammpc.configuration import assembly, collectors, command_line, planners, recorded
+from dreammpc.configuration import assembly, collectors, command_line, planners, recorded, resuming
 from dreammpc.configuration.recipe import main, overrides, print_from_rank_zero
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
+from dreammpc.support.run_folder import CHECKPOINTS
 from dreammpc.tracking import finish_run, make_loggers
 from dreammpc.trained import initialize, loading, register
 from dreammpc.training import (
@@ -36,14 +37,14 @@ def train(config: TrainConfig) -> int:
     check_devices(config.trainer.accelerator, config.trainer.devices, config.trainer.num_nodes)
     data = recorded.open_data(config.data, config.env.obs)
     config.folder = str(folder := open_run(config.folder, config.resume, config.task, config.seed))
-    resumed = assembly.open_resume(config.resume, config) if config.resume else None
+    resumed = resuming.open_resume(config.resume, config) if config.resume else None
     speed, seed = assembly.set_speed(config), seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
     env = assembly.build_env(config.task, seed, config.env)
-    if resumed:
-        assembly.check_spaces(config.resume, resumed, env)
     model = assembly.build_model(env, asdict(config.model), config.algorithm)
+    if resumed:
+        resuming.check_resumed(config.resume, resumed, env, model)
     begun = initialize(model, config.init) if config.init and not resumed else []
     planner = planners.build_planner(config.planner, model.action_dim)
     compared = planners.planners_for(config.evaluation.planners, {}, model.action_dim)
@@ -66,13 +67,12 @@ def train(config: TrainConfig) -> int:
     stop, progress, play = GracefulStop(feed), Progress(), config.evaluation
     played = play.episodes, play.seed, env.action_repeat, stop.requested
     evaluator = Evaluator(config.task, *played, obs=env.obs, progress=progress, options=env.options)
-    to = config.tracking
+    to, settings = config.tracking, asdict(config)
     run_name = to.run_name or f"{config.task}-seed{config.seed}"
-    settings = asdict(config)
     params = settings | env.facts()
     loggers = make_loggers(folder, params, to.kind, to.uri, to.experiment, run_name, resumed, to.parent)
     facts = assembly.describe(config.task, model, settings, overrides(), tracking_run=loggers[-1].version)
-    checkpoints = Checkpoints(folder / "checkpoints", feed, facts, config.save_every)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, feed, facts, config.save_every)
     monitor = Monitor(feed, config.tracking.log_every)
     modes = planners.evaluation_modes(evaluated, model, speed.plans, speed.device)
     evaluation = Evaluation(feed, lambda: evaluator.compare(model, evaluated, modes), checkpoints, play.every)

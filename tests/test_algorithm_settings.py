@@ -8,7 +8,8 @@ import pytest
 from dreammpc.algorithms import algorithm_class
 from dreammpc.algorithms.latent_algorithm import LatentAlgorithm
 from dreammpc.algorithms.update_settings import UpdateSettings
-from dreammpc.configuration.schemas import ALGORITHM_GROUP
+from dreammpc.configuration.evaluate_schemas import EvaluateConfig
+from dreammpc.configuration.schemas import ALGORITHM_GROUP, AlgorithmConfig
 from dreammpc.interfaces import UsageError
 
 NOT_OF_THE_UPDATE = {
@@ -52,6 +53,30 @@ def test_every_coefficient_is_a_setting():
     assert (settings.coefficients.consistency, settings.coefficients.rho) == (7.0, 0.25)
 
 
-def test_settings_are_checked_without_a_recipe():
-    with pytest.raises(UsageError, match=r"target_reduction must be one of .*got 'most'"):
-        UpdateSettings(target_reduction="most")
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value", "said"),
+    [
+        (UpdateSettings, "target_reduction", "most", "one of .*got 'most'"),
+        *[(UpdateSettings, name, INF, "at least 0 and finite, got inf") for name in ("lr", "reward_coef")],
+        *[(UpdateSettings, "entropy_coef", value, "at least 0 and finite") for value in (-1.0, float("nan"))],
+        *[
+            (UpdateSettings, name, 5.0, "from 0 to 1, got 5.0")
+            for name in ("rho", "target_rate", "scale_rate")
+        ],
+        *[(UpdateSettings, "dropout", value, "at least 0 and below 1, got") for value in (1.0, 2.0)],
+        *[(AlgorithmConfig, name, INF, "at least 0 and finite, got inf") for name in ("utd", "noise_scale")],
+        (AlgorithmConfig, "discount", 1.5, "from 0 to 1, got 1.5"),
+        (EvaluateConfig, "noise_scale", INF, "at least 0 and finite, got inf"),
+    ],
+)
+def test_settings_are_checked_without_a_recipe(cls, name, value, said):
+    more = {"checkpoint": ["a.ckpt"]} if cls is EvaluateConfig else {}
+    with pytest.raises(UsageError, match=rf"{name} must be {said}"):
+        cls(**more, **{name: value})
+
+
+def test_no_bound_of_gradients_is_a_setting():
+    assert UpdateSettings(clip=INF).clip == INF

@@ -312,6 +312,19 @@ def test_a_new_run_does_not_go_over_another(tmp_path):
     with pytest.raises(UsageError, match=r"holds a run already.*resume=auto"):
         open_run(folder, None)
     assert open_run("anything", str(folder / "checkpoints/last.ckpt")) == folder
+    for inside in ("checkpoints", "checkpoints/replay/mine"):
+        with pytest.raises(UsageError, match=rf"lies among the checkpoints of the run {folder}: choose"):
+            open_run(folder / inside, None)
+    assert not (folder / "checkpoints/replay/mine").exists()
+
+
+def test_a_folder_that_cannot_be_looked_through_is_refused(tmp_path, monkeypatch):
+    def denied(folder, pattern):
+        raise PermissionError(13, "Permission denied", "/proc/1/cwd")
+
+    monkeypatch.setattr(Path, "rglob", denied)
+    with pytest.raises(UsageError, match=r"cannot be looked through \(.*Permission denied.*/proc/1/cwd"):
+        open_run(tmp_path, None)
 
 
 def test_random_state_round_trip(tmp_path):

@@ -39,6 +39,12 @@ def alone(monkeypatch):
         ({"WORLD_SIZE": "4", "RANK": "1"}, 4, 1, "without LOCAL_RANK, MASTER_ADDR, MASTER_PORT; type `unset"),
         ({"RANK": "3"}, 1, 1, "RANK=3 is set, but for one process; type `unset RANK`"),
         ({"WORLD_SIZE": "1", "RANK": "0"}, 1, 1, None),
+        (
+            {},
+            1,
+            2,
+            "trainer.num_nodes=2 needs .* on each: `lightning run RECIPE --num-nodes 2",
+        ),
     ],
 )
 def test_processes_that_were_not_asked_for_are_refused(there, devices, nodes, said, monkeypatch):

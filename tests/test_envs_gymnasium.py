@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import gymnasium
 import numpy as np
@@ -178,8 +179,13 @@ def test_spaces_that_do_not_fit(register):
     register("Uneven-v0", limit=5, action=Box(low, np.full(60, 9.0), dtype=np.float64))
     assert "action bounds must be finite" in refusal("gym-Uneven-v0")
     assert "env.action_bound=1" in refusal("gym-Uneven-v0")
-    env = make_env("gym-Uneven-v0", action_bound=2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = make_env("gym-Uneven-v0", action_bound=2.0)
     assert (env.envs[0].action_space.low[3], env.envs[0].action_space.low[4]) == (-2, -96)
+    register("Bounded-v0", limit=5)
+    with pytest.warns(UserWarning, match=r"has bounds of actions: env\.action_bound changes nothing"):
+        make_env("gym-Bounded-v0", action_bound=2.0)
     register("Named-v0", limit=5, observation=Dict({"x": Text(3)}))
     assert "entry 'x' of the observation must hold numbers, got Text" in refusal("gym-Named-v0")
 

@@ -46,13 +46,27 @@ def test_predicted_against_actual_terminations(run, monkeypatch, capsys):
     assert (run / "ends.png").stat().st_size > 10_000
 
 
-def test_resume_and_a_choice_that_does_not_fit(run, monkeypatch, capsys):
-    assert train(run, f"resume={LAST}", "steps=450", "tracking=none") == 0
+def test_resume_with_another_time_limit_says_what_that_changes(run, caplog):
+    more = "steps=450", "tracking=none", "env.max_episode_steps=500"
+    assert train(run, f"resume={LAST}", *more) == 0
     assert load_checkpoint(run / LAST)["dreammpc"]["env_steps"] == 450
-    capsys.readouterr()
+    assert "collected with env.max_episode_steps=null, now it is 500: the replay holds" in caplog.text
+    assert "learned values of discount 0.995, now they are of 0.99 " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("algorithm.episodic=false", "has algorithm.episodic=true, not false"),
+        ("env.action_repeat=2", "collected with env.action_repeat=1, not 2"),
+        ("env.action_bound=5", "has env.action_bound=null, not 5.0"),
+        ("model.latent_dim=72", "has model.latent_dim=64, not 72"),
+        (f"data={LAST}", "is of a run without recorded data"),
+    ],
+)
+def test_resume_and_a_choice_that_does_not_fit(argument, said, run, monkeypatch, capsys):
     monkeypatch.chdir(run)
-    line = refused("train", [f"resume={LAST}", "algorithm.episodic=false"], monkeypatch, capsys)
-    assert "has algorithm.episodic=True, not False" in line
+    assert said in refused("train", [f"resume={LAST}", "steps=600", argument], monkeypatch, capsys)
 
 
 def test_without_termination_the_same_agent_takes_ends_for_time_limits(tmp_path):

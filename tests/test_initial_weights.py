@@ -12,7 +12,7 @@ AGENT = "agent:cartpole-swingup/tdmpc2-seed1"
 
 
 def made(cls=TDMPC2Model, obs_dim=5, action_dim=1, size="nano", **more):
-    return cls(obs_dim, action_dim, **vars(SIZES[size]), **more)
+    return cls(obs_dim, action_dim, **{**vars(SIZES[size]), **more})
 
 
 def test_all_weights_are_taken_and_targets_are_those_of_the_heads():
@@ -41,7 +41,12 @@ def test_what_is_new_is_said_and_stays_as_it_was_made():
     [
         (made(obs_dim=6), AGENT, ["5 numbers, and has 1 actions", "the task has state, 6 and 1"]),
         (made(action_dim=2), AGENT, ["the task has state, 5 and 2"]),
-        (made(size="1M"), AGENT, ["model of size nano", "encoder does not fit", "model=nano"]),
+        (
+            made(size="1M"),
+            AGENT,
+            ["model of size nano (model=nano)", "enc_dim is 128, not 256", "encoder does not fit"],
+        ),
+        (made(latent_dim=32), AGENT, ["latent_dim is 64, not 32", "encoder does not fit"]),
         (made(), "agent:cartpole-swinging", ["cartpole-swinging", "did you mean"]),
         (made(), "nowhere.ckpt", ["nowhere.ckpt", "does not exist"]),
     ],

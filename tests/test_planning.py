@@ -256,12 +256,18 @@ MPPI_MISTAKES = {
         *[("dream_mpc", "optimizer", "lion"), ("dream_mpc", "max_ms", -1.0), ("mppi", "max_ms", -1.0)],
         *[("dream_mpc", "value_std_weight", -1.0), ("dream_mpc", "uncertainty_coef", float("nan"))],
         *[("dream_mpc", "reuse", 1.5), ("dream_mpc", "step_size", float("nan"))],
+        *[("dream_mpc", "step_size", float("inf")), ("mppi", "uncertainty_coef", float("inf"))],
     ],
 )
 def test_a_bad_value_names_its_setting(name, setting, value):
     with pytest.raises(ValueError, match=rf"^planner '{name}': {setting} must be .*got .*$") as error:
         make_planner(name, A, **{setting: value})
     assert "\n" not in str(error.value)
+
+
+def test_what_bounds_something_may_be_infinite():
+    planner = make_planner("dream_mpc", A, clip=torch.inf, max_ms=torch.inf)
+    assert planner.clip == planner.max_ms == torch.inf
 
 
 @pytest.mark.parametrize("name", sorted(PLANNERS))

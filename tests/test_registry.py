@@ -382,7 +382,7 @@ def test_settings_of_several_planners(offer):
     [
         ("dream_mpc", "horizon", 0, "horizon must be at least 1, got 0"),
         ("dream_mpc", "num_candidates", 0, "num_candidates must be at least 1, got 0"),
-        ("dream_mpc", "step_size", -0.1, "step_size must be at least 0, got -0.1"),
+        ("dream_mpc", "step_size", -0.1, "step_size must be at least 0 and finite, got -0.1"),
         ("mppi", "num_samples", 0, "num_samples must be at least"),
     ],
 )

@@ -38,6 +38,16 @@ def test_narrow_models_take_one(chosen, monkeypatch):
     assert chosen[-1] == 8
 
 
+def test_no_more_than_a_few_for_each_core(chosen, monkeypatch, caplog):
+    """A great many end the process, and a checkpoint of a larger machine must load."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    set_threads(128, 16)
+    assert chosen[-1] == 16 and not caplog.text
+    set_threads(128, 100_000)
+    set_threads(128, 17)
+    assert max(chosen) == 16 and "trainer.threads=17: 16 are taken, 4 for each core here" in caplog.text
+
+
 class Asked(Exception):
     pass
 

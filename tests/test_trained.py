@@ -356,6 +356,10 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
     ("words", "message"),
     [
         (
+            ["demo", ""],
+            "the checkpoint's name is empty",
+        ),
+        (
             ["demo", "walker-wok"],
             "walker-wok does not exist, nor does an agent of that name; did you mean walker-walk?",
         ),

@@ -80,10 +80,10 @@ def test_other_values_say_how_to_quote_them(word):
 
 
 @pytest.mark.parametrize("value", ["", "''", '""'])
-@pytest.mark.parametrize("key", ["folder", "resume", "tracking.uri"])
+@pytest.mark.parametrize("key", ["folder", "resume", "tracking.uri", "checkpoint"])
 def test_a_path_or_a_name_is_not_empty(key, value):
     with pytest.raises(UsageError, match=rf"^{key}= is empty "):
-        compose("train", [f"{key}={value}"])
+        compose("evaluate" if key == "checkpoint" else "train", [f"{key}={value}"])
 
 
 def test_a_key_that_cannot_be_one():

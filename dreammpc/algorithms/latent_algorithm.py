@@ -63,6 +63,12 @@ class LatentAlgorithm(Updates):
             )
         self.automatic_optimization = False
         self.settings = own = UpdateSettings(**settings)
+        number, there = own.target_heads, agent.model.num_heads
+        if number is not None and number > max(there, UpdateSettings.target_heads or 0):
+            raise UsageError(
+                f"algorithm.target_heads must be at most the model's {there} value heads (model.num_heads),"
+                f" got {number}"
+            )
         self.guard = NonFiniteGuard(own.max_skipped)
         self.agent, self.progress = agent, progress
         self.lr_changes = own.lr_end != 1

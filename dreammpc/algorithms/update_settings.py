@@ -5,7 +5,15 @@ from typing import Annotated
 
 from dreammpc.algorithms.losses import Coefficients
 from dreammpc.planning.value_heads import ValueReduction
-from dreammpc.plugins.settings import Count, NonNegative, Positive, below_one, check
+from dreammpc.plugins.settings import (
+    Count,
+    Fraction,
+    NonNegative,
+    NonNegativeOrInf,
+    Positive,
+    below_one,
+    check,
+)
 
 
 @dataclass
@@ -17,7 +25,7 @@ class UpdateSettings:
         clip: gradient-norm clip, for the model and for the policy.
         target_rate: τ of the target heads' moving average.
         target_heads: how many of the target heads, drawn at random for each update, a TD target looks at;
-            None is all of them.
+            None is all of them. The default is at most all.
         target_reduction: how their values become one, see `planning.value_heads.reduce_heads`; by default
             as published, the minimum in TD-MPC2 and the mean in BMPC.
         target_std_weight: w of `mean-std`.
@@ -35,20 +43,20 @@ class UpdateSettings:
     """
 
     lr: NonNegative = 3e-4
-    encoder_lr_scale: float = 0.3
-    clip: NonNegative = 20.0
-    target_rate: float = 0.01
+    encoder_lr_scale: NonNegative = 0.3
+    clip: NonNegativeOrInf = 20.0
+    target_rate: Fraction = 0.01
     target_heads: Positive | None = 2
     target_reduction: ValueReduction | None = None
     target_std_weight: NonNegative = 1.0
-    scale_rate: float = 0.01
-    dropout: NonNegative = 0.01
-    consistency_coef: float = 20.0
-    reward_coef: float = 0.1
-    value_coef: float = 0.1
-    termination_coef: float = 1.0
-    entropy_coef: float = 1e-4
-    rho: float = 0.5
+    scale_rate: Fraction = 0.01
+    dropout: Annotated[float, below_one] = 0.01
+    consistency_coef: NonNegative = 20.0
+    reward_coef: NonNegative = 0.1
+    value_coef: NonNegative = 0.1
+    termination_coef: NonNegative = 1.0
+    entropy_coef: NonNegative = 1e-4
+    rho: Fraction = 0.5
     reset_every: Count = 0
     max_skipped: Positive = 10
     lr_end: NonNegative = 1.0

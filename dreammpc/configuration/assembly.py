@@ -9,12 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dreammpc import training
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.algorithms.update_settings import UpdateSettings
-from dreammpc.configuration.collectors import count_rows
 from dreammpc.configuration.schemas import AlgorithmConfig, EnvConfig, TrainConfig
 from dreammpc.data import Feed, Replay, check_replay_memory, make_collector, replay_bytes, replay_place
 from dreammpc.data.demonstrations import Demonstrations
@@ -182,7 +180,8 @@ def build_feed(
         random: act at random in the first steps; else the agent plays them, which knows something already.
 
     Raises:
-        UsageError: a batch that cannot be divided among them, or windows longer than an episode.
+        UsageError: a batch that cannot be divided among them, windows longer than an episode, or a capacity
+            below one.
     """
     if algorithm.batch_size % world_size:
         raise UsageError(
@@ -193,6 +192,12 @@ def build_feed(
         raise UsageError(
             f"algorithm.horizon must be at most an episode's {episode_length(env)} agent steps,"
             f" got {algorithm.horizon}"
+        )
+    rows = getattr(collector, "rows", env.num_envs)
+    if algorithm.capacity < (needed := rows * world_size * algorithm.horizon):
+        raise UsageError(
+            f"algorithm.capacity must hold algorithm.horizon={algorithm.horizon} steps of each of"
+            f" {rows * world_size} environments, {needed} transitions, got {algorithm.capacity}"
         )
     seed_steps, total_steps = algorithm.seed_steps, env_steps // env.action_repeat
     random_steps = (
@@ -206,7 +211,7 @@ def build_feed(
         agent,
         Replay(
             replay_capacity(env, env_steps, algorithm, world_size),
-            getattr(collector, "rows", env.num_envs),
+            rows,
             algorithm.horizon,
             algorithm.batch_size // world_size,
             seed,
@@ -243,39 +248,6 @@ def describe(
         "overrides": overrides,
         **more,
     }
-
-
-def open_resume(checkpoint: str | Path, config: TrainConfig) -> dict[str, Any]:
-    """The description of the checkpoint that a run of this configuration goes on from.
-
-    Raises:
-        UsageError: no such file, a damaged one, or one of another task, model or algorithm.
-    """
-    facts = training.open_resume(checkpoint, config.steps, task=config.task, model=asdict(config.model))
-    stored = facts["config"]
-    trained, asked = stored["algorithm"]["name"], config.algorithm.name
-    if trained != asked:
-        raise UsageError(f"checkpoint {checkpoint} has algorithm {trained}, not {asked}")
-    before = stored.get("collector", {"kind": "serial", "workers": 1})  # of before there were workers
-    rows = count_rows(stored["env"]["num_envs"], before["kind"], before["workers"])
-    now = count_rows(config.env.num_envs, config.collector.kind, config.collector.workers)
-    if rows != now:
-        raise UsageError(
-            f"checkpoint {checkpoint} collected in {rows} environments (env.num_envs, times collector.workers"
-            f" unless collector=serial), not {now}"
-        )
-    observed, asked = facts.get("obs", "state"), config.env.obs
-    if observed != asked:
-        raise UsageError(f"checkpoint {checkpoint} has env.obs={observed}, not {asked}")
-    scaled, wanted = facts.get("normalize", False), config.env.normalize
-    if scaled != wanted:
-        raise UsageError(
-            f"checkpoint {checkpoint} has env.normalize={str(scaled).lower()}, not {str(wanted).lower()}"
-        )
-    episodic, ends = facts.get("episodic", False), config.algorithm.episodic
-    if ends not in (None, episodic):
-        raise UsageError(f"checkpoint {checkpoint} has algorithm.episodic={episodic}, not {ends}")
-    return facts
 
 
 def check_spaces(path: str | Path | None, facts: dict[str, Any], env: TaskEnv) -> None:

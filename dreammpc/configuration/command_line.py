@@ -90,7 +90,7 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
     if key.startswith("data.columns.") and equals:
         columns = list(map(quoted, _parts(_unbracketed(value))))
         return f"++{key}=" + (columns[0] if len(columns) == 1 else f"[{','.join(columns)}]")
-    if key.lstrip("+") in LITERAL and equals and value in ("", "''", '""'):
+    if key.lstrip("+") in (*LITERAL, "checkpoint") and equals and value in ("", "''", '""', "[]"):
         raise UsageError(
             f"{key}= is empty (a variable of the shell that is not set?); leave it out, or give a value"
         )

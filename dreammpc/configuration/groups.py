@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from dreammpc.algorithms import ALGORITHMS, algorithm_class
 from dreammpc.configuration.evaluate_schemas import EvaluateConfig, PendulumConfig
 from dreammpc.configuration.schemas import ALGORITHM_GROUP, TrainConfig
+from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES
 from dreammpc.planning import PLANNERS
 from dreammpc.planning.factory import planner_settings, with_settings
@@ -45,11 +46,16 @@ def register_schemas() -> None:
 
 
 def model_schema(size: str) -> type:
-    """A dataclass with the widths of a model size, and its name."""
+    """A dataclass with the widths of a model size, and its name, which no setting changes."""
+
+    def check_name(made: Any) -> None:
+        if made.name != size:
+            raise UsageError(f"model.name is {made.name!r} over {size}'s settings; use model={made.name}")
+
     fields: list[Any] = [("name", str, dataclasses.field(default=size))]
     for field, value in dataclasses.asdict(SIZES[size]).items():
         fields.append((field, type(value), dataclasses.field(default=value)))
-    return dataclasses.make_dataclass(f"{size} model", fields)
+    return dataclasses.make_dataclass(f"{size} model", fields, namespace={"__post_init__": check_name})
 
 
 def planner_content(name: str) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def describe(error: BaseException, recipe: str, beside: Sequence[str] = ()) -> s
     if error.__cause__ is not None and isinstance(error, HydraException):
         cause = " ".join(line.strip() for line in str(error.__cause__).splitlines() if not _internal(line))
         text = text.removeprefix("Error merging override ") + f": {cause}"
+    if bare := re.search(r"field '([\w.]+)' is not Optional", text):
+        return f"{bare[1]} must not be null; leave it out for its default"
     return text or type(error).__name__
 
 

@@ -15,6 +15,7 @@ from dreammpc.envs import canonical
 from dreammpc.interfaces import OBS_KEYS, UsageError
 from dreammpc.plugins.settings import (
     Count,
+    Fraction,
     Limit,
     NonNegative,
     NumEpisodes,
@@ -93,7 +94,7 @@ class AlgorithmConfig(UpdateSettings):
     horizon: Positive = 3
     utd: NonNegative = 1.0
     seed_steps: Positive | None = None
-    discount: NonNegative | None = None
+    discount: Fraction | None = None
     episodic: bool | None = None
     capacity: Positive = 1_000_000
     noise_scale: NonNegative = 1.0
@@ -136,23 +137,28 @@ class ReplayConfig:
 
     def __post_init__(self):
         check(self, "replay.")
+        if self.folder is not None and self.storage != "memmap":
+            raise UsageError(
+                f"replay.folder has the files of replay.storage=memmap, and storage is {self.storage}"
+            )
 
 
 @dataclasses.dataclass
 class TrainerConfig:
     """Devices and precision, as Lightning's Trainer names them; None or auto takes what this machine has.
 
+    `strategy` is auto: those that Lightning names do not average the gradients of several optimizers.
     `compile` is off, recorded, default or graphs (docs/gpu.md). `timeout_s` is how long one of several
     processes waits for the others.
     """
 
     accelerator: str = "auto"
     devices: Any = 1
-    strategy: str = "auto"
+    strategy: Annotated[str, one_of("auto")] = "auto"
     precision: str | None = None
-    num_nodes: int = 1
+    num_nodes: Positive = 1
     compile: Any = None
-    threads: int | None = None
+    threads: Positive | None = None
     timeout_s: Annotated[float, at_least(1)] = 1800.0
 
     def __post_init__(self):

@@ -139,6 +139,9 @@ def make(
         warnings.warn(
             f"task {task!r} has no time limit: episodes are cut off after {limit} steps", stacklevel=2
         )
+    space = env.action_space
+    if action_bound is not None and isinstance(space, Box) and space.is_bounded():
+        warnings.warn(f"task {task!r} has bounds of actions: env.action_bound changes nothing", stacklevel=2)
     task_env = GymTask(env, action_repeat or 1, limit, _can_end(env), action_bound)
     task_env.limited = limited
     return task_env

@@ -1,6 +1,7 @@
 """What a TorchRL environment declares: which entries are learned from, its action, what it is made of."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,6 +92,9 @@ def bounds(env: EnvBase, spec: TensorSpec, bound: float | None, task: str) -> tu
     shape = (env.batch_size.numel(), width(env, spec))
     low, high = (x.expand(spec.shape).reshape(shape).float() for x in (spec.space.low, spec.space.high))
     if bound is not None:
+        if bool(((low.abs() < UNLIMITED) & (high.abs() < UNLIMITED)).all()):
+            text = f"task {task!r} has bounds of actions: env.action_bound changes nothing"
+            warnings.warn(text, stacklevel=2)
         low = torch.where(low.abs() < UNLIMITED, low, -bound)
         high = torch.where(high.abs() < UNLIMITED, high, bound)
     if not bool(((low.abs() < UNLIMITED) & (high.abs() < UNLIMITED)).all()):

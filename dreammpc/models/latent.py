@@ -54,7 +54,8 @@ class LatentModel(nn.Module):
         normalize: scale the vector that is observed by running statistics, which training updates.
 
     Raises:
-        ValueError: no such `obs`; a width that SimNorm's groups of 8 do not divide, or fewer than one head.
+        ValueError: no such `obs`; a width that SimNorm's groups of 8 do not divide; a width or a number
+            below 1.
     """
 
     log_std_limits: tuple[float, float]
@@ -79,10 +80,12 @@ class LatentModel(nn.Module):
         channels: int = 3,
     ):
         super().__init__()
+        self.size = Size(enc_dim, mlp_dim, latent_dim, num_heads, num_enc_layers)
+        for name, value in vars(self.size).items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if latent_dim % 8:
             raise ValueError(f"latent_dim must be a multiple of 8 (SimNorm's groups), got {latent_dim}")
-        if num_heads < 1:
-            raise ValueError(f"num_heads must be at least 1, got {num_heads}")
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, latent_dim
         self.num_heads, self.mlp_dim = num_heads, mlp_dim
         self.discount, self.episodic = discount, episodic

@@ -11,7 +11,7 @@ from dreammpc.planning.gradient_ascent import GradientAscent, Optimizer, StepRul
 from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SelectMean
 from dreammpc.planning.search import SelectBest
-from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, at_least
+from dreammpc.plugins.settings import Count, Fraction, NonNegative, NonNegativeOrInf, Positive, at_least
 
 
 @register_planner("random_shooting")
@@ -157,7 +157,7 @@ class CEMGrad(CEM):
     step_size: NonNegative = 0.1
     step_rule: StepRule = "backtracking"
     optimizer: Optimizer = "adam"
-    clip: NonNegative = 20.0
+    clip: NonNegativeOrInf = 20.0
 
     def composed(self) -> Composed:
         ascent = GradientAscent(

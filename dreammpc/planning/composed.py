@@ -35,7 +35,7 @@ from dreammpc.planning.stages import (
     merged,
 )
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
-from dreammpc.plugins.settings import NonNegative, Positive, check, one_of
+from dreammpc.plugins.settings import NonNegative, NonNegativeOrInf, Positive, check, one_of
 
 NonFinite = Annotated[str, one_of("lose", "zero")]
 
@@ -76,7 +76,7 @@ class Composed:
     horizon: Positive = 3
     objective: Objective = field(default_factory=Objective)
     min_std: NonNegative = 0.2
-    max_ms: NonNegative = torch.inf
+    max_ms: NonNegativeOrInf = torch.inf
     non_finite: NonFinite = "lose"
     replan_every: Positive = 1
     action_block: Positive = 1

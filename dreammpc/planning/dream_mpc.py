@@ -15,7 +15,7 @@ from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, released_iterations
 from dreammpc.planning.search import SelectBest
 from dreammpc.planning.value_heads import ValueReduction
-from dreammpc.plugins.settings import Count, Fraction, NonNegative, Positive, one_of
+from dreammpc.plugins.settings import Count, Finite, Fraction, NonNegative, NonNegativeOrInf, Positive, one_of
 
 Ranking = Annotated[str, one_of("rescored", "before_last_step")]
 
@@ -70,7 +70,7 @@ class DreamMPC(PlannerPreset):
     step_size: NonNegative = 1.0
     step_rule: StepRule = "backtracking"
     optimizer: Optimizer = "sgd"
-    clip: NonNegative = 20.0
+    clip: NonNegativeOrInf = 20.0
     clip_over: ClipOver = "candidate"
     reuse: Fraction = 0.1
     reuse_strategy: ReuseStrategy = "index"
@@ -79,7 +79,7 @@ class DreamMPC(PlannerPreset):
     keep_policy: bool = True
     non_finite: NonFinite = "lose"
     min_std: NonNegative = 0.2
-    uncertainty_coef: float = 0.01
+    uncertainty_coef: Finite = 0.01
     uncertainty: UncertaintyKind = "terminal"
     value_reduction: ValueReduction = "min"
     within_policy: bool = False
@@ -149,7 +149,7 @@ class GradMPC(PlannerPreset):
     step_size: NonNegative = 0.1
     step_rule: StepRule = "fixed"
     optimizer: Optimizer = "sgd"
-    clip: NonNegative = 20.0
+    clip: NonNegativeOrInf = 20.0
     init_std: NonNegative = 0.5
     min_std: NonNegative = 0.2
 

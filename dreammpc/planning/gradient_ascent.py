@@ -12,7 +12,7 @@ from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.objective_terms import NotDifferentiable
 from dreammpc.planning.penalty_steps import Penalties, length
 from dreammpc.planning.search import SearchState, take
-from dreammpc.plugins.settings import Count, NonNegative, check, one_of
+from dreammpc.plugins.settings import Count, NonNegative, NonNegativeOrInf, check, one_of
 
 STEP_RULES = ("fixed", "normalized", "backtracking", "line_search")
 StepRule = Annotated[str, one_of(*STEP_RULES)]
@@ -52,7 +52,7 @@ class GradientAscent:
     step_size: NonNegative = 0.1
     step_rule: StepRule = "fixed"
     optimizer: Optimizer = "sgd"
-    clip: NonNegative = 20.0
+    clip: NonNegativeOrInf = 20.0
     clip_over: ClipOver = "candidate"
     project: bool = True
     within_policy: bool = False

@@ -4,7 +4,6 @@ Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc
 """
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -22,7 +21,7 @@ from dreammpc.planning.objective_terms import (
     weighted_costs,
 )
 from dreammpc.planning.value_heads import ValueReduction, reduce_heads, sample_std
-from dreammpc.plugins.settings import Fraction, NonNegative, at_least, check, one_of
+from dreammpc.plugins.settings import Finite, Fraction, NonNegative, check, one_of
 
 UncertaintyKind = Annotated[str, one_of("std", "terminal", "released")]
 CPU_ROWS = 512
@@ -49,7 +48,7 @@ class Objective:
             the weight (1-λ)·λ^(h-1), that after H steps λ^(H-1). With 1 only the last counts.
     """
 
-    uncertainty_coef: Annotated[float, at_least(-math.inf)] = 0.0
+    uncertainty_coef: Finite = 0.0
     uncertainty: UncertaintyKind = "std"
     value_reduction: ValueReduction = "mean"
     value_std_weight: NonNegative = 1.0

@@ -6,7 +6,7 @@ from dreammpc.planning.composed import Composed
 from dreammpc.planning.factory import register_planner
 from dreammpc.planning.preset import PlannerPreset
 from dreammpc.planning.sampling import GaussianProposal, GaussianRefit, SampleElite, released_iterations
-from dreammpc.plugins.settings import Count, NonNegative, Positive
+from dreammpc.plugins.settings import Count, Finite, NonNegative, Positive
 
 
 @register_planner("mppi")
@@ -33,7 +33,7 @@ class MPPI(PlannerPreset):
     num_elites: Positive = 64
     max_std: NonNegative = 2.0
     temperature: NonNegative = 0.5
-    uncertainty_coef: float = 0.0
+    uncertainty_coef: Finite = 0.0
 
     @property
     def num_iterations(self) -> int:

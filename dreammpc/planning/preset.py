@@ -15,7 +15,7 @@ from dreammpc.planning.composed import Composed
 from dreammpc.planning.imagination import Imagination, Objective, make_costs
 from dreammpc.planning.stages import Proposal, Refinement, Selector
 from dreammpc.planning.value_heads import ValueReduction
-from dreammpc.plugins.settings import Fraction, NonNegative, Positive, check
+from dreammpc.plugins.settings import Fraction, NonNegative, NonNegativeOrInf, Positive, check
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PlannerPreset:
     value_reduction: ValueReduction = "mean"
     value_std_weight: NonNegative = 1.0
     min_std: NonNegative = 0.05
-    max_ms: NonNegative = torch.inf
+    max_ms: NonNegativeOrInf = torch.inf
     terms: tuple[Any, ...] = ()
     terminal_value: bool = True
     constraints: tuple[Any, ...] = ()

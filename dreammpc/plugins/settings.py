@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -56,7 +57,10 @@ def one_of(*names: str) -> Limit:
 below_one = Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
 Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
-NonNegative = Annotated[float, at_least(0)]
+NonNegative = Annotated[float, Limit("at least 0 and finite", lambda value: 0 <= value < math.inf)]
+Finite = Annotated[float, Limit("a finite number", math.isfinite)]
+NonNegativeOrInf = Annotated[float, at_least(0)]
+"""Of what bounds something: inf is no bound."""
 Fraction = Annotated[float, between(0, 1)]
 Seed = Annotated[int, between(0, MAX_SEED)]
 NumEpisodes = Annotated[int, between(1, MAX_EPISODES)]

@@ -13,7 +13,7 @@ from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json
-from dreammpc.support.run_folder import LOG, find_runs
+from dreammpc.support.run_folder import LOG, PARAMS, find_runs
 
 METRICS = {"return": ("final", "reward"), "success": ("final_success", "success")}
 """What evaluations are drawn by; what the end of a training calls it, and what published curves do."""
@@ -125,10 +125,10 @@ def read(paths: str | Path | Sequence[str | Path], reference: str | Path | None 
 
 def read_run(folder: Path) -> list[Curve]:
     """The curves of a run folder, one for each planner that was evaluated on the way."""
-    if not (folder / "params.json").is_file():
-        raise UsageError(f"{folder} is no run folder: it has no params.json")
+    if not (folder / PARAMS).is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {PARAMS}")
     try:
-        params = from_json((folder / "params.json").read_text())
+        params = from_json((folder / PARAMS).read_text())
         _check(params)
         text = (folder / LOG).read_text()
         whole = text[: text.rfind("\n") + 1]  # the last line may be in writing
@@ -172,9 +172,9 @@ def _check(params: dict[str, Any]) -> None:
     texts = [params["task"], params["algorithm"]["name"], *planners]
     seed = params.get("seed")
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("params.json: task, algorithm and planners must be names")
+        raise TypeError(f"{PARAMS}: task, algorithm and planners must be names")
     if not (seed is None or (isinstance(seed, int) and not isinstance(seed, bool))):
-        raise TypeError(f"params.json: seed must be a whole number, got {seed!r}")
+        raise TypeError(f"{PARAMS}: seed must be a whole number, got {seed!r}")
 
 
 def learning_settings(params: dict[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from dreammpc.interfaces import UsageError
 
 LOG, NOTE = "metrics.jsonl", "mlflow.json"
+PARAMS, ORIGIN = "params.json", "origin.json"
 CHECKPOINTS = "checkpoints"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 OWN_FOLDER = ".mlflow"

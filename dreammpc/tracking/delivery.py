@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.support.atomic import from_json
-from dreammpc.support.run_folder import LOG
-from dreammpc.tracking.jsonl import ORIGIN, PARAMS, record_of
+from dreammpc.support.run_folder import LOG, ORIGIN, PARAMS
+from dreammpc.tracking.jsonl import record_of
 from dreammpc.tracking.mlflow_run import Line, MlflowRun, Rejected
 from dreammpc.tracking.note import RUNNING, Note
 

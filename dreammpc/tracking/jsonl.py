@@ -17,10 +17,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dreammpc.interfaces import RunError
 from dreammpc.support.atomic import from_json, write_text
-from dreammpc.support.run_folder import LOG, NOTE
+from dreammpc.support.run_folder import LOG, NOTE, ORIGIN, PARAMS
 from dreammpc.tracking.note import read_note
-
-PARAMS, ORIGIN = "params.json", "origin.json"
 
 LARGEST = sys.float_info.max
 """JSON has larger numbers, but none that can be computed with."""

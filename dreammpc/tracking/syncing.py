@@ -8,11 +8,11 @@ from typing import Any
 
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.atomic import from_json
-from dreammpc.support.run_folder import BEST, CHECKPOINTS, LAST, OWN_FOLDER, find_runs
+from dreammpc.support.run_folder import BEST, CHECKPOINTS, LAST, OWN_FOLDER, PARAMS, find_runs
 from dreammpc.tracking.addresses import full_address, redacted, store_address
 from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import one_line
-from dreammpc.tracking.jsonl import PARAMS, last_record
+from dreammpc.tracking.jsonl import last_record
 from dreammpc.tracking.loggers import PARENT_TAG, address
 from dreammpc.tracking.note import RUNNING, Note, read_note
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.names import file_name
-from dreammpc.support.run_folder import LOG
+from dreammpc.support.run_folder import LOG, ORIGIN
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
 from dreammpc.trained.library import locate
@@ -79,7 +79,7 @@ def export_agent(
     save_atomically({"state_dict": weights, DESCRIPTION: without_traces(facts)}, path)
 
     run = checkpoint.resolve().parent.parent
-    origin = provenance_tags() if here else read_json(run / "origin.json", {})
+    origin = provenance_tags() if here else read_json(run / ORIGIN, {})
     card = {
         "format": FORMAT,
         "name": name,

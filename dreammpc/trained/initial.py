@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.models import LatentModel
+from dreammpc.models import SIZES, LatentModel
 from dreammpc.trained.export import MODEL
 from dreammpc.trained.library import locate
 from dreammpc.trained.published import read_published
@@ -57,8 +57,7 @@ def initialize(model: LatentModel, source: str | Path) -> list[str]:
             module.load_state_dict({key: value.to(ours[key].dtype) for key, value in found.items()})
             taken.append(part)
         elif part in NEEDED:
-            size = facts["size"]
-            raise UsageError(f"{where} is a model of size {size}, and its {part} does not fit: model={size}")
+            raise UsageError(f"{where} is {other_size(facts['model'], model)}, and its {part} does not fit")
         else:
             new.append(part)
     heads = {"target_heads"} & set(new)
@@ -72,7 +71,7 @@ def initialize(model: LatentModel, source: str | Path) -> list[str]:
 
 
 def read(path: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights by our names, and of the model: `obs`, `obs_dim`, `action_dim`, `size`.
+    """Weights by our names, and of the model: `obs`, `obs_dim`, `action_dim`, and `model`, its widths.
 
     Raises:
         UsageError: neither a checkpoint of ours nor a published one.
@@ -80,7 +79,8 @@ def read(path: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, A
     if path.suffix in (".pt", ".pth"):
         found = read_published(path)
         spaces = {"obs": found.obs, "obs_dim": found.obs_dim, "action_dim": found.action_dim}
-        return dict(found.weights), {**spaces, "size": found.size}
+        widths = vars(SIZES[found.size]) if found.size in SIZES else {}
+        return dict(found.weights), {**spaces, "model": {"name": found.size, **widths}}
     content = load_checkpoint(path)
     facts = content[DESCRIPTION]
     items = content.get("state_dict", {}).items()
@@ -92,4 +92,12 @@ def read(path: Path, source: str | Path) -> tuple[dict[str, Tensor], dict[str, A
         "obs_dim": facts["obs_dim"],
         "action_dim": facts["action_dim"],
     }
-    return weights, {**spaces, "size": facts["model"].get("name")}
+    return weights, {**spaces, "model": facts["model"]}
+
+
+def other_size(there: dict[str, Any], model: LatentModel) -> str:
+    """Of which size a model is whose settings are `there`, and in which width it first differs."""
+    name, here = there.get("name"), vars(model.size)
+    other = [key for key in here if there.get(key, here[key]) != here[key]]
+    how = f"whose {other[0]} is {there[other[0]]}, not {here[other[0]]}" if other else "of other parts"
+    return f"a model of size {name} (model={name}), {how}"

@@ -97,10 +97,13 @@ def locate(checkpoint: str | Path) -> Path:
     """The file that a user means: a path, `agent:NAME`, NAME where no file is called so, or MLflow's address.
 
     Raises:
-        UsageError: `agent:` before a name that no agent has, or neither a file nor an agent; see `download`.
+        UsageError: nothing, `agent:` before a name that no agent has, or neither a file nor an agent; see
+            `download`.
         RunError: see `download`.
     """
     text = str(checkpoint)
+    if not text:
+        raise UsageError("the checkpoint's name is empty (a variable of the shell that is not set?)")
     if is_address(text):
         return download(text)
     if text.startswith(PREFIX):

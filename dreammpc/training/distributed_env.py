@@ -54,6 +54,11 @@ def check_launched_processes(devices: int | str, num_nodes: int) -> None:
                 raise UsageError(
                     f"{variable}={found} is set, but for one process; {unset_advice(*variables_set())}"
                 )
+        if num_nodes > 1:
+            raise UsageError(
+                f"trainer.num_nodes={num_nodes} needs processes on {num_nodes} machines, and this is one;"
+                f" on each: `lightning run RECIPE --num-nodes {num_nodes} --node-rank R --main-address HOST`"
+            )
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # Lightning would take SLURM's number of the task for it
         warn_of_slurm_tasks()
         return

@@ -13,10 +13,11 @@ from torch import Tensor
 from dreammpc.data.episode import Episode
 from dreammpc.data.replay import EPISODE
 from dreammpc.interfaces import UsageError
+from dreammpc.support.run_folder import CHECKPOINTS, LAST
 from dreammpc.training.archive import load_rows, sums
 from dreammpc.training.resume import load_resumable
 
-CHECKPOINTS = ("checkpoints/last.ckpt", "last.ckpt", "../last.ckpt")
+PLACES = (f"{CHECKPOINTS}/{LAST}", LAST, f"../{LAST}")
 """Where the checkpoint that names the replay's files is: from a run's folder, its checkpoints, its replay."""
 
 
@@ -24,7 +25,7 @@ def run_checkpoint(path: Path) -> Path | None:
     """The checkpoint whose replay `path` means: itself, or that of a run's folder; None of anything else."""
     if path.is_file():
         return path if path.suffix == ".ckpt" else None
-    return next((path / name for name in CHECKPOINTS if (path / name).is_file()), None)
+    return next((path / name for name in PLACES if (path / name).is_file()), None)
 
 
 class RunReplay:
@@ -44,12 +45,12 @@ class RunReplay:
     def __init__(self, path: Path, obs: str):
         checkpoint = run_checkpoint(path)
         if checkpoint is None:
-            raise UsageError(f"data {path}: there is no checkpoints/last.ckpt of a run in it")
+            raise UsageError(f"data {path}: there is no {CHECKPOINTS}/{LAST} of a run in it")
         facts = load_resumable(checkpoint)
         self.name, self.obs, self.folder = f"data {path}", obs, checkpoint.parent / "replay"
         self.ranks = facts["resume"]["ranks"]
         has = facts.get("obs", "state")
-        if obs not in (has, "state" if has == "both" else has, "pixels" if has == "both" else has):
+        if has not in (obs, "both"):
             raise UsageError(f"{self.name}: its run observed {has} (env.obs), and {obs} is asked for")
         repeat = facts["config"].get("env", {}).get("action_repeat")
         self.facts: Mapping[str, Any] = {"task": facts["task"], "action_repeat": repeat}

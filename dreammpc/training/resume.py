@@ -11,7 +11,7 @@ from typing import Any
 from dreammpc.interfaces import UsageError
 from dreammpc.support import faults
 from dreammpc.support.names import file_name, printable
-from dreammpc.support.run_folder import LAST, resumable_in
+from dreammpc.support.run_folder import CHECKPOINTS, LAST, resumable_in
 from dreammpc.tracking.provenance import versions
 from dreammpc.training.archive import damaged, names
 from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
@@ -97,14 +97,26 @@ def _open_first(folder: str | Path | None, resume: str | Path | None, task: str,
 
 
 def check_links(folder: Path) -> None:
-    """Raise UsageError if a link in a run's folder leads out of it: what the run writes would go there."""
+    """Raise UsageError if a link in a run's folder leads out of it: what the run writes would go there.
+
+    So it is with a folder that cannot be looked through, and with one within another run's checkpoints.
+    """
     inside = folder.resolve()
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+    for path in (inside, *inside.parents):
+        if path.name == CHECKPOINTS and resumable_in(path.parent):
             raise UsageError(
-                f"run folder {folder}: {path.relative_to(folder)} in it is a link to {path.resolve()}, and a"
-                " run writes within its folder only: put the file or folder itself there"
+                f"run folder {folder} lies among the checkpoints of the run {path.parent}: choose another"
             )
+    try:
+        for path in folder.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise UsageError(
+                    f"run folder {folder}: {path.relative_to(folder)} in it is a link to {path.resolve()},"
+                    " and a run writes within its folder only: put the file or folder itself there"
+                )
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        why = " ".join(str(error).split())
+        raise UsageError(f"run folder {folder} cannot be looked through ({why}): choose another") from error
 
 
 def new_folder(path: Path) -> Path:
@@ -154,7 +166,7 @@ def open_resume(checkpoint: str | Path, steps: int | None = None, **expected: An
         )
     for name, value in expected.items():
         if facts[name] != value:
-            raise UsageError(f"checkpoint {checkpoint} has {name} {_short(facts[name])}, not {_short(value)}")
+            raise UsageError(f"checkpoint {checkpoint} has {_difference(name, facts[name], value)}")
     here, there = versions(), facts.get("versions", {})
     other = [f"{name} {was} (here {here.get(name)})" for name, was in there.items() if here.get(name) != was]
     if other:
@@ -235,5 +247,11 @@ def _newest_first(folders: list[Path]) -> Iterator[Path]:
         yield from found[folder]
 
 
-def _short(value: Any) -> str:
-    return str(value.get("name", value)) if isinstance(value, dict) else str(value)
+def _difference(name: str, was: Any, now: Any) -> str:
+    """`NAME a, not b`; of settings that bear one name, the first that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        if was.get("name") == now.get("name"):
+            key = next(key for key in {**now, **was} if was.get(key, "none") != now.get(key, "none"))
+            return f"{name}.{key}={was.get(key, 'none')}, not {now.get(key, 'none')}"
+        was, now = was.get("name", was), now.get("name", now)
+    return f"{name} {was}, not {now}"

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dreammpc.interfaces import UsageError
 from dreammpc.runtime.devices import choose_device
@@ -80,11 +81,7 @@ def make_trainer(
             use_distributed_sampler=False,
             log_every_n_steps=10**9,
         )
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
-    except Exception as error:
-        if type(error).__name__ != "MisconfigurationException":
-            raise
+    except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
     if started != trainer.world_size:
         raise UsageError(
