@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> None:
     video = video_path(config.video) if config.video else None
     record = Recorder(config.record) if config.record else None
     for path in filter(None, [*files, video, record.path if record else None]):
-        open_target(path)
+        open_target(path, checkpoints)
     if config.tracking.kind == "mlflow":
         address(config.tracking.uri)
 

@@ -6,6 +6,7 @@ import operator
 import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dreammpc.deploy.control_loop import ControlLoop
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.deploy.graph import program
 from dreammpc.interfaces import UsageError
+from dreammpc.trained import find_agent
 
 AGENT = "cartpole-swingup"
 needs_onnx = pytest.mark.skipif(
@@ -310,13 +312,38 @@ def test_latency_in_simulated_time(archive, capsys):
         (["--latency", "nan"], "latency must be a multiple of 10 ms, a control step, got nan"),
         (["--latency", "60", "--ahead", "1"], "is 3 ticks, but file "),
         (["--latency", "20", "--log", "x.csv"], "--latency simulates the clock"),
-        (["--log", "."], ". is a folder, and a file of that name cannot be written"),
+        (["--log", "."], "--log .: expected a name that ends in .csv"),
+        (["--log", "ticks.txt"], "--log ticks.txt: expected a name that ends in .csv"),
     ],
 )
 def test_a_loop_that_cannot_be_is_one_line(archive, words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert told in refused(["loop", str(archive), *words], capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("others", [[], ["--on-miss", "policy", "--policy", "policy.csv"]])
+def test_a_log_is_no_file_that_is_read(archive, others, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("agent.csv", "policy.csv"):
+        Path(name).write_bytes(archive.read_bytes())
+    log = others[-1] if others else "./agent.csv"
+    line = refused(["loop", "agent.csv", "--seconds", "0.2", *others, "--log", log], capsys)
+    assert f"{Path(log)} is what is read; name another file" in line
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {archive.read_bytes()}
+
+
+def test_a_file_is_not_written_over_its_agent(tmp_path, monkeypatch, capsys):
+    """Whatever a checkpoint is called."""
+    monkeypatch.chdir(tmp_path)
+    source = find_agent(AGENT).read_bytes()
+    for name, words in (
+        ("own.pt2", ["export", "own.pt2", "-o", "own.pt2"]),
+        ("own.mp4", ["demo", "own.mp4", "--video", "own.mp4"]),
+    ):
+        Path(name).write_bytes(source)
+        assert f"{name} is what is read; name another file" in refused(words, capsys)
+        assert Path(name).read_bytes() == source
 
 
 def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):

@@ -116,6 +116,7 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "planer=policy"], ["planer", "did you mean planner?"]),
         (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
         (["checkpoint=a.ckpt", "output=folder.csv"], ["folder.csv is a folder"]),
+        (["checkpoint=a.csv", "output=a"], ["a.csv is what is read; name another file"]),
         (["checkpoint=a.ckpt", "video=folder.mp4"], ["folder.mp4 is a folder"]),
         (["checkpoint=."], ["checkpoint . is a folder", "expected a file"]),
         (["checkpoint=a.ckpt", "episodes=100000000000"], ["episodes must be from 1 to 10000"]),
@@ -135,8 +136,9 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("folder.csv", "folder.mp4"):
         (tmp_path / name).mkdir()
+    (tmp_path / "a.csv").touch()
     assert evaluate(monkeypatch, *arguments) == 2
     err = capsys.readouterr().err
     (line,) = err.strip().splitlines()
     assert line.startswith("error: ") and all(word in line for word in words), line
-    assert len(list(tmp_path.rglob("*"))) == 2, "nothing may be left behind"
+    assert len(list(tmp_path.rglob("*"))) == 3, "nothing may be left behind"

@@ -658,12 +658,14 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
         (["flat.npz", "data.bound=1"], ["data.bound", "did you mean data.bounds?"]),
         (["flat.npz", "data.colums.action=a"], ["data.colums.action", "did you mean data.columns?"]),
         (["flat.npz", "-o", "flat.npz"], ["flat.npz is what is read"]),
+        (["flat[1].npz", "-o", "flat[1].npz"], ["flat[1].npz is what is read"]),
         (["flat.npz", "data.bounds=[1,2,3]"], ["data.bounds must be recorded, or [low, high]"]),
     ],
 )
 def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("flat.npz", **columns())
+    np.savez("flat[1].npz", **columns())
     with pytest.raises(SystemExit) as stop:
         cli.main(["data", *arguments])
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -296,6 +296,7 @@ def test_tables_alone(tmp_path):
         (["run", "--reference", "no-std.json"], ["ci95_low is missing"]),
         (["run", "--reference", "short.json"], ["std must be finite numbers, one for each of env_steps"]),
         (["run", "--reference", "."], [". is a folder"]),
+        (["run", "--reference", "old.html", "-o", "old.html"], ["old.html is what is read"]),
         (["run", "--reference", "lost.json"], ["lost.json does not exist"]),
         (["run", "--reference", "scores.csv"], ["scores.csv is damaged"]),
         (["nan.csv"], ["nan.csv, row 1", "return is nan"]),
@@ -320,6 +321,7 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"theirs": {"walker-walk": curve}}))
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "old.html").write_text(json.dumps({"theirs": {"walker-walk": good}}))
     (tmp_path / "film.mp4").write_bytes(b"no film")
     rows = score_rows(tasks=["cup-catch"])
     write_rows(rows, tmp_path / "scores.csv")

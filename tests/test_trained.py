@@ -398,6 +398,17 @@ def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.tmp")) and not list((tmp_path / "agents").glob("*/*.ckpt"))
 
 
+def test_an_agent_is_not_exported_over_itself(tmp_path, capsys):
+    path = tmp_path / "agents/cartpole-swingup/tdmpc2-seed1.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(locate("agent:cartpole-swingup/tdmpc2-seed1").read_bytes())
+    before = path.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["export-agent", str(path), "-o", str(tmp_path / "agents"), "--planners", "policy"])
+    assert f"{path} is what is read; name another file" in capsys.readouterr().err
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
 def test_what_comes_with_the_package_can_be_played():
     packaged = list(library.PACKAGED.glob("*/*.ckpt"))
     assert packaged

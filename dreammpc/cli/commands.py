@@ -161,9 +161,7 @@ def import_checkpoint(
         "algorithm": {"name": found.algorithm},
     }
     facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)
-    path = open_target(output or f"{file_name(task)}-{found.algorithm}-{found.size}.ckpt")
-    if path.exists() and path.samefile(file):
-        raise UsageError(f"output {path} is the published checkpoint itself; choose another name with -o")
+    path = open_target(output or f"{file_name(task)}-{found.algorithm}-{found.size}.ckpt", [file])
     weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
     save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
     print(f"{task}: {found.algorithm} of size {found.size}, {found.obs}: {path}")
@@ -220,7 +218,7 @@ def demo(
     evaluator = Evaluator(task, 1, seed, loading.action_repeat_of(facts), **arguments)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
-        open_target(target)
+        open_target(target, [path])
     filmed = evaluator.film(player, target) if show else None
     result = filmed or evaluator.play(player)
     assert result is not None

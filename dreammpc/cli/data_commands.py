@@ -30,9 +30,7 @@ def look(path: str, output: str | None, choices: Sequence[str]) -> None:
     config = compose("train", [f"data={path}", *choices])
     data = open_data(config.data, config.env.obs)
     assert data is not None
-    if target and target.exists() and any(target.samefile(each) for each in glob.glob(path)):
-        raise UsageError(f"{target} is what is read; name another file")
-    target = open_target(target) if target else None
+    target = open_target(target, [path, *glob.glob(path)]) if target else None
     for line in data.said():
         print(printable(line))
     if target:

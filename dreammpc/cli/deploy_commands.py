@@ -63,7 +63,7 @@ def export(
     set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     name = planner_name(settings)
-    target = open_target(output or f"{file_name(facts['task'])}-{file_name(name)}{ENDINGS[kind]}")
+    target = open_target(output or f"{file_name(facts['task'])}-{file_name(name)}{ENDINGS[kind]}", [path])
     check_kind(kind, target)
     env = task_env(facts["task"], facts, seed)
     about = {
@@ -149,6 +149,8 @@ def loop(
     fitted("--seed", seed, Seed)
     if not 1 <= hz * seconds < 1e9:
         raise UsageError(f"--hz {hz:g} --seconds {seconds:g}: expected at least one tick, and below 1e9")
+    if log and Path(log).suffix != ".csv":
+        raise UsageError(f"--log {log}: expected a name that ends in .csv")
     if latency is not None and (policy or log or max_rate or on_miss != "plan"):
         raise UsageError(
             "--latency simulates the clock, and no plan is missed there: leave out --on-miss, --policy,"
@@ -161,7 +163,7 @@ def loop(
         raise UsageError(
             f"file {file} plans {agent.ahead} ahead, got --ahead {ahead}: export it with --ahead {ahead}"
         )
-    target = open_target(log) if log else None
+    target = open_target(log, filter(None, [file, policy])) if log else None
     set_threads(0)  # one, unless a user says otherwise: the other core simulates
     torch.manual_seed(seed)
     name = task or agent.description["task"]
