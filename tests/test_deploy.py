@@ -214,6 +214,53 @@ def test_a_description_without_its_inputs(archive, tmp_path, capsys):
     assert "is damaged: its description has no inputs" in refused(["verify", str(changed)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"inputs": 5}, "inputs must be of type list[dict], got 5 (int)"),
+        ({"inputs": []}, "inputs have no observation"),
+        ({"inputs": [{"name": "observation"}]}, "inputs: kind must be of type str, got None"),
+        ({"outputs": []}, "outputs have no action with 2 dimensions"),
+        ({"planner": None}, "planner must be of type dict, got None"),
+        ({"planner": {}}, "planner.name must be of type str, got None"),
+        ({"seconds_per_action": 0}, "seconds_per_action must be above 0 and finite, got 0"),
+        ({"seconds_per_action": float("nan")}, "seconds_per_action must be above 0 and finite, got nan"),
+        ({"seconds_per_action": "x"}, "seconds_per_action must be of type float | None, got 'x'"),
+        ({"observation": None}, "observation must be of type dict, got None"),
+        ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
+        ({"task": 3}, "task must be of type str, got 3"),
+        ({"kind": "foo"}, "kind must be one of pt2, aoti, onnx, policy-onnx, got 'foo'"),
+    ],
+)
+def test_a_damaged_description_is_one_line(archive, change, told, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "changed.pt2", lambda about: about.update(change))
+    line = refused(["verify", str(changed)], capsys)
+    assert f"file {changed} is damaged: its description's {told}" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shape": [1, -2]}, "inputs: shape must be at least 0, got -2"),
+        ({"dtype": "text"}, "inputs: dtype must be one of bool, uint8"),
+        ({"initial": [[1, 2], [3]]}, "inputs: initial of plan.candidates must be 0 or numbers of shape [1, "),
+        ({"kind": "noise"}, "inputs: distribution must be of type str, got None"),
+    ],
+)
+def test_a_damaged_input_is_one_line(archive, change, told, tmp_path, capsys):
+    def damage(about):
+        next(entry for entry in about["inputs"] if entry["name"] == "plan.candidates").update(change)
+
+    line = refused(["verify", str(rewritten(archive, tmp_path / "changed.pt2", damage))], capsys)
+    assert told in line
+
+
+def test_inputs_that_its_program_does_not_have(archive, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "changed.pt2", lambda about: about["inputs"].pop())
+    line = refused(["verify", str(changed)], capsys, code=1)
+    assert f"file {changed} cannot be run with the inputs that it describes: " in line
+
+
 @pytest.mark.parametrize("cut", [10, 5000, -200])
 def test_a_damaged_file(archive, tmp_path, cut, capsys):
     path = tmp_path / "cut.pt2"
