@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> None:
         noise_scale=config.noise_scale,
         compile=config.compile,
         device=config.device,
-        algorithm=config.algorithm,
+        algorithm=config.trained_by,
         record=record,
         ensemble=config.ensemble,
     ):

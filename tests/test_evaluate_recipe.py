@@ -106,6 +106,14 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["two.csv"]
 
 
+def test_an_algorithm_is_one_that_a_checkpoint_names(folder, monkeypatch, capsys):
+    arguments = ["checkpoint=trained-1.ckpt", "planner=policy", "episodes=1"]
+    assert evaluate(monkeypatch, *arguments, "algorithm=tdmpc2") == 0
+    capsys.readouterr()
+    assert evaluate(monkeypatch, *arguments, "algorithm=bmpc") == 2
+    assert capsys.readouterr().err == "error: algorithm=bmpc trained none of these; they name tdmpc2\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

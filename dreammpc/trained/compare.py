@@ -96,7 +96,8 @@ def compare(
 
     Raises:
         UsageError: a checkpoint that cannot be used, an unknown planner or setting, a planner that cannot be
-            a graph if `compile` asks for graphs, no or equal seeds, a device that is not there.
+            a graph if `compile` asks for graphs, no or equal seeds, a device that is not there, or
+            an `algorithm` that no checkpoint names.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
@@ -123,8 +124,10 @@ def compare(
     def made_for(path: str, action_dim: int) -> dict[str, Any]:
         return planners_for(names[path], settings or {}, action_dim, among=among)
 
+    trained_by: list[str] = []
     for path, files in agents.items():  # a mistake must show before hours of episodes, not after
         model, facts = load(files, named=named_now)
+        trained_by += facts["config"]["algorithm"]["name"].split("+")
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
         for planner in made_for(path, model.action_dim).values():
@@ -136,6 +139,10 @@ def compare(
         assembly.check_spaces(path, facts, env)
         if record is not None:
             record.expect(env)
+    if algorithm not in (None, *trained_by):
+        raise UsageError(
+            f"algorithm={algorithm} trained none of these; they name {', '.join(sorted(set(trained_by)))}"
+        )
     for path, files in agents.items():
         model, facts = load(files, chosen, named_now)
         set_threads(model_width(facts))
