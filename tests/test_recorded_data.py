@@ -649,6 +649,17 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
     assert all(equal(*pair) for pair in pairs)
 
 
+def test_the_return_is_said_to_be_that_of_whole_episodes(tmp_path, capsys):
+    path = tmp_path / "data.npz"
+    write_episodes(path, [episode(0, 20)], {})
+    total = float(np.sum(episode(0, 20).reward))
+    cli.main(["data", str(path), "data.most=1", "-o", str(tmp_path / "one.npz")])
+    said = capsys.readouterr().out
+    assert f"data {path}: 1 transition in 1 episode (" in said
+    assert f"; the whole episodes, as stored, return {total:.1f} ({total:.1f} to {total:.1f}); " in said
+    assert "one.npz: 1 transition in 1 episode\n" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dreammpc.configuration.recipe import compose
 from dreammpc.configuration.recorded import open_data
-from dreammpc.data.recorder import check_target, write_episodes
+from dreammpc.data.recorder import amount, check_target, write_episodes
 from dreammpc.interfaces import UsageError
 from dreammpc.support.names import printable
 from dreammpc.training import open_target
@@ -37,5 +37,5 @@ def look(path: str, output: str | None, choices: Sequence[str]) -> None:
         known = {key: data.source.facts.get(key) for key in ("task", "action_repeat")}
         bounds = {"action_low": -1.0, "action_high": 1.0}
         episodes, transitions = write_episodes(target, data.pieces(), {**known, **bounds})
-        print(f"{target}: {transitions:,} transitions in {episodes:,} episodes")
+        print(f"{target}: {amount(transitions, episodes)}")
         print(printable(f"learn from it: lightning run train {shlex.quote(f'data={target}')}"))
