@@ -280,6 +280,7 @@ def test_a_damaged_file(archive, tmp_path, cut, capsys):
         ),
         (["--planner", "mpppi"], "mpppi"),
         (["--ahead", "-1"], "--ahead"),
+        (["--ahead", "100000"], "--ahead must be from 0 to 100, got 100000"),
         (["--ahead", "1", "planner.measured_trust=true"], "a planner with measured_trust holds predictions"),
         (["--steps", "0"], "--steps"),
     ],
@@ -326,6 +327,11 @@ def test_a_loop_in_the_simulator(archive, tmp_path, capsys):
     assert out.startswith(f"{AGENT}: ") and " ticks at 50 Hz, " in out and "jitter: median" in out
     rows = log.read_text().splitlines()
     assert rows[0] == "tick,jitter_s,plan_s,missed" and rows[1].startswith("0,") and 2 <= len(rows) <= 11
+
+
+def test_a_loop_that_ends_before_a_plan(archive, capsys):
+    out = looped(archive, capsys, "--hz", "1e9", "--seconds", "1e-9")
+    assert "  plan: none was finished\n" in out and "nan" not in out
 
 
 def test_latency_in_simulated_time(archive, capsys):

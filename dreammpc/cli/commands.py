@@ -101,6 +101,9 @@ def export(
     confirmed, rest = confirmations(choices)
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
+    names = [name for name in planners.split(",") if name]
+    if not names:
+        raise UsageError(f"--planners {planners!r}: expected at least one name, such as policy,dream_mpc")
     model, facts = loading.load_model(checkpoint, named=named_by(choices))
     check_task(
         facts["task"],
@@ -108,7 +111,7 @@ def export(
         named_by(choices),
         loading.model_options(facts).get("kwargs"),
     )
-    chosen = planners_for([word for word in planners.split(",") if word], {}, model.action_dim)
+    chosen = planners_for(names, {}, model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []

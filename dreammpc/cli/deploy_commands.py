@@ -1,8 +1,9 @@
 """What `dreammpc export`, `verify` and `loop` do; imported when one is called."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -20,7 +21,7 @@ from dreammpc.envs import make_env
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.plugins.registry import named_by
-from dreammpc.plugins.settings import Count, NonNegative, Positive, Seed, fitted
+from dreammpc.plugins.settings import Count, NonNegative, Positive, Seed, between, fitted
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.atomic import write_text
 from dreammpc.support.names import file_name, printable
@@ -28,6 +29,9 @@ from dreammpc.trained import loading, locate
 from dreammpc.trained.compare import model_width
 from dreammpc.trained.loading import action_repeat_of, model_options
 from dreammpc.training import open_target
+
+MAX_AHEAD = 100
+"""Pending actions that a file may plan for: each is a step of the model in its graph."""
 
 
 def export(
@@ -47,7 +51,7 @@ def export(
         RunError: see `dreammpc.deploy.export.export`.
     """
     check_kind(kind, Path(f"agent{ENDINGS.get(kind, '')}"))
-    fitted("--ahead", ahead, Count)
+    fitted("--ahead", ahead, Annotated[int, between(0, MAX_AHEAD)])
     fitted("--seed", seed, Seed)
     fitted("--steps", steps, Positive | None)
     _, words = confirmations(choices)
@@ -218,7 +222,8 @@ def loop(
     print(f"{name}: {found['ticks']:.0f} ticks at {hz:g} Hz, {100 * found['missed']:.2f} % without a plan")
     for what in ("jitter", "plan"):
         median, worst = found[f"{what}_ms median"], found[f"{what}_ms 99.9 %"]
-        print(f"  {what}: median {median:.3f} ms, 99.9 % {worst:.3f} ms")
+        known = f"median {median:.3f} ms, 99.9 % {worst:.3f} ms" if isfinite(median) else "none was finished"
+        print(f"  {what}: {known}")
     over = "" if plant.returns else " so far"
     print(f"  return {sum(values) / len(values):.1f}{over} in {len(values)} episodes")
 
