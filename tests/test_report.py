@@ -139,7 +139,7 @@ def test_the_last_comparison_of_a_run_is_its_last_evaluation(tmp_path):
 
 
 def test_references_end_where_they_end():
-    reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]), np.zeros(2), np.ones(2))
+    reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]))
     assert reference.at(50) == 20 and reference.at(100) == 30 and np.isnan(reference.at(101))
 
 

@@ -385,6 +385,7 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
         (["export-agent", "{run}", "--dtype", "int8"], "unknown dtype 'int8'; there are: float16, bfloat16"),
         (["export-agent", "{run}", "--name", "walker-walk/x"], "expected cartpole-swingup/ and a word"),
         (["export-agent", "{run}", "--planners", "policy,mpi"], "unknown planner 'mpi'"),
+        (["demo", "{run}", "algorithm=bmpc"], "algorithm=bmpc did not train checkpoint"),
         (["export-agent", "{run}", "--planners", ","], "--planners ',': expected at least one name, such as"),
         (["export-agent", "{run}", "--episodes", "0"], "--episodes must be from 1 to 10000, got 0"),
     ],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 
 from dreammpc.agent import Agent
-from dreammpc.cli.commands import confirmations, planner_choices
+from dreammpc.cli.commands import load_checked, planner_choices, split_confirmations
 from dreammpc.configuration.planners import build_planner, planner_name
 from dreammpc.deploy import check
 from dreammpc.deploy.control_loop import ControlLoop, RealClock, Tick, TooSlow
@@ -20,14 +20,12 @@ from dreammpc.deploy.plant import Plant, simulate
 from dreammpc.envs import make_env
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.plugins.registry import named_by
 from dreammpc.plugins.settings import Count, NonNegative, Positive, Seed, between, fitted
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.atomic import write_text
 from dreammpc.support.names import file_name, printable
-from dreammpc.trained import loading, locate
-from dreammpc.trained.compare import model_width
-from dreammpc.trained.loading import action_repeat_of, model_options
+from dreammpc.trained import locate
+from dreammpc.trained.loading import action_repeat_of, model_options, model_width
 from dreammpc.training import open_target
 
 MAX_AHEAD = 100
@@ -54,7 +52,7 @@ def export(
     fitted("--ahead", ahead, Annotated[int, between(0, MAX_AHEAD)])
     fitted("--seed", seed, Seed)
     fitted("--steps", steps, Positive | None)
-    _, words = confirmations(choices)
+    _, words = split_confirmations(choices)
     words = [*([f"planner={planner}"] if planner else []), *words]
     settings = planner_choices(words, agent, "policy" if kind == "policy-onnx" else "dream_mpc")
     if kind == "policy-onnx" and settings["name"] != "policy":
@@ -62,8 +60,7 @@ def export(
             f"format policy-onnx has the policy alone, not planner {settings['name']}; --format onnx has both"
         )
     path = locate(agent)
-    model, facts = loading.load_model(path, "cpu", named_by(choices))
-    check_task(facts["task"], f"checkpoint {path}", named_by(choices), model_options(facts).get("kwargs"))
+    model, facts = load_checked(path, "cpu", choices)
     set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     name = planner_name(settings)

@@ -24,7 +24,7 @@ from dreammpc.plugins.settings import Seed, fitted
 from dreammpc.runtime.devices import choose_device, matmul_precision
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
-from dreammpc.trained import loading
+from dreammpc.trained import export, loading
 from dreammpc.trained.library import full_name, planner_meant
 
 
@@ -145,7 +145,7 @@ def compare(
         )
     for path, files in agents.items():
         model, facts = load(files, chosen, named_now)
-        set_threads(model_width(facts))
+        set_threads(loading.model_width(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
         arguments: dict[str, Any] = {
@@ -176,11 +176,6 @@ def compare(
         evaluator.close()
 
 
-def model_width(facts: Mapping[str, Any]) -> int:
-    """Of the hidden layers of a checkpoint's model."""
-    return facts["model"].get("mlp_dim", 0)
-
-
 def listed(names: str | Sequence[str]) -> Sequence[str]:
     """A single name as a list of one."""
     return [names] if isinstance(names, str) else names
@@ -202,9 +197,7 @@ def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str,
 def where_played() -> dict[str, Any]:
     """The columns `versions` and `machine`."""
     tags = provenance_tags()
-    versions = {
-        key.removeprefix("version."): value for key, value in tags.items() if key.startswith("version.")
-    }
+    versions = export.versions(tags)
     if "git.revision" in tags:
         versions["git"] = tags["git.revision"] + ("+changes" if tags["git.dirty"] == "true" else "")
     parts = [tags["cpu"], f"{torch.get_num_threads()} threads", *([tags["gpu"]] if "gpu" in tags else [])]
