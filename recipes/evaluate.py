@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig) -> None:
     video = video_path(config.video) if config.video else None
     record = Recorder(config.record) if config.record else None
     for path in filter(None, [*files, video, record.path if record else None]):
-        open_target(path)
+        open_target(path, checkpoints)
     if config.tracking.kind == "mlflow":
         address(config.tracking.uri)
 
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> None:
         noise_scale=config.noise_scale,
         compile=config.compile,
         device=config.device,
-        algorithm=config.algorithm,
+        algorithm=config.trained_by,
         record=record,
         ensemble=config.ensemble,
     ):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from dreammpc.agent import Agent
 from dreammpc.configuration import assembly, collectors, command_line, planners, recorded, resuming
-from dreammpc.configuration.recipe import main, overrides, print_from_rank_zero
+from dreammpc.configuration.recipe import main, notes, overrides, print_from_rank_zero
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
@@ -81,7 +81,7 @@ def train(config: TrainConfig) -> int:
     started = asked.accelerator, asked.devices, asked.strategy, speed.precision
     callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
     trainer = make_trainer(folder, callbacks, loggers, *started, asked.num_nodes, asked.timeout_s)
-    print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *said, *begun]))
+    print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *notes(), *said, *begun]))
     with checkpoints.restored(config.resume):
         trainer.fit(algorithm, feed.turns(speed.device), ckpt_path=config.resume, weights_only=True)
     feed.close()

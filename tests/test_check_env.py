@@ -18,6 +18,7 @@ REMARKED = {
     "OutOfBounds",
     "RewardBig",
     "Chatty",
+    "Fixed",
     "WNormObs",
     "WNormRew",
     "NoLimit",
@@ -42,6 +43,7 @@ def test_errors_are_those_that_a_training_ends_with(name):
 
 
 WARNED = {
+    "Fixed": r"action\[1\] can only be 0.3: it may be left out",
     "OutOfBounds": r"reset: observation\[0\] is 3, outside of \[-1, 1\]",
     "ListObs": r"the observation is a list of 2, not an array \[2\]",
     "TorchObs": r"the observation is a tensor float32 \[2\], not an array \[2\]",
@@ -155,6 +157,10 @@ def test_it_is_told_how_an_environment_is_made(capsys):
     [
         (["Unit", "--steps", "0"], "--steps must be"),
         (["no-such-task"], "unknown task"),
+        (["odd_envs:Uni-v0"], "did you mean gym-odd_envs:Uni-v0?"),
+        ([task("Unitt")], f"Did you mean {task('Unit')}"),
+        (["gym-no_package:Unit-v0"], "No module named 'no_package'"),
+        (["gym-no_package:Unit-v0"], "; it must be installed or on PYTHONPATH"),
         (["Unit", "env.num_envs=2"], "env.num_envs=2: expected env.kwargs.KEY=VALUE"),
     ],
 )

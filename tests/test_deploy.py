@@ -6,6 +6,7 @@ import operator
 import zipfile
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dreammpc.deploy.control_loop import ControlLoop
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.deploy.graph import program
 from dreammpc.interfaces import UsageError
+from dreammpc.trained import find_agent
 
 AGENT = "cartpole-swingup"
 needs_onnx = pytest.mark.skipif(
@@ -212,6 +214,53 @@ def test_a_description_without_its_inputs(archive, tmp_path, capsys):
     assert "is damaged: its description has no inputs" in refused(["verify", str(changed)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"inputs": 5}, "inputs must be of type list[dict], got 5 (int)"),
+        ({"inputs": []}, "inputs have no observation"),
+        ({"inputs": [{"name": "observation"}]}, "inputs: kind must be of type str, got None"),
+        ({"outputs": []}, "outputs have no action with 2 dimensions"),
+        ({"planner": None}, "planner must be of type dict, got None"),
+        ({"planner": {}}, "planner.name must be of type str, got None"),
+        ({"seconds_per_action": 0}, "seconds_per_action must be above 0 and finite, got 0"),
+        ({"seconds_per_action": float("nan")}, "seconds_per_action must be above 0 and finite, got nan"),
+        ({"seconds_per_action": "x"}, "seconds_per_action must be of type float | None, got 'x'"),
+        ({"observation": None}, "observation must be of type dict, got None"),
+        ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
+        ({"task": 3}, "task must be of type str, got 3"),
+        ({"kind": "foo"}, "kind must be one of pt2, aoti, onnx, policy-onnx, got 'foo'"),
+    ],
+)
+def test_a_damaged_description_is_one_line(archive, change, told, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "changed.pt2", lambda about: about.update(change))
+    line = refused(["verify", str(changed)], capsys)
+    assert f"file {changed} is damaged: its description's {told}" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shape": [1, -2]}, "inputs: shape must be at least 0, got -2"),
+        ({"dtype": "text"}, "inputs: dtype must be one of bool, uint8"),
+        ({"initial": [[1, 2], [3]]}, "inputs: initial of plan.candidates must be 0 or numbers of shape [1, "),
+        ({"kind": "noise"}, "inputs: distribution must be of type str, got None"),
+    ],
+)
+def test_a_damaged_input_is_one_line(archive, change, told, tmp_path, capsys):
+    def damage(about):
+        next(entry for entry in about["inputs"] if entry["name"] == "plan.candidates").update(change)
+
+    line = refused(["verify", str(rewritten(archive, tmp_path / "changed.pt2", damage))], capsys)
+    assert told in line
+
+
+def test_inputs_that_its_program_does_not_have(archive, tmp_path, capsys):
+    changed = rewritten(archive, tmp_path / "changed.pt2", lambda about: about["inputs"].pop())
+    line = refused(["verify", str(changed)], capsys, code=1)
+    assert f"file {changed} cannot be run with the inputs that it describes: " in line
+
+
 @pytest.mark.parametrize("cut", [10, 5000, -200])
 def test_a_damaged_file(archive, tmp_path, cut, capsys):
     path = tmp_path / "cut.pt2"
@@ -231,6 +280,7 @@ def test_a_damaged_file(archive, tmp_path, cut, capsys):
         ),
         (["--planner", "mpppi"], "mpppi"),
         (["--ahead", "-1"], "--ahead"),
+        (["--ahead", "100000"], "--ahead must be from 0 to 100, got 100000"),
         (["--ahead", "1", "planner.measured_trust=true"], "a planner with measured_trust holds predictions"),
         (["--steps", "0"], "--steps"),
     ],
@@ -279,6 +329,11 @@ def test_a_loop_in_the_simulator(archive, tmp_path, capsys):
     assert rows[0] == "tick,jitter_s,plan_s,missed" and rows[1].startswith("0,") and 2 <= len(rows) <= 11
 
 
+def test_a_loop_that_ends_before_a_plan(archive, capsys):
+    out = looped(archive, capsys, "--hz", "1e9", "--seconds", "1e-9")
+    assert "  plan: none was finished\n" in out and "nan" not in out
+
+
 def test_latency_in_simulated_time(archive, capsys):
     """No latency is the exported episode itself; with one, a plan for the state of then is another."""
     file = ExportedAgent(archive)
@@ -310,13 +365,38 @@ def test_latency_in_simulated_time(archive, capsys):
         (["--latency", "nan"], "latency must be a multiple of 10 ms, a control step, got nan"),
         (["--latency", "60", "--ahead", "1"], "is 3 ticks, but file "),
         (["--latency", "20", "--log", "x.csv"], "--latency simulates the clock"),
-        (["--log", "."], ". is a folder, and a file of that name cannot be written"),
+        (["--log", "."], "--log .: expected a name that ends in .csv"),
+        (["--log", "ticks.txt"], "--log ticks.txt: expected a name that ends in .csv"),
     ],
 )
 def test_a_loop_that_cannot_be_is_one_line(archive, words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert told in refused(["loop", str(archive), *words], capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("others", [[], ["--on-miss", "policy", "--policy", "policy.csv"]])
+def test_a_log_is_no_file_that_is_read(archive, others, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("agent.csv", "policy.csv"):
+        Path(name).write_bytes(archive.read_bytes())
+    log = others[-1] if others else "./agent.csv"
+    line = refused(["loop", "agent.csv", "--seconds", "0.2", *others, "--log", log], capsys)
+    assert f"{Path(log)} is what is read; name another file" in line
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {archive.read_bytes()}
+
+
+def test_a_file_is_not_written_over_its_agent(tmp_path, monkeypatch, capsys):
+    """Whatever a checkpoint is called."""
+    monkeypatch.chdir(tmp_path)
+    source = find_agent(AGENT).read_bytes()
+    for name, words in (
+        ("own.pt2", ["export", "own.pt2", "-o", "own.pt2"]),
+        ("own.mp4", ["demo", "own.mp4", "--video", "own.mp4"]),
+    ):
+        Path(name).write_bytes(source)
+        assert f"{name} is what is read; name another file" in refused(words, capsys)
+        assert Path(name).read_bytes() == source
 
 
 def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):

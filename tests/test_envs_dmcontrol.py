@@ -271,3 +271,14 @@ def test_three_link_reacher_is_three_links_long():
     )
     for i in range(3):  # motor i turns joint i
         assert env.physics.model.actuator_trnid[i, 0] == i
+
+
+def test_warnings_are_printed_as_they_are():
+    """Importing the suite had absl put the name of a logger before those of everybody."""
+    code = (
+        "import logging\nfrom dreammpc.envs import make_env\n"
+        "make_env('cartpole-swingup', 1, 0).close()\n"
+        "logging.getLogger('dreammpc.x').warning('nothing is learned')"
+    )
+    done = run_python(code)
+    assert done.stderr.splitlines()[-1] == "nothing is learned"

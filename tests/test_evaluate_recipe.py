@@ -106,6 +106,14 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["two.csv"]
 
 
+def test_an_algorithm_is_one_that_a_checkpoint_names(folder, monkeypatch, capsys):
+    arguments = ["checkpoint=trained-1.ckpt", "planner=policy", "episodes=1"]
+    assert evaluate(monkeypatch, *arguments, "algorithm=tdmpc2") == 0
+    capsys.readouterr()
+    assert evaluate(monkeypatch, *arguments, "algorithm=bmpc") == 2
+    assert capsys.readouterr().err == "error: algorithm=bmpc trained none of these; they name tdmpc2\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -116,6 +124,7 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
         (["checkpoint=a.ckpt", "planer=policy"], ["planer", "did you mean planner?"]),
         (["checkpoint=a.ckpt", "output=scores.txt"], ["scores.txt", ".csv or .json"]),
         (["checkpoint=a.ckpt", "output=folder.csv"], ["folder.csv is a folder"]),
+        (["checkpoint=a.csv", "output=a"], ["a.csv is what is read; name another file"]),
         (["checkpoint=a.ckpt", "video=folder.mp4"], ["folder.mp4 is a folder"]),
         (["checkpoint=."], ["checkpoint . is a folder", "expected a file"]),
         (["checkpoint=a.ckpt", "episodes=100000000000"], ["episodes must be from 1 to 10000"]),
@@ -135,8 +144,9 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("folder.csv", "folder.mp4"):
         (tmp_path / name).mkdir()
+    (tmp_path / "a.csv").touch()
     assert evaluate(monkeypatch, *arguments) == 2
     err = capsys.readouterr().err
     (line,) = err.strip().splitlines()
     assert line.startswith("error: ") and all(word in line for word in words), line
-    assert len(list(tmp_path.rglob("*"))) == 2, "nothing may be left behind"
+    assert len(list(tmp_path.rglob("*"))) == 3, "nothing may be left behind"

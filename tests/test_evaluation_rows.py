@@ -124,6 +124,11 @@ def spoil(row, **changes):
         ({"ms_per_action": -5.0}, ["ms_per_action is -5.0", "at least 0"]),
         ({"length": -5}, ["length is -5", "at least 1"]),
         ({"env_steps": -3}, ["env_steps is -3", "at least 0"]),
+        ({"action_repeat": 0}, ["action_repeat is 0", "at least 1"]),
+        ({"batch": 0}, ["batch is 0", "at least 1"]),
+        ({"episode_seed": -1}, ["episode_seed is -1", "at least 0"]),
+        ({"diagnostics.gain": math.nan}, ["diagnostics.gain is nan", "expected a finite number"]),
+        ({"task": "walker\0walk"}, ["task must be a str, got 'walker\\x00walk'"]),
         ({"length": "long"}, ["length", "int", "'long'"]),
         ({"terminated": "perhaps"}, ["terminated", "bool", "'perhaps'"]),
         ({"planner": ""}, ["planner", "empty"]),
@@ -155,6 +160,10 @@ def test_files_that_cannot_be_used(rows, tmp_path):
     (tmp_path / "wide.csv").write_text("task,planner\n" * 1000, encoding="utf-16")
     assert "damaged" in refusal("wide.csv") and len(refusal("wide.csv")) < 400
     assert "format 99" in refusal("newer.json", '{"format": 99, "rows": []}')
+    write_rows(rows, tmp_path / "wide.csv")
+    assert "wide.csv, row 3 has more cells than there are columns" in refusal(
+        "wide.csv", (tmp_path / "wide.csv").read_text() + "1," * 99 + "\n"
+    )
     assert "no rows" in refusal("empty.csv", "task,planner\n")
     assert "'checkpoint' is missing" in refusal("foreign.csv", "task,planner\nwalker-walk,mppi\n")
     assert "found task;planner" in refusal("semicolons.csv", "task;planner\nwalker-walk;mppi\n")

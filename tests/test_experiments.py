@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dreammpc.configuration.command_line import with_first_experiment
+from dreammpc.configuration.command_line import unused_experiment, with_first_experiment
 from dreammpc.configuration.recipe import compose, conf_folder
 from dreammpc.configuration.schemas import AlgorithmConfig, BMPCConfig
 from dreammpc.models import SIZES
@@ -73,3 +73,24 @@ def test_train_by_itself_is_the_first_experiment():
 )
 def test_who_chooses_what_is_learned_gets_no_experiment_beside_it(word):
     assert with_first_experiment([word, "seed=2"]) == [word, "seed=2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["planner=mppi"], "planner"),
+        (["seed=2", "algorithm=bmpc"], "algorithm"),
+        (["model=5M", "planner=mppi"], "model"),
+        (["learning=nano"], "learning"),
+        (["env.obs=pixels"], "obs"),
+        (["data.path=x"], "data"),
+    ],
+)
+def test_it_is_said_that_the_experiment_is_not_used(words, key):
+    (line,) = unused_experiment(words)
+    assert line == (
+        f"experiment=cartpole-swingup is not used, as {key}= is given; add it to keep its settings"
+    )
+    assert not unused_experiment([*words, "experiment=cartpole-swingup"])
+    assert not unused_experiment([*words, "task=walker-walk"])
+    assert not unused_experiment(["seed=2", "planner.horizon=2"])

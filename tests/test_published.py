@@ -227,7 +227,7 @@ def test_the_command_makes_a_checkpoint_of_ours(tmp_path, monkeypatch, capsys):
         cli.main(
             ["import-checkpoint", "walker-walk-1.pt", "--task", "walker-walk", "-o", "./walker-walk-1.pt"]
         )
-    assert "walker-walk-1.pt is the published checkpoint itself" in capsys.readouterr().err
+    assert "walker-walk-1.pt is what is read; name another file" in capsys.readouterr().err
     assert read_published("walker-walk-1.pt").algorithm == "tdmpc2"
 
 

@@ -649,6 +649,17 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
     assert all(equal(*pair) for pair in pairs)
 
 
+def test_the_return_is_said_to_be_that_of_whole_episodes(tmp_path, capsys):
+    path = tmp_path / "data.npz"
+    write_episodes(path, [episode(0, 20)], {})
+    total = float(np.sum(episode(0, 20).reward))
+    cli.main(["data", str(path), "data.most=1", "-o", str(tmp_path / "one.npz")])
+    said = capsys.readouterr().out
+    assert f"data {path}: 1 transition in 1 episode (" in said
+    assert f"; the whole episodes, as stored, return {total:.1f} ({total:.1f} to {total:.1f}); " in said
+    assert "one.npz: 1 transition in 1 episode\n" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -658,12 +669,14 @@ def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys
         (["flat.npz", "data.bound=1"], ["data.bound", "did you mean data.bounds?"]),
         (["flat.npz", "data.colums.action=a"], ["data.colums.action", "did you mean data.columns?"]),
         (["flat.npz", "-o", "flat.npz"], ["flat.npz is what is read"]),
+        (["flat[1].npz", "-o", "flat[1].npz"], ["flat[1].npz is what is read"]),
         (["flat.npz", "data.bounds=[1,2,3]"], ["data.bounds must be recorded, or [low, high]"]),
     ],
 )
 def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("flat.npz", **columns())
+    np.savez("flat[1].npz", **columns())
     with pytest.raises(SystemExit) as stop:
         cli.main(["data", *arguments])
     (line,) = capsys.readouterr().err.strip().splitlines()

@@ -139,7 +139,7 @@ def test_the_last_comparison_of_a_run_is_its_last_evaluation(tmp_path):
 
 
 def test_references_end_where_they_end():
-    reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]), np.zeros(2), np.ones(2))
+    reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]))
     assert reference.at(50) == 20 and reference.at(100) == 30 and np.isnan(reference.at(101))
 
 
@@ -296,6 +296,7 @@ def test_tables_alone(tmp_path):
         (["run", "--reference", "no-std.json"], ["ci95_low is missing"]),
         (["run", "--reference", "short.json"], ["std must be finite numbers, one for each of env_steps"]),
         (["run", "--reference", "."], [". is a folder"]),
+        (["run", "--reference", "old.html", "-o", "old.html"], ["old.html is what is read"]),
         (["run", "--reference", "lost.json"], ["lost.json does not exist"]),
         (["run", "--reference", "scores.csv"], ["scores.csv is damaged"]),
         (["nan.csv"], ["nan.csv, row 1", "return is nan"]),
@@ -320,6 +321,7 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"theirs": {"walker-walk": curve}}))
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "old.html").write_text(json.dumps({"theirs": {"walker-walk": good}}))
     (tmp_path / "film.mp4").write_bytes(b"no film")
     rows = score_rows(tasks=["cup-catch"])
     write_rows(rows, tmp_path / "scores.csv")

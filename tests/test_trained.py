@@ -389,6 +389,8 @@ def test_an_agent_of_frames_is_shown_frames(obs, run, tmp_path, capsys):
         (["export-agent", "{run}", "--dtype", "int8"], "unknown dtype 'int8'; there are: float16, bfloat16"),
         (["export-agent", "{run}", "--name", "walker-walk/x"], "expected cartpole-swingup/ and a word"),
         (["export-agent", "{run}", "--planners", "policy,mpi"], "unknown planner 'mpi'"),
+        (["demo", "{run}", "algorithm=bmpc"], "algorithm=bmpc did not train checkpoint"),
+        (["export-agent", "{run}", "--planners", ","], "--planners ',': expected at least one name, such as"),
         (["export-agent", "{run}", "--episodes", "0"], "--episodes must be from 1 to 10000, got 0"),
     ],
 )
@@ -400,6 +402,17 @@ def test_mistakes_are_one_line(words, message, run, tmp_path, capsys):
     assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert not list(tmp_path.rglob("*.tmp")) and not list((tmp_path / "agents").glob("*/*.ckpt"))
+
+
+def test_an_agent_is_not_exported_over_itself(tmp_path, capsys):
+    path = tmp_path / "agents/cartpole-swingup/tdmpc2-seed1.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(locate("agent:cartpole-swingup/tdmpc2-seed1").read_bytes())
+    before = path.read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["export-agent", str(path), "-o", str(tmp_path / "agents"), "--planners", "policy"])
+    assert f"{path} is what is read; name another file" in capsys.readouterr().err
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_what_comes_with_the_package_can_be_played():

@@ -46,6 +46,12 @@ def test_a_path_or_a_name_is_taken_as_it_is_typed(value):
     assert compose("sweep", ["tasks=walker-walk", f"folder={value}"]).folder == value
 
 
+def test_the_algorithm_of_a_checkpoint_is_no_group():
+    """Which Hydra would look for, as `train` has one."""
+    for value in ("my.package.Algorithm", "bmpc"):
+        assert compose("evaluate", ["checkpoint=x", f"algorithm={value}"]).trained_by == value
+
+
 def test_what_is_quoted_already_or_nothing_stays(value="'a#b'"):
     assert compose("train", [f"folder={value}"]).folder == "a#b"
     assert compose("train", ["folder=null"]).folder is None

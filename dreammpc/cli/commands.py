@@ -16,19 +16,21 @@ from dreammpc.evaluation import Evaluator
 from dreammpc.evaluation.film import video_path
 from dreammpc.evaluation.rows import Row, write_rows
 from dreammpc.interfaces import UsageError
+from dreammpc.models import LatentModel
 from dreammpc.plugins.registry import named_by
 from dreammpc.plugins.settings import Count, NumEpisodes, Seed, fitted
 from dreammpc.runtime.devices import choose_device, where
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.names import file_name, printable
 from dreammpc.trained import loading
-from dreammpc.trained.compare import compare, model_width
-from dreammpc.trained.export import write_card
+from dreammpc.trained.compare import compare
+from dreammpc.trained.export import MODEL, write_card
 from dreammpc.trained.library import PREFIX, find_agent, folders, hides_packaged, planner_meant
 from dreammpc.trained.mlflow_download import is_address
 from dreammpc.trained.published import read_published
 from dreammpc.training import open_folder, open_target
-from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
+from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT
+from dreammpc.training.files import save_atomically
 
 PACKAGED_BYTES = 3_000_000
 """An agent that comes with the package is no larger."""
@@ -74,7 +76,7 @@ def in_short(card: dict[str, Any]) -> str:
     return f"{size}: {rows or 'not evaluated'}"
 
 
-def export(
+def export_agent(
     checkpoint: str,
     output: str,
     dtype: str,
@@ -93,22 +95,20 @@ def export(
     `choices`, `algorithm=PATH` and `task=NAME`, confirm what the checkpoint alone does not have imported.
 
     Raises:
-        UsageError: any other choice; see `export_agent`; or an unknown planner, before anything is written.
+        UsageError: any other choice; see `trained.export_agent`; or an unknown planner, before anything
+            is written.
     """
     choose_device(device)  # to be refused before anything is written
     fitted("--episodes", episodes, NumEpisodes)
     fitted("--seed", seed, Seed)
-    confirmed, rest = confirmations(choices)
+    confirmed, rest = split_confirmations(choices)
     if rest:
         raise UsageError(f"{rest[0]!r}: expected algorithm=PATH or task=NAME")
-    model, facts = loading.load_model(checkpoint, named=named_by(choices))
-    check_task(
-        facts["task"],
-        f"checkpoint {checkpoint}",
-        named_by(choices),
-        loading.model_options(facts).get("kwargs"),
-    )
-    chosen = planners_for([word for word in planners.split(",") if word], {}, model.action_dim)
+    names = [name for name in planners.split(",") if name]
+    if not names:
+        raise UsageError(f"--planners {planners!r}: expected at least one name, such as policy,dream_mpc")
+    model, facts = load_checked(checkpoint, "cpu", choices)
+    chosen = planners_for(names, {}, model.action_dim)
     path = trained.export_agent(checkpoint, open_folder(output), dtype, name, hardware, here)
     card = trained.read_card(path)
     rows: list[Row] = []
@@ -161,10 +161,8 @@ def import_checkpoint(
         "algorithm": {"name": found.algorithm},
     }
     facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)
-    path = open_target(output or f"{file_name(task)}-{found.algorithm}-{found.size}.ckpt")
-    if path.exists() and path.samefile(file):
-        raise UsageError(f"output {path} is the published checkpoint itself; choose another name with -o")
-    weights = {f"agent.model.{key}": weight for key, weight in model.state_dict().items()}
+    path = open_target(output or f"{file_name(task)}-{found.algorithm}-{found.size}.ckpt", [file])
+    weights = {f"{MODEL}{key}": weight for key, weight in model.state_dict().items()}
     save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
     print(f"{task}: {found.algorithm} of size {found.size}, {found.obs}: {path}")
     print(f"play it: dreammpc demo {path}; compare planners: lightning run evaluate checkpoint={path}")
@@ -203,24 +201,21 @@ def demo(
     Raises:
         UsageError: no such agent, planner, setting, folder or device.
     """
-    _, of_planner = confirmations(choices)
+    _, of_planner = split_confirmations(choices)
     settings = planner_choices(of_planner, agent)
     path = trained.locate(agent)
     fitted("--seed", seed, Seed)
     if video:
         video_path(video)
-    model, facts = loading.load_model(path, device, named_by(choices))
-    check_task(
-        facts["task"], f"checkpoint {path}", named_by(choices), loading.model_options(facts).get("kwargs")
-    )
-    set_threads(model_width(facts))
+    model, facts = load_checked(path, device, choices)
+    set_threads(loading.model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     task, planner = facts["task"], planner_name(settings)
     arguments: dict[str, Any] = {"obs": model.obs, "options": loading.model_options(facts)}
     evaluator = Evaluator(task, 1, seed, loading.action_repeat_of(facts), **arguments)
     target = Path(video or f"{file_name(f'{task}-{planner}')}.mp4")
     if show:
-        open_target(target)
+        open_target(target, [path])
     filmed = evaluator.film(player, target) if show else None
     result = filmed or evaluator.play(player)
     assert result is not None
@@ -233,7 +228,21 @@ def demo(
         print(f"video: {target}")
 
 
-def confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
+def load_checked(path: str | Path, device: str, choices: Sequence[str]) -> tuple[LatentModel, dict[str, Any]]:
+    """`loading.load_model` for the words of a command line.
+
+    Raises:
+        UsageError: see there; a task that must be confirmed (see `check_task`), or another algorithm than is.
+    """
+    named, (confirmed, _) = named_by(choices), split_confirmations(choices)
+    model, facts = loading.load_model(path, device, named)
+    check_task(facts["task"], f"checkpoint {path}", named, loading.model_options(facts).get("kwargs"))
+    if confirmed not in (None, own := facts["config"]["algorithm"]["name"]):
+        raise UsageError(f"algorithm={confirmed} did not train checkpoint {path}, which names {own}")
+    return model, facts
+
+
+def split_confirmations(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of `algorithm=`, and all words but that and `task=`."""
     values = dict(word.split("=", 1) for word in words if word.startswith(("algorithm=", "task=")))
     return values.get("algorithm"), [word for word in words if word.partition("=")[0] not in values]

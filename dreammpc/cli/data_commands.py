@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dreammpc.configuration.recipe import compose
 from dreammpc.configuration.recorded import open_data
-from dreammpc.data.recorder import check_target, write_episodes
+from dreammpc.data.recorder import amount, check_target, write_episodes
 from dreammpc.interfaces import UsageError
 from dreammpc.support.names import printable
 from dreammpc.training import open_target
@@ -30,14 +30,12 @@ def look(path: str, output: str | None, choices: Sequence[str]) -> None:
     config = compose("train", [f"data={path}", *choices])
     data = open_data(config.data, config.env.obs)
     assert data is not None
-    if target and target.exists() and any(target.samefile(each) for each in glob.glob(path)):
-        raise UsageError(f"{target} is what is read; name another file")
-    target = open_target(target) if target else None
+    target = open_target(target, [path, *glob.glob(path)]) if target else None
     for line in data.said():
         print(printable(line))
     if target:
         known = {key: data.source.facts.get(key) for key in ("task", "action_repeat")}
         bounds = {"action_low": -1.0, "action_high": 1.0}
         episodes, transitions = write_episodes(target, data.pieces(), {**known, **bounds})
-        print(f"{target}: {transitions:,} transitions in {episodes:,} episodes")
+        print(f"{target}: {amount(transitions, episodes)}")
         print(printable(f"learn from it: lightning run train {shlex.quote(f'data={target}')}"))

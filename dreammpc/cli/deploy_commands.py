@@ -1,13 +1,14 @@
 """What `dreammpc export`, `verify` and `loop` do; imported when one is called."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from dreammpc.agent import Agent
-from dreammpc.cli.commands import confirmations, planner_choices
+from dreammpc.cli.commands import load_checked, planner_choices, split_confirmations
 from dreammpc.configuration.planners import build_planner, planner_name
 from dreammpc.deploy import check
 from dreammpc.deploy.control_loop import ControlLoop, RealClock, Tick, TooSlow
@@ -19,15 +20,16 @@ from dreammpc.deploy.plant import Plant, simulate
 from dreammpc.envs import make_env
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.plugins.registry import named_by
-from dreammpc.plugins.settings import Count, NonNegative, Positive, Seed, fitted
+from dreammpc.plugins.settings import Count, NonNegative, Positive, Seed, between, fitted
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support.atomic import write_text
 from dreammpc.support.names import file_name, printable
-from dreammpc.trained import loading, locate
-from dreammpc.trained.compare import model_width
-from dreammpc.trained.loading import action_repeat_of, model_options
+from dreammpc.trained import locate
+from dreammpc.trained.loading import action_repeat_of, model_options, model_width
 from dreammpc.training import open_target
+
+MAX_AHEAD = 100
+"""Pending actions that a file may plan for: each is a step of the model in its graph."""
 
 
 def export(
@@ -47,10 +49,10 @@ def export(
         RunError: see `dreammpc.deploy.export.export`.
     """
     check_kind(kind, Path(f"agent{ENDINGS.get(kind, '')}"))
-    fitted("--ahead", ahead, Count)
+    fitted("--ahead", ahead, Annotated[int, between(0, MAX_AHEAD)])
     fitted("--seed", seed, Seed)
     fitted("--steps", steps, Positive | None)
-    _, words = confirmations(choices)
+    _, words = split_confirmations(choices)
     words = [*([f"planner={planner}"] if planner else []), *words]
     settings = planner_choices(words, agent, "policy" if kind == "policy-onnx" else "dream_mpc")
     if kind == "policy-onnx" and settings["name"] != "policy":
@@ -58,12 +60,11 @@ def export(
             f"format policy-onnx has the policy alone, not planner {settings['name']}; --format onnx has both"
         )
     path = locate(agent)
-    model, facts = loading.load_model(path, "cpu", named_by(choices))
-    check_task(facts["task"], f"checkpoint {path}", named_by(choices), model_options(facts).get("kwargs"))
+    model, facts = load_checked(path, "cpu", choices)
     set_threads(model_width(facts))
     player = Agent(model, build_planner(settings, model.action_dim))
     name = planner_name(settings)
-    target = open_target(output or f"{file_name(facts['task'])}-{file_name(name)}{ENDINGS[kind]}")
+    target = open_target(output or f"{file_name(facts['task'])}-{file_name(name)}{ENDINGS[kind]}", [path])
     check_kind(kind, target)
     env = task_env(facts["task"], facts, seed)
     about = {
@@ -149,6 +150,8 @@ def loop(
     fitted("--seed", seed, Seed)
     if not 1 <= hz * seconds < 1e9:
         raise UsageError(f"--hz {hz:g} --seconds {seconds:g}: expected at least one tick, and below 1e9")
+    if log and Path(log).suffix != ".csv":
+        raise UsageError(f"--log {log}: expected a name that ends in .csv")
     if latency is not None and (policy or log or max_rate or on_miss != "plan"):
         raise UsageError(
             "--latency simulates the clock, and no plan is missed there: leave out --on-miss, --policy,"
@@ -161,7 +164,7 @@ def loop(
         raise UsageError(
             f"file {file} plans {agent.ahead} ahead, got --ahead {ahead}: export it with --ahead {ahead}"
         )
-    target = open_target(log) if log else None
+    target = open_target(log, filter(None, [file, policy])) if log else None
     set_threads(0)  # one, unless a user says otherwise: the other core simulates
     torch.manual_seed(seed)
     name = task or agent.description["task"]
@@ -216,7 +219,8 @@ def loop(
     print(f"{name}: {found['ticks']:.0f} ticks at {hz:g} Hz, {100 * found['missed']:.2f} % without a plan")
     for what in ("jitter", "plan"):
         median, worst = found[f"{what}_ms median"], found[f"{what}_ms 99.9 %"]
-        print(f"  {what}: median {median:.3f} ms, 99.9 % {worst:.3f} ms")
+        known = f"median {median:.3f} ms, 99.9 % {worst:.3f} ms" if isfinite(median) else "none was finished"
+        print(f"  {what}: {known}")
     over = "" if plant.returns else " so far"
     print(f"  return {sum(values) / len(values):.1f}{over} in {len(values)} episodes")
 

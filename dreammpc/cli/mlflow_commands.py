@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dreammpc import tracking
-from dreammpc.cli.commands import confirmations, planner_choices
+from dreammpc.cli.commands import planner_choices, split_confirmations
 from dreammpc.plugins.registry import named_by
 from dreammpc.support.names import printable
 from dreammpc.trained.mlflow_model import register as register_agent
@@ -18,5 +18,5 @@ def sync(paths: Sequence[str], uri: str | None) -> None:
 
 def register(agent: str, name: str, choices: Sequence[str], uri: str | None, experiment: str) -> None:
     """Make an agent a version of a registered model. See `dreammpc.trained.mlflow_model`."""
-    settings = planner_choices(confirmations(choices)[1], agent)
+    settings = planner_choices(split_confirmations(choices)[1], agent)
     print(printable(register_agent(agent, name, settings, uri, experiment, named_by(choices))))

@@ -118,7 +118,7 @@ def add_agent_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         metavar="algorithm=PATH",
         help="what the file may have imported; task=NAME",
     )
-    export.set_defaults(command=later("export"))
+    export.set_defaults(command=later("export_agent"))
 
     published = commands.add_parser("import-checkpoint", help="read a checkpoint of TD-MPC2 or BMPC")
     published.add_argument("file", help="a single-task checkpoint, .pt")

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -54,7 +55,7 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `data=PATH`, `obs=pixels`,
     `data.columns.ROLE=NAME`, `planner._target_=PATH`,
     `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
-    `checkpoint=a,b` and `seeds=1,2`.
+    `checkpoint=a,b`, `seeds=1,2` and `algorithm=PATH`.
 
     Raises:
         UsageError: the planner is chosen twice; a path or a name is empty.
@@ -106,6 +107,8 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
         return f"++settings.{key.removeprefix('planner.')}={value}"
     if recipe == "evaluate" and key == "checkpoint":
         return f"checkpoint=[{','.join(map(quoted, _parts(_unbracketed(value))))}]"
+    if recipe == "evaluate" and key == "algorithm":  # by itself it is a group of Hydra's
+        return f"trained_by={value}"
     if recipe == "evaluate" and key == "seeds":
         return f"seeds=[{value.strip('[]')}]"
     if key.startswith("env.kwargs."):  # the names are the environment's own
@@ -219,6 +222,15 @@ def override_text(key: str, value: object) -> str:
 def words(**values: object) -> str:
     """`override_text` of all that are given, one after the other."""
     return " ".join(override_text(key, value) for key, value in values.items() if value is not None)
+
+
+def unused_experiment(arguments: Sequence[str]) -> list[str]:
+    """A line where `with_first_experiment` adds none though no task is chosen; else nothing."""
+    found = [key for argument in arguments if (key := argument.partition("=")[0].lstrip("+~")) in CHOICES]
+    if not found or {"task", "experiment", "resume"} & set(found):
+        return []
+    typed = {"data.path": "data", "env.obs": "obs"}.get(found[0], found[0])
+    return [f"experiment={FIRST} is not used, as {typed}= is given; add it to keep its settings"]
 
 
 def with_first_experiment(arguments: list[str]) -> list[str]:

@@ -19,14 +19,15 @@ class EvaluateConfig:
     `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
     `record` is a file that gets the episodes, as data to learn from (docs/data.md).
     With `ensemble` all checkpoints are one agent, whose models are those of all.
-    `algorithm` confirms the dotted path of one that trained, which a checkpoint alone does not have imported.
+    `trained_by`, on the command line `algorithm=PATH`, confirms the dotted path of an algorithm, which a
+    checkpoint alone does not have imported.
     """
 
     checkpoint: list[str] = "???"  # type: ignore[assignment]
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
-    algorithm: str | None = None
+    trained_by: str | None = None
     ensemble: bool = False
     episodes: NumEpisodes = 10
     seed: Seed = 1000

@@ -24,6 +24,7 @@ from dreammpc.configuration.command_line import (
     rewrite,
     unquoted,
     unreadable,
+    unused_experiment,
     with_first_experiment,
 )
 from dreammpc.configuration.groups import offer_files, register_schemas
@@ -221,6 +222,11 @@ def overrides() -> list[str]:
     return [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
 
 
+def notes() -> list[str]:
+    """What is to be said of the command line of a running training."""
+    return unused_experiment(HydraConfig.get().overrides.task)
+
+
 def print_from_rank_zero(text: str) -> None:
     """Print to stderr; of several processes only rank 0 speaks."""
     if os.environ.get("RANK", "0") == "0":
@@ -274,7 +280,9 @@ def keys_beside(key: str, config: DictConfig, recipe: str) -> list[str]:
     while section and not isinstance(OmegaConf.select(config, section), DictConfig):
         section = section.rpartition(".")[0]  # it may be the section that does not exist
     node = OmegaConf.select(config, section) if section else config
-    spelt = {"planners": "planner"} if recipe in COMPARE else {}  # as users do, see `rewrite`
+    spelt = (
+        {"planners": "planner", "trained_by": "algorithm"} if recipe in COMPARE else {}
+    )  # as users do, see `rewrite`
     return [f"{section}.{name!s}" if section else spelt.get(str(name), str(name)) for name in node]
 
 

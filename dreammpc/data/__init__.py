@@ -3,13 +3,12 @@
 from dreammpc.data.collector import make_collector
 from dreammpc.data.feed import Feed
 from dreammpc.data.memory import check_replay_memory, replay_bytes, replay_place
-from dreammpc.data.replay import Replay, WindowSampler
+from dreammpc.data.replay import Replay
 from dreammpc.data.workers import WorkerCollector, WorkersDied
 
 __all__ = [
     "Feed",
     "Replay",
-    "WindowSampler",
     "WorkerCollector",
     "WorkersDied",
     "check_replay_memory",

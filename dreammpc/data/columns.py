@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dreammpc.data.episode import Episode
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import OBS_KEYS, UsageError
 
 ROLES: dict[str, tuple[str, ...]] = {
     "observation": ("observation", "observations", "obs", "state", "states", "observation.state"),
@@ -61,7 +61,7 @@ class Mapped:
                 if column not in columns:
                     raise UsageError(f"{name} has no column {column!r}; {self._there()}")
             self.roles[role] = listed or [each for each in usual if each in columns][:1]
-        needed = {"state": ("observation",), "pixels": ("pixels",), "both": ("observation", "pixels")}[obs]
+        needed = OBS_KEYS[obs]
         for role in ("observation", "pixels"):
             if role not in needed:
                 self.roles[role] = self.roles[f"next_{role}"] = []
@@ -258,7 +258,9 @@ def group_episode(mapped: Mapped, read: Read, sizes: Mapping[str, int], name: st
         for role in ("terminated", "truncated", "done")
     }
     if steps == 0 or not all(longer.values()):
-        return episode_of(mapped, read, 0, steps, flags, name) if steps else empty(mapped, read, name)
+        if not steps:
+            return Episode(name, {}, np.zeros((0, 0)), np.zeros(0))
+        return episode_of(mapped, read, 0, steps, flags, name)
     return Episode(
         name,
         {role: mapped.read(read, role, 0, steps + 1) for role in roles},
@@ -267,11 +269,6 @@ def group_episode(mapped: Mapped, read: Read, sizes: Mapping[str, int], name: st
         terminated=bool(flags["terminated"][-1]),
         truncated=bool(flags["truncated"][-1] or flags["done"][-1]),
     )
-
-
-def empty(mapped: Mapped, read: Read, name: str) -> Episode:
-    """An episode without a transition."""
-    return Episode(name, {}, np.zeros((0, 0)), np.zeros(0))
 
 
 def joined(values: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:

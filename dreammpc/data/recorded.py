@@ -9,6 +9,7 @@ import numpy as np
 
 from dreammpc.data.episode import Bounds, Cleaner, Episode
 from dreammpc.data.formats import Source
+from dreammpc.data.recorder import amount
 from dreammpc.data.replay import Replay
 from dreammpc.interfaces import UsageError
 
@@ -172,9 +173,8 @@ class Recorded:
         of_each = [f"{self.obs_dim} observation{'s' * (self.obs_dim != 1)}"]
         of_each += [f"{self.action_dim} action{'s' * (self.action_dim != 1)}"]
         there = (
-            f"{self.name}: {self.transitions:,} transitions in {self.episodes:,}"
-            f" episode{'s' * (self.episodes > 1)}"
-            f" ({', '.join(ends)}), return {mean:.1f} ({min(self.returns):.1f} to {max(self.returns):.1f});"
+            f"{self.name}: {amount(self.transitions, self.episodes)} ({', '.join(ends)}); the whole episodes,"
+            f" as stored, return {mean:.1f} ({min(self.returns):.1f} to {max(self.returns):.1f});"
             f" {', '.join(of_each)}"
             f"{'' if self.bounds.same else f', scaled from {self.bounds}'}"
         )

@@ -66,6 +66,12 @@ def write_episodes(path: Path, episodes: Iterable[Episode], facts: Mapping[str, 
     return counts
 
 
+def amount(transitions: int, episodes: int) -> str:
+    """`1 transition in 1 episode`."""
+    counts = (transitions, "transition"), (episodes, "episode")
+    return " in ".join(f"{count:,} {what}{'s' * (count != 1)}" for count, what in counts)
+
+
 def flags(episode: Episode) -> dict[str, np.ndarray]:
     """Where it terminated or was truncated, [T]: at the last step or nowhere."""
     ends = {"terminations": episode.terminated, "truncations": episode.truncated}
@@ -190,4 +196,4 @@ class Recorder:
             RunError: see `write_episodes`.
         """
         episodes, transitions = write_episodes(self.path, self.episodes, self.facts)
-        return f"record: {transitions:,} transitions in {episodes:,} episodes, {self.path}"
+        return f"record: {amount(transitions, episodes)}, {self.path}"

@@ -230,7 +230,7 @@ class WorkerEnv:
     primer: Transform
     seed: int
     reports: str | None = None
-    """A folder for what is raised (see `reports`)."""
+    """A folder for what is raised (see `worker_errors.reporting_errors`)."""
 
     def __call__(self) -> EnvBase:
         torch.manual_seed(self.seed)

@@ -4,14 +4,16 @@ import platform
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 
 from dreammpc import __version__
 from dreammpc.agent import Agent
-from dreammpc.deploy.graph import RESULTS, Entry, Program
+from dreammpc.deploy.graph import DRAWS, RESULTS, Entry, Program
 from dreammpc.interfaces import UsageError
+from dreammpc.plugins.settings import Count, Limit, Positive, fitted, one_of
 from dreammpc.support.atomic import from_json
 
 FORMAT = 2
@@ -19,6 +21,18 @@ NAME = "dreammpc.json"
 KEY = "dreammpc"
 NEEDED = ("kind", "task", "planner", "torch", "machine", "action_repeat", "inputs", "outputs")
 """Entries without which a file cannot be run."""
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("task", "torch", "machine"), str),
+    **dict.fromkeys(("agent", "algorithm", "model"), str | None),
+    **dict.fromkeys(("planner", "observation", "action", "record"), dict),
+    **dict.fromkeys(("inputs", "outputs"), list[dict]),
+    "seconds_per_action": Annotated[float, Limit("above 0 and finite", lambda x: 0 < x < np.inf)] | None,
+    "action_repeat": Positive | None,
+}
+"""Of the entries that are there."""
+DTYPES = ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+ENTRY = {"name": str, "kind": str, "shape": list[Count], "dtype": Annotated[str, one_of(*DTYPES)]}
+"""What each of `inputs` and `outputs` says."""
 
 
 def describe(
@@ -94,7 +108,8 @@ def read_description(path: Path) -> dict[str, Any]:
     """What a file says of itself.
 
     Raises:
-        UsageError: no such file, one that is damaged or none of ours, or one of another version.
+        UsageError: no such file, one that is damaged or none of ours, or one of another version; an entry
+            that is not what it should be.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -109,7 +124,53 @@ def read_description(path: Path) -> dict[str, Any]:
         )
     if lacking := [key for key in NEEDED if key not in found]:
         raise UsageError(f"file {path} is damaged: its description has no {', '.join(lacking)}")
+    check_entries(found, f"file {path} is damaged: its description's")
     return found
+
+
+def check_entries(found: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError unless all entries of a description are as docs/deploy.md says; `where` begins it."""
+    from dreammpc.deploy.formats import FORMATS
+
+    fitted(f"{where} kind", found["kind"], Annotated[str, one_of(*FORMATS)])
+    for key, hint in TYPES.items():
+        if key in found:
+            fitted(f"{where} {key}", found[key], hint)
+    fitted(f"{where} planner.name", found["planner"].get("name"), str)
+    entries = [(f"{where} {key}", entry) for key in ("inputs", "outputs") for entry in found[key]]
+    for place, entry in entries:
+        for key, hint in ENTRY.items():
+            fitted(f"{place}: {key}", entry.get(key), hint)
+        if entry["kind"] == "noise":
+            fitted(
+                f"{place}: distribution", entry.get("distribution"), Annotated[str, one_of(*DRAWS.values())]
+            )
+        if entry["kind"] == "carry" and place.endswith("inputs"):
+            check_initial(entry, place)
+    sizes = {entry["kind"]: len(entry["shape"]) for _, entry in entries}
+    for key, kind, size in (
+        ("inputs", "observation", None),
+        ("outputs", "action", 2),
+        ("outputs", "plan", 3),
+    ):
+        if kind not in sizes or size not in (None, sizes[kind]):
+            shape = "" if size is None else f" with {size} dimensions"
+            raise UsageError(f"{where} {key} have no {kind}{shape}")
+
+
+def check_initial(entry: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError unless what the carry begins with is 0 or has its shape."""
+    try:
+        values = np.asarray(entry.get("initial"))
+        fits = values.dtype.kind in "biuf" and (
+            (values.size == 1 and not values.any()) or list(values.shape) == entry["shape"]
+        )
+    except ValueError:  # rows of different lengths
+        fits = False
+    if not fits:
+        raise UsageError(
+            f"{where}: initial of {entry['name']} must be 0 or numbers of shape {entry['shape']}"
+        )
 
 
 def from_archive(path: Path) -> Any:

@@ -70,10 +70,15 @@ class ExportedAgent:
 
         Raises:
             UsageError: an entry is missing or of another shape; more pending actions than the file takes.
-            RunError: an action that is not finite.
+            RunError: an action that is not finite; a program that has other inputs than are described.
         """
         inputs = self._inputs(observation, pending)
-        action, plan, value, self.carry = self._call(inputs, self.carry)
+        try:
+            action, plan, value, self.carry = self._call(inputs, self.carry)
+        except Exception as error:
+            raise RunError(
+                f"file {self.path} cannot be run with the inputs that it describes: {first_line(error)}"
+            ) from error
         self.value = float(value)
         if not bool(action.isfinite().all()):
             raise RunError(f"file {self.path}: the action is not finite: {action[0].tolist()}")

@@ -6,6 +6,7 @@ the action repeat of 2 are those that TD-MPC2 uses (Hansen et al., 2024, arXiv:2
 
 import functools
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -204,6 +205,7 @@ def _table() -> dict[str, tuple[str, str]]:
 
 
 def _import_suite() -> tuple[Any, Any]:
+    _log_plainly()
     with warnings.catch_warnings():
         # Without a display glfw complains at import, also to those who never render.
         warnings.filterwarnings("ignore", module="glfw")
@@ -211,6 +213,11 @@ def _import_suite() -> tuple[Any, Any]:
 
         from dreammpc.envs import dmcontrol_extra
     return suite, dmcontrol_extra
+
+
+def _log_plainly() -> None:
+    """Have warnings printed as they are. Else dm_control's absl puts a logger's name before everybody's."""
+    logging.basicConfig(format="%(message)s")
 
 
 def _flatten(observation: dict[str, Any]) -> np.ndarray:
@@ -224,6 +231,7 @@ def use_egl_if_headless() -> None:
         return
     imported = "dm_control._render" in sys.modules
     os.environ["MUJOCO_GL"] = "egl"
+    _log_plainly()
     try:
         from dm_control import _render
 

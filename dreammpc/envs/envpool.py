@@ -64,7 +64,6 @@ class EnvPoolEnv(TaskEnv):
         self._seeds: list[int] = list(range(num_envs))
         self._reseed = True
         self._row = np.zeros((num_envs, observations), np.float32)
-        self._ended = np.zeros(num_envs, bool)
         self.success = self.any_success = np.full(num_envs, math.nan)
         self.stateless = "EnvPool keeps the state of its environments to itself"
 

@@ -84,6 +84,10 @@ def _spaces(
         space = flat_box([env], "action", task)
         actions, width = Actions(space, task), space.shape[0]
         found.facts.append(many(width, "action"))
+        for entry in actions.fixed:
+            found.warn(
+                f"fixed {entry}", f"action[{entry}] can only be {actions.low[entry]:g}: it may be left out"
+            )
         act = lambda stream: actions(stream.uniform(-1, 1, (1, width)))[0]  # noqa: E731
     except UsageError as error:
         found.error("action space", str(error).removeprefix(prefix))

@@ -294,8 +294,7 @@ def _factory(task: str, options: Mapping[str, Any]) -> Any:
 
 def _unknown(task: str) -> str:
     known = list_tasks()
-    close = difflib.get_close_matches(task, known, n=3, cutoff=0.5)
+    close = [f"gym-{task}"] if ":" in task else difflib.get_close_matches(task, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    open_families = [prefix for prefix in FAMILIES if _declared(prefix).open]
-    others = "".join(f", and any name that begins with {prefix!r}" for prefix in open_families)
+    others = "".join(f", and any name that begins with {p!r}" for p in FAMILIES if _declared(p).open)
     return f"unknown task {task!r}: {hint}{len(known)} tasks exist, see `dreammpc tasks`{others}"

@@ -122,12 +122,15 @@ def make(
     try:
         env = _make(name, own, render)
     except gymnasium.error.UnregisteredEnv as error:
-        close = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(PREFIX + other for other in close)}?" if close else ""
+        package, colon, own_name = name.rpartition(":")
+        close = difflib.get_close_matches(own_name, gymnasium.registry, n=3, cutoff=0.5)
+        full = [f"{PREFIX}{package}{colon}{other}" for other in close]
+        hint = f" Did you mean {' or '.join(full)}?" if close else ""
         reason = _one_line(error).partition(" Did you mean")[0]
         raise UsageError(f"unknown task {task!r}: {reason}{hint}") from error
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}") from error
+        hint = "; it must be installed or on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
+        raise UsageError(f"task {task!r} cannot be made: {_one_line(error)}{hint}") from error
     except (Exception, SystemExit) as error:
         raise ForeignError(f"task {task!r} cannot be made: {exception_line(error)}") from error
     if not is_flat(env.observation_space):

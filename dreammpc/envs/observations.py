@@ -17,7 +17,7 @@ from gymnasium.spaces import (
     flatten_space,
 )
 
-from dreammpc.envs.checks import Mismatch, described
+from dreammpc.envs.checks import Mismatch, described, reset_parts, step_parts
 from dreammpc.envs.drawing import CHANNELS, picture, scaled
 from dreammpc.interfaces import UsageError
 
@@ -67,6 +67,16 @@ class Joined(gymnasium.ObservationWrapper):
             cameras = ", ".join(map(_name, self._pictured))
             self.layout += f"{'; ' * bool(named)}picture{'s' * (len(pictures) > 1)}: {cameras}"
         self._last: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """As Gymnasium's, which would take a dictionary with two entries for an observation and its info."""
+        observation, info = reset_parts(self.env.reset(seed=seed, options=options))
+        return self.observation(observation), info
+
+    def step(self, action: Any) -> Any:
+        """As Gymnasium's, of what is held against its API first."""
+        observation, *rest = step_parts(self.env.step(action))
+        return self.observation(observation), *rest
 
     def observation(self, observation: Any) -> np.ndarray:
         """The vector, float64 [O]."""

@@ -53,7 +53,11 @@ class Actions:
         task: its name, for messages.
 
     Raises:
-        UsageError: bounds that are not finite or not in order, or whole numbers too large to be told apart.
+        UsageError: bounds that are not finite, not in order or all equal, or whole numbers too large to be
+            told apart.
+
+    Attributes:
+        fixed: the entries that can only have one value.
     """
 
     def __init__(self, space: Box, task: str):
@@ -66,6 +70,9 @@ class Actions:
             )
         if (self.low > self.high).any():
             raise UsageError(f"task {task!r}: action bounds must be in order, got {one_line(space)}")
+        self.fixed = np.flatnonzero(self.low == self.high).tolist()
+        if len(self.fixed) == len(self.low):
+            raise UsageError(f"task {task!r}: actions have one value alone, got {one_line(space)}")
         self.whole = space.dtype.kind in "iu"
         if self.whole and max(np.abs(self.low).max(), np.abs(self.high).max()) > EXACT:
             raise UsageError(f"task {task!r}: action bounds must be at most 2**53, got {one_line(space)}")

@@ -51,16 +51,14 @@ LATER = ("device", "threads", "variant", "any_success", "score")
 """Columns that older files do not have; they are read as empty, but for the score."""
 OPTIONAL = ("train_seed", "env_steps", "success", "model", *LATER)
 """Columns that may be empty (None)."""
+ANY = -math.inf, math.inf
 RANGES = {
-    "return": (-math.inf, math.inf),
-    "success": (0, 1),
-    "any_success": (0, 1),
-    "score": (-math.inf, math.inf),
-    "ms_per_action": (0, math.inf),
-    "length": (1, math.inf),
-    "env_steps": (0, math.inf),
+    **dict.fromkeys(("return", "score"), ANY),
+    **dict.fromkeys(("success", "any_success"), (0, 1)),
+    **dict.fromkeys(("ms_per_action", "env_steps", "episode", "episode_seed"), (0, math.inf)),
+    **dict.fromkeys(("length", "batch", "action_repeat", "threads"), (1, math.inf)),
 }
-"""Least and greatest value; what is not finite is refused too."""
+"""Least and greatest value; what is not finite is refused too, also of diagnostics."""
 DIAGNOSTICS = "diagnostics."
 FORMULA, INERT = tuple("=+-@\t\n"), "'"
 """How a cell begins that a spreadsheet would compute, and what stands before it in files."""
@@ -215,6 +213,8 @@ def _read(path: Path) -> list[Row]:
 
 
 def _checked(raw: Row, where: str) -> Row:
+    if None in raw:  # as `csv` calls what is beyond the header
+        raise UsageError(f"{where} has more cells than there are columns")
     missing = [name for name in COLUMNS if name not in raw and name not in LATER]
     if missing:
         found = ", ".join(map(str, raw))[:200]
@@ -228,7 +228,8 @@ def _checked(raw: Row, where: str) -> Row:
         if isinstance(name, str) and name.startswith(DIAGNOSTICS) and value not in (None, ""):
             row[name] = _value(value, float, name, where)
     who = f"{where}: {row['planner']} on {row['task']}, episode seed {row['episode_seed']}"
-    for name, (least, most) in RANGES.items():
+    diagnostics = {name: ANY for name in row if name not in COLUMNS}
+    for name, (least, most) in (RANGES | diagnostics).items():
         if row[name] is not None and not (math.isfinite(row[name]) and least <= row[name] <= most):
             among = "" if least == -math.inf else f" of at least {least:g}"
             among += "" if most == math.inf else f" and at most {most:g}"
@@ -258,6 +259,8 @@ def _value(value: Any, kind: type, name: str, where: str) -> Any:
             return value
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
+        if kind is str and "\0" in str(value):
+            raise ValueError
         return kind(value)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         got = repr(value)[:100]

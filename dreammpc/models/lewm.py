@@ -61,9 +61,9 @@ def load_lewm(path: str | Path, **settings: Any) -> JEPAModel:
     file = Path(path) / "weights.pt" if Path(path).is_dir() else Path(path)
     weights = merged(renamed(weights_of(load_saved(file)), NAMES))
     size = partial(shape_of, weights, path=file, layout="LeWM")
-    encoder, predictor = _settings_of(file.parent / "config.json", "encoder", "predictor")
+    of_encoder, of_predictor = _settings_of(file.parent / "config.json", "encoder", "predictor")
     width = size("encoder.cls")[-1]
-    heads = encoder.get("num_attention_heads", max(width // 64, 1))
+    heads = of_encoder.get("num_attention_heads", max(width // 64, 1))
     block: dict[str, Any] = {"hidden": size("encoder.blocks.0.feed.0.weight")[0], "eps": 1e-12}
     depth = count_layers(weights, r"encoder\.blocks\.(\d+)\.")
     blocks = [Block(width, heads, width // heads, **block) for _ in range(depth)]
@@ -73,7 +73,7 @@ def load_lewm(path: str | Path, **settings: Any) -> JEPAModel:
     _, length, embedding = size("predictor.positions")
     inside = size("predictor.norm.weight")[0]
     out = size("predictor.output_proj.weight")[0] if "predictor.output_proj.weight" in weights else inside
-    each = predictor.get("dim_head", 64)
+    each = of_predictor.get("dim_head", 64)
     heads = size("predictor.blocks.0.attention.qkv.weight")[0] // 3 // each
     block = {"hidden": size("predictor.blocks.0.feed.0.weight")[0], "eps": 1e-5, "bias": False}
     block |= {"project": "predictor.blocks.0.attention.out.weight" in weights, "conditioned": True}

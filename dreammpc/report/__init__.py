@@ -8,7 +8,7 @@ from dreammpc.evaluation.summary import markdown, summarize
 from dreammpc.interfaces import UsageError
 from dreammpc.report.inputs import read
 from dreammpc.report.page import render
-from dreammpc.support.atomic import write_text
+from dreammpc.support.atomic import check_not_read, write_text
 
 __all__ = ["write_report"]
 
@@ -35,7 +35,9 @@ def write_report(
         raise UsageError(f"output {output}: expected a name that ends in .html or .md")
     if reference is not None and target.suffix == ".md":
         raise UsageError(f"reference {reference}: published curves need a page (.html), not tables")
-    inputs = read(paths, reference)
+    named = [paths] if isinstance(paths, str | Path) else paths
+    check_not_read(target, [*named, reference] if reference is not None else named)
+    inputs = read(named, reference)
     if target.suffix == ".html":
         text = render(inputs, title)
     elif inputs.rows:

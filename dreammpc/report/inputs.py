@@ -59,9 +59,6 @@ class Reference:
     """Its key in the file, which names method and source."""
     env_steps: np.ndarray
     mean: np.ndarray
-    low: np.ndarray
-    """mean - std, or the lower end of the 95 % interval: what the source gives."""
-    high: np.ndarray
 
     @property
     def pixels(self) -> bool:
@@ -234,8 +231,7 @@ def _reference(method: str, curve: dict[str, Any], where: str) -> Reference:
         values.append(np.array(curve[name], float))
         if values[-1].shape != (len(curve["env_steps"]),) or not np.isfinite(values[-1]).all():
             raise UsageError(f"{where}: {name} must be finite numbers, one for each of env_steps")
-    steps, mean, *around = values
+    steps, mean, *_ = values
     if not (np.diff(steps) > 0).all():
         raise UsageError(f"{where}: env_steps must increase")
-    low, high = (mean - around[0], mean + around[0]) if len(around) == 1 else around
-    return Reference(method, steps, mean, low, high)
+    return Reference(method, steps, mean)

@@ -5,10 +5,13 @@ import glob
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from dreammpc.interfaces import UsageError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,6 +36,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # a folder that has become read-only
             draft.unlink(missing_ok=True)
+
+
+def check_not_read(target: Path, read: Iterable[str | Path]) -> None:
+    """Raise UsageError if `target`, which is going to be written, is one of the files that are `read`.
+
+    What is no file, such as the name of an agent, is passed over.
+    """
+    if target.exists() and any(Path(each).exists() and target.samefile(each) for each in read):
+        raise UsageError(f"{target} is what is read; name another file")
 
 
 def from_json(text: str) -> Any:

@@ -10,8 +10,8 @@ from dreammpc.evaluation.rows import read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.names import file_name
-from dreammpc.support.run_folder import CHECKPOINTS, LAST, LOG, resumable_in
-from dreammpc.tracking.jsonl import read_log
+from dreammpc.support.run_folder import CHECKPOINTS, LAST, resumable_in
+from dreammpc.tracking.jsonl import last_record
 
 SHORT = 0.99
 """A run is over at this share of its steps: agent steps do not always add up to what was asked for."""
@@ -42,13 +42,13 @@ class Job:
 
     def state(self, steps: int) -> str:
         """`finished` (`steps` environment steps and the comparison after them), `interrupted` or `new`."""
-        if self.finals() and self._last().get("env_steps", 0) >= SHORT * steps:
+        if self.finals() and last_record(self.folder).get("env_steps", 0) >= SHORT * steps:
             return "finished"
         return "interrupted" if resumable_in(self.folder) else "new"
 
     def finals(self) -> dict[str, float]:
         """Mean return by planner at the end of the training; empty before it."""
-        last = self._last().items()
+        last = last_record(self.folder).items()
         return {key.removeprefix("final/"): value for key, value in last if key.startswith("final/")}
 
     def evaluated(self, planners: Sequence[str]) -> bool:
@@ -61,11 +61,6 @@ class Job:
             return set(planners) <= {row["planner"] for row in read_rows([self.scores])}
         except (OSError, UsageError):  # one of the files is missing, or the scores are damaged
             return False
-
-    def _last(self) -> dict:
-        """The last whole line of the run's log."""
-        lines = read_log(self.folder / LOG)
-        return lines[-1] if lines else {}
 
 
 def grid(folder: Path, tasks: Sequence[str], seeds: Sequence[int], planners: Sequence[str]) -> list[Job]:

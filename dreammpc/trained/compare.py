@@ -24,7 +24,7 @@ from dreammpc.plugins.settings import Seed, fitted
 from dreammpc.runtime.devices import choose_device, matmul_precision
 from dreammpc.runtime.threads import set_threads
 from dreammpc.tracking import provenance_tags
-from dreammpc.trained import loading
+from dreammpc.trained import export, loading
 from dreammpc.trained.library import full_name, planner_meant
 
 
@@ -96,7 +96,8 @@ def compare(
 
     Raises:
         UsageError: a checkpoint that cannot be used, an unknown planner or setting, a planner that cannot be
-            a graph if `compile` asks for graphs, no or equal seeds, a device that is not there.
+            a graph if `compile` asks for graphs, no or equal seeds, a device that is not there, or
+            an `algorithm` that no checkpoint names.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
@@ -123,8 +124,10 @@ def compare(
     def made_for(path: str, action_dim: int) -> dict[str, Any]:
         return planners_for(names[path], settings or {}, action_dim, among=among)
 
+    trained_by: list[str] = []
     for path, files in agents.items():  # a mistake must show before hours of episodes, not after
         model, facts = load(files, named=named_now)
+        trained_by += facts["config"]["algorithm"]["name"].split("+")
         if task is None:
             check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
         for planner in made_for(path, model.action_dim).values():
@@ -136,9 +139,13 @@ def compare(
         assembly.check_spaces(path, facts, env)
         if record is not None:
             record.expect(env)
+    if algorithm not in (None, *trained_by):
+        raise UsageError(
+            f"algorithm={algorithm} trained none of these; they name {', '.join(sorted(set(trained_by)))}"
+        )
     for path, files in agents.items():
         model, facts = load(files, chosen, named_now)
-        set_threads(model_width(facts))
+        set_threads(loading.model_width(facts))
         origin = {"mode": mode, **where_played()}
         name = task or facts["task"]
         arguments: dict[str, Any] = {
@@ -169,11 +176,6 @@ def compare(
         evaluator.close()
 
 
-def model_width(facts: Mapping[str, Any]) -> int:
-    """Of the hidden layers of a checkpoint's model."""
-    return facts["model"].get("mlp_dim", 0)
-
-
 def listed(names: str | Sequence[str]) -> Sequence[str]:
     """A single name as a list of one."""
     return [names] if isinstance(names, str) else names
@@ -195,9 +197,7 @@ def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str,
 def where_played() -> dict[str, Any]:
     """The columns `versions` and `machine`."""
     tags = provenance_tags()
-    versions = {
-        key.removeprefix("version."): value for key, value in tags.items() if key.startswith("version.")
-    }
+    versions = export.versions(tags)
     if "git.revision" in tags:
         versions["git"] = tags["git.revision"] + ("+changes" if tags["git.dirty"] == "true" else "")
     parts = [tags["cpu"], f"{torch.get_num_threads()} threads", *([tags["gpu"]] if "gpu" in tags else [])]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.support.atomic import from_json, write_text
+from dreammpc.support.atomic import check_not_read, from_json, write_text
 from dreammpc.support.names import file_name
 from dreammpc.support.run_folder import LOG, ORIGIN
 from dreammpc.tracking.jsonl import read_log
@@ -60,7 +60,7 @@ def export_agent(
 
     Raises:
         UsageError: a checkpoint that cannot be read, an unknown dtype, a name that is not `TASK/…`, weights
-            that are not finite or that `dtype` cannot hold.
+            that are not finite or that `dtype` cannot hold; the file would be `checkpoint` itself.
     """
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
@@ -76,6 +76,7 @@ def export_agent(
         raise UsageError(f"name {word!r}: expected {place}/ and a word, such as {place}/tdmpc2-seed1")
     weights = rounded(content["state_dict"], DTYPES[dtype], checkpoint)
     path = Path(folder) / f"{name}.ckpt"
+    check_not_read(path, [checkpoint])
     save_atomically({"state_dict": weights, DESCRIPTION: without_traces(facts)}, path)
 
     run = checkpoint.resolve().parent.parent

@@ -16,6 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import EnsembleModel, LatentModel
 from dreammpc.runtime.devices import choose_device
 from dreammpc.trained import locate
+from dreammpc.trained.export import MODEL
 from dreammpc.trained.library import planner_meant
 from dreammpc.training import DESCRIPTION, load_checkpoint
 
@@ -55,9 +56,8 @@ def load_model(
         model = model_class(facts["obs_dim"], facts["action_dim"], facts["discount"], **widths)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"checkpoint {checkpoint} describes no {model_class.__name__}: {error}") from error
-    prefix = "agent.model."
     items = content["state_dict"].items()
-    weights = {key.removeprefix(prefix): weight for key, weight in items if key.startswith(prefix)}
+    weights = {key.removeprefix(MODEL): weight for key, weight in items if key.startswith(MODEL)}
     if not any(key.startswith("target_heads.") for key in weights):  # an agent's file goes without them
         weights |= {
             key.replace("value_", "target_", 1): w for key, w in weights.items() if "value_heads" in key
@@ -109,6 +109,11 @@ def load_ensemble(
 def action_repeat_of(facts: Mapping[str, Any]) -> int | None:
     """The one of training; None for the task family's own."""
     return facts["config"].get("env", {}).get("action_repeat")
+
+
+def model_width(facts: Mapping[str, Any]) -> int:
+    """Of the hidden layers of a checkpoint's model."""
+    return facts["model"].get("mlp_dim", 0)
 
 
 def model_options(facts: Mapping[str, Any]) -> dict[str, Any]:

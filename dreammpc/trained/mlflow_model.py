@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import uuid
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,7 +56,7 @@ def register(
     to, path = store_address(address(uri, key="--uri")), locate(checkpoint)
     note = read_note(path.resolve().parent.parent)
     if note is None or note.uri != to or note.run is None:
-        note = Note(to, experiment, name, token=uuid.uuid4().hex, status="FINISHED")
+        note = Note(to, experiment, name, status="FINISHED")
     run = MlflowRun(full_address(to), note.experiment, note.run_name, note.token, note.run)
     with tempfile.TemporaryDirectory() as draft:
         model = Path(draft) / "model"

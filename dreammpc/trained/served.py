@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from dreammpc.agent import Agent
 from dreammpc.configuration.planners import build_planner
 from dreammpc.runtime.threads import set_threads
-from dreammpc.trained.loading import load_model
+from dreammpc.trained.loading import load_model, model_width
 
 EPISODES = 64
 """So many episodes are remembered; of more the oldest is forgotten."""
@@ -28,7 +28,7 @@ class ServedAgent(PythonModel):  # type: ignore[misc]  # without mlflow's types
         """Read the agent, weights only, and build its planner."""
         settings = dict(context.model_config["planner"])
         model, facts = load_model(context.artifacts["agent"], named=context.model_config["named"])
-        set_threads(facts["model"].get("mlp_dim", 0))
+        set_threads(model_width(facts))
         self.agent = Agent(model, build_planner(settings, model.action_dim))
         self.carries: dict[str, TensorDictBase] = {}
         self.lock = threading.Lock()

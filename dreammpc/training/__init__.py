@@ -7,7 +7,7 @@ from dreammpc.training.distributed_env import world_size
 from dreammpc.training.evaluation_callback import Evaluation
 from dreammpc.training.owner import check_free, release_folders
 from dreammpc.training.resume import find_resumable, open_folder, open_resume, open_run, open_target, runs_of
-from dreammpc.training.speed import Speed, choose_speed
+from dreammpc.training.speed import choose_speed
 from dreammpc.training.trainer import (
     check_devices,
     keep_memory,
@@ -23,7 +23,6 @@ __all__ = [
     "Monitor",
     "OwnFolder",
     "ProgressBar",
-    "Speed",
     "check_devices",
     "check_free",
     "choose_speed",

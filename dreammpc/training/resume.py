@@ -3,13 +3,14 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import UsageError
 from dreammpc.support import faults
+from dreammpc.support.atomic import check_not_read
 from dreammpc.support.names import file_name, printable
 from dreammpc.support.run_folder import CHECKPOINTS, LAST, resumable_in
 from dreammpc.tracking.provenance import versions
@@ -42,15 +43,20 @@ def open_folder(folder: str | Path) -> Path:
     return path
 
 
-def open_target(file: str | Path) -> Path:
+def open_target(file: str | Path, read: Iterable[str | Path] = ()) -> Path:
     """The path of a file that is going to be written; its folder is made.
 
+    Args:
+        file: its name.
+        read: files that the same command reads.
+
     Raises:
-        UsageError: it is a folder, or its folder cannot be written.
+        UsageError: it is a folder or one of those that are `read`, or its folder cannot be written.
     """
     path = Path(file)
     if path.is_dir():
         raise UsageError(f"{path} is a folder, and a file of that name cannot be written")
+    check_not_read(path, read)
     open_folder(path.parent)
     return path
 

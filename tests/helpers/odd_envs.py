@@ -73,6 +73,7 @@ point("Unit")
 point("OneSided", low=0, high=INF)
 point("Infinite", low=-INF, high=INF)
 point("Fixed", low=[-1, 0.3], high=[1, 0.3], act=2)
+point("AllFixed", low=[0.3, 0], high=[0.3, 0], act=2)
 point("Wide", low=-1e30, high=1e30, act_dtype=np.float64)
 point("Act64", act=64, obs=1)
 point("Act64f", act=64, obs=100, act_dtype=np.float64)
@@ -190,6 +191,8 @@ for name, info in {
     answered(name, lambda s, o, r, info=info: (o, r, False, False, info(s)))
 answered("OldStep", lambda s, o, r: (o, r, False, {}))
 point("OldReset2", start=lambda s: s.look())
+PAIR = Dict({"pos": Box(-1, 1, (2,)), "goal": Box(-1, 1, (1,))})
+point("OldResetDict", space=PAIR, start=lambda s: {"pos": np.zeros(2), "goal": np.zeros(1)})
 point("OldReset3", start=lambda s: s.look(), obs=3)
 register(
     "OldResetStats", lambda **more: W.RecordEpisodeStatistics(Point(3, start=lambda s: s.look(), **more))
@@ -426,6 +429,7 @@ FINE = NAMES.split()
 ENDED = {
     "IntBoxHuge": "action bounds must be at most 2\\*\\*53",
     "OneSided": "action bounds must be finite",
+    "AllFixed": r"actions have one value alone, got Box\(",
     "Infinite": "action bounds must be finite",
     "WClip": "action bounds must be finite",
     "Discrete": r"discrete actions, Discrete\(4\), are not supported; expected a Box",
@@ -452,6 +456,7 @@ ENDED = {
     "TorchHalf": r"the observation must be 2 numbers, got a tensor bfloat16 \[2\]",
     "TextObs": "the observation must be 2 numbers, got a list of 2",
     "OldReset2": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[2\]",
+    "OldResetDict": r"reset\(\) must return an observation and a dictionary .*, got a dict of 2",
     "OldReset3": r"reset\(\) must return an observation and a dictionary .*, got an array float32 \[3\]",
     "ResetNone": r"reset\(\) must return .*, got None",
     "ResetInfoNone": r"reset\(\) must return .*, got an observation and None",
