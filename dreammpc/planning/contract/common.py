@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreammpc.interfaces import MEMORY, Outcome
-from dreammpc.planning.imagination import Imagination, device_of
+from dreammpc.planning.imagination import Imagination
+from dreammpc.runtime.devices import tensor_device
 
 ROWS = 4
 """Rows of the example latents that are made where none are given."""
@@ -162,7 +163,7 @@ def example_latent(model: Any, latent: TensorDictBase | None) -> TensorDictBase:
 
 def imagination_of(model: Any, latent: TensorDictBase) -> Imagination:
     """`model` as a planner is given it in the middle of an episode, after an action of zeros."""
-    size, device = latent.shape[0], device_of(latent)
+    size, device = latent.shape[0], tensor_device(latent)
     last = latent.apply(lambda x: 0.5 * x if x.is_floating_point() else x)
     return Imagination(model, torch.zeros(size, model.action_dim, device=device), last)
 

@@ -11,7 +11,7 @@ from dreammpc.interfaces import Outcome, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.planning.imagination import device_of
+from dreammpc.runtime.devices import tensor_device
 
 METHODS = ("step", "outcome", "value", "policy")
 PERTURBATION = 0.01
@@ -70,7 +70,7 @@ class Case:
 
     def __init__(self, model: Any, latent: TensorDictBase):
         self.model, self.latent, self.size = model, latent, latent.shape[0]
-        self.named, self.device = type(model).__name__, device_of(latent)
+        self.named, self.device = type(model).__name__, tensor_device(latent)
         shape = (self.size, model.action_dim)
         self.action = torch.rand(shape, device=self.device) * 1.8 - 0.9
         self.noise = torch.randn(shape, device=self.device)
