@@ -1,6 +1,7 @@
 """The checks of a model. Shapes: M a flat batch, A action dimension, K value heads."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ def check_model(
     named = type(model).__name__
     for method in ("action_dim", *METHODS):
         expect(hasattr(model, method), named, f"`{method}`", "none")
+    whole = isinstance(model.action_dim, Integral) and model.action_dim > 0
+    expect(whole, f"{named}.action_dim", "a whole number of at least 1", repr(model.action_dim))
     latent = common.example_latent(model, latent)
     with common.seeded(0, latent.device):
         case = Case(model, latent)
