@@ -133,7 +133,7 @@ class Goal(_ToReference):
         distance: function of latents [M] and goal latents [M] that returns [M]; by default the model's own
             `goal_distance`, or else the mean square of their difference.
         goal: the observation, as O numbers.
-        frames: what the camera sees there, for models that see frames: a picture's file, or bytes [C, h, w].
+        frames: what the camera sees there, for models that see frames: a picture's file, or uint8 [C, h, w].
 
     Raises:
         ValueError: a setting out of range.
