@@ -3,6 +3,8 @@
 The public names are imported when they are asked for, so that the launcher starts at once.
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,3 +54,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if os.environ.pop("DREAMMPC_STARTING", None):  # a recipe's process, which the launcher has started
+    from dreammpc.cli.launch import tell_interrupt
+
+    sys.excepthook = tell_interrupt

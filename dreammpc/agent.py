@@ -267,8 +267,10 @@ def check_plan(
     who = f"planner {planner}"
     if not isinstance(plan, Plan):
         raise UsageError(f"{who} must return a Plan, got {type(plan).__name__}")
-    added = sorted(set(map(str, given.keys(True, True))) - set(map(str, before.keys(True, True))))
-    if added:
+    for name in ("state", "diagnostics"):
+        if not isinstance(found := getattr(plan, name), TensorDictBase):
+            raise UsageError(f"{who}: {name} must be a TensorDict, got {type(found).__name__}")
+    if added := sorted(set(map(str, given.keys(True, True))) - set(map(str, before.keys(True, True)))):
         raise UsageError(f"{who} added {added[0]!r} to the state that it was given; it must return a new one")
     size = before.shape[0]
     horizon = plan.mean.shape[1] if isinstance(plan.mean, Tensor) and plan.mean.ndim == 3 else "H"
@@ -284,12 +286,10 @@ def check_plan(
     for name, shape in expected.items():
         got = list(results[name].shape) if isinstance(results[name], Tensor) else type(results[name]).__name__
         if got != shape:
-            wanted = str(shape).replace("'", "")
-            raise UsageError(f"{who}: {name} must have the shape {wanted}, got {got}")
-    if not plan.action.isfinite().all():
-        raise UsageError(f"{who}: action must be finite, got {plan.action.tolist()}")
-    extra = sorted(set(map(str, plan.state.keys(True, True))) - set(map(str, before.keys(True, True))))
-    if extra:
+            raise UsageError(f"{who}: {name} must have the shape {shape}, got {got}".replace("'", ""))
+    if not (plan.action.abs() <= 1).all():
+        raise UsageError(f"{who}: action must be finite, within [-1, 1], got {plan.action.tolist()}")
+    if extra := sorted(set(map(str, plan.state.keys(True, True))) - set(map(str, before.keys(True, True)))):
         raise UsageError(f"{who}: state has {extra[0]}, which initial_state does not make")
 
 

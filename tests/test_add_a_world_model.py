@@ -1,5 +1,6 @@
 """The page docs/add_a_world_model.md: its Python and its commands run, and the names it points at exist."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from forked import Forked
 
 from dreammpc.algorithms import ALGORITHMS, LatentAlgorithm, bmpc, losses
 from dreammpc.configuration.schemas import ALGORITHM_GROUP
+from dreammpc.interfaces import WorldModel
 from dreammpc.models import SIZES, BMPCModel, LatentModel
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add_a_world_model.md").read_text()
@@ -34,6 +36,33 @@ def test_the_pages_model_plans_and_is_bmpcs(page):
     z, noise = ours.latent(torch.rand(4, 16)), torch.randn(4, 2)
     assert torch.equal(ours.policy(z, noise), page["model"].policy(z, noise))
     assert torch.equal(ours.value(z, noise), page["model"].value(z, noise))
+
+
+def test_the_pages_model_from_scratch_reaches_its_goal(page):
+    """The page itself runs `check_model` on it."""
+    assert page["push"].action.shape == (3, 2)
+    mass, agent = page["mass"], page["pusher"]
+    state, carry = mass.latent(torch.tensor([[-0.5, 1.0]]), torch.zeros(1, 2)), agent.initial_carry(1)
+    start = torch.ones(1, 1, dtype=torch.bool)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(40):
+            seen = page["TensorDict"]({"observation": torch.cat([state["x"], state["v"]], -1)}, [1])
+            plan, carry = agent.step(seen, carry, start)
+            state, start = mass.step(state, plan.action), torch.zeros_like(start)
+    assert (state["x"] - mass.goal).abs().max() < 0.1
+
+
+def test_the_pages_table_has_the_protocols_methods(page):
+    table = PAGE.partition("## A model from scratch")[2].partition("```")[0]
+    found = dict(re.findall(r"^\| `(\w+)\((.*?)\)` \|", table, re.M))
+    assert set(found) == {
+        name for name, _ in inspect.getmembers(WorldModel, inspect.isfunction) if name[0] != "_"
+    }
+    for name, words in found.items():
+        protocol = list(inspect.signature(getattr(WorldModel, name)).parameters)[1:]
+        assert [word.partition("=")[0] for word in words.split(", ")] == protocol
+        assert list(inspect.signature(getattr(page["mass"], name)).parameters) == protocol
 
 
 def test_the_pages_algorithm_trains_and_is_evaluated_from_a_file_and_from_a_package(tmp_path):

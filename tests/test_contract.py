@@ -296,10 +296,17 @@ BAD_MODELS = {
         bad("value", lambda y, *_: y.detach()),
         r"value: gradient with respect to latent\[x\]",
     ),
-    "graph": (bad("value", lambda y, *_: y + 1 if y.sum() > 1e9 else y), r"value under torch.compile"),
+    "graph": (
+        bad("value", lambda y, *_: y + 1 if y.sum() > 1e9 else y),
+        r"value under torch.compile.* at test_contract.py, line \d+$",
+    ),
     "autocast": (
         bad("value", lambda y, *_: y / (not torch.is_autocast_enabled("cpu"))),
         r"value under bfloat16 autocast: expected finite numbers",
+    ),
+    "a fault": (
+        bad("value", lambda y, *_: y[:, 7]),
+        r"value: expected no error, got IndexError: .* at test_contract.py, line \d+$",
     ),
     "no methods": (nn.Linear(1, 1), r"^Linear: expected `action_dim`, got none"),
 }
@@ -311,6 +318,13 @@ def test_a_bad_model_is_caught(case):
     with pytest.raises(ContractError, match=words) as error:
         check_model(model, compile="eager" if case == "graph" else None, device=None)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_without_actions_is_told():
+    model = Linear()
+    model.action_dim = None
+    with pytest.raises(ContractError, match=r"action_dim: expected a whole number of at least 1, got None$"):
+        check_model(model, compile=None)
 
 
 def test_the_linear_model_passes_and_gradients_may_be_left_out():

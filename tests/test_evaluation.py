@@ -186,11 +186,12 @@ def test_who_ends_first_stays_in_the_picture():
 
 
 def test_table_lines_up_and_compares_with_the_policy():
-    def episodes(*returns: float) -> Episodes:
-        return Episodes(list(returns), [5] * len(returns), [False] * len(returns), 1.5, {"evaluations": 15.0})
+    def episodes(*returns: float, **diagnostics: float) -> Episodes:
+        return Episodes(list(returns), [5] * len(returns), [False] * len(returns), 1.5, diagnostics)
 
-    text = table({"policy": episodes(1.0, 3.0), "mppi": episodes(4.0, 6.0)})
+    text = table({"policy": episodes(1.0, 3.0), "mppi": episodes(4.0, 6.0, evaluations=15.0)})
     lines = text.splitlines()
     assert len({len(line) for line in lines}) == 1
     cells = [cell.strip() for cell in lines[3].split("|")[1:-1]]
     assert cells == ["mppi", "5.0", "1.0", "4.0", "6.0", "+3.0", "1.50", "15"]
+    assert lines[2].split("|")[-2].strip() == ""  # what a planner does not report is no zero

@@ -8,6 +8,7 @@ import torch
 from commands import TINY, recipe, train
 
 from dreammpc.cli import parser as cli
+from dreammpc.configuration.recipe import main
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support import faults
 from dreammpc.training.checkpoint import load_checkpoint
@@ -67,6 +68,7 @@ def test_an_environment_that_raises(name, error, steps, tmp_path, capsys):
 
 
 BOOM = """
+import builtins
 from dataclasses import dataclass
 from dreammpc.planning import make_planner
 
@@ -75,7 +77,7 @@ class Boom:
     '''A policy whose plan fails at last.'''
 
     action_dim: int
-    stop: bool = False
+    raises: str = "ConnectionError"
 
     def initial_state(self, batch_size, device=None):
         return make_planner("policy", self.action_dim).initial_state(batch_size, device)
@@ -83,23 +85,23 @@ class Boom:
     def plan(self, imagination, latent, state):
         CALLS.append(1)
         if len(CALLS) == 40:
-            raise (StopIteration if self.stop else ConnectionError)("no answer\\nfrom the planner")
+            raise getattr(builtins, self.raises)("no answer\\nfrom the planner")
         return make_planner("policy", self.action_dim).plan(imagination, latent, state)
 
 CALLS = []
 """
 
 
-@pytest.mark.parametrize("stop", [False, True])
-def test_a_planner_that_raises(stop, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("raises", ["ConnectionError", "StopIteration", "SystemExit"])
+def test_a_planner_that_raises(raises, tmp_path, capsys, monkeypatch):
     (tmp_path / "boom.py").write_text(BOOM)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("boom", None)
-    line = failed(tmp_path, capsys, "planner=boom.Boom", f"planner.stop={stop}")
-    assert ("StopIteration" if stop else "ConnectionError: no answer from the planner") in line
+    line = failed(tmp_path, capsys, "planner=boom.Boom", f"planner.raises={raises}")
+    assert f"{raises}: no answer from the planner" in line
     assert "boom" in line and "saved at " in line and "errors.log" in line
     assert "in plan" in (tmp_path / "run/errors.log").read_text()
-    assert line.startswith(f"error: planner boom.Boom: {'StopIteration' if stop else 'ConnectionError'}: ")
+    assert line.startswith(f"error: planner boom.Boom: {raises}: ")
     assert load_checkpoint(tmp_path / LAST)["dreammpc"]["env_steps"] > 100
 
 
@@ -163,6 +165,29 @@ def test_in_a_worker(forked_workers, tmp_path, capfd):
         "error: in a worker: task 'gym-odd_envs:RaiseEarly-v0', environment 0, step 3: Value"
     )
     assert "errors.log" in line and "odd_envs.py" in (tmp_path / "run/errors.log").read_text()
+
+
+def test_what_exits_within_a_command_or_a_recipe(capsys, monkeypatch):
+    def quits(*_):
+        sys.exit(0)
+
+    def calls(config):
+        quits()
+
+    monkeypatch.setattr(cli, "print_tasks", quits)
+    monkeypatch.setattr(sys, "argv", ["mine.py"])
+    for code, function in (
+        (1, lambda: cli.main(["tasks"])),
+        (1, main("train")(calls)),
+        (0, main("train")(quits)),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            function()
+        assert stop.value.code == code
+        said = capsys.readouterr().err
+        assert ("SystemExit: 0 (test_foreign_errors.py:" in said) == (code == 1)
+        if code == 1:
+            Path(said.strip().rpartition("traceback: ")[2]).unlink()
 
 
 # --- the line -----------------------------------------------------------------------------------------

@@ -81,10 +81,11 @@ def test_it_keeps_the_contract_of_terms(tmp_path, compile):
         ("nowhere.png", "nowhere.png: no such file"),
         ("text.png", "text.png: not a picture"),
         ("text.npy", "text.npy: not a picture"),
-        (torch.zeros(3, 8, 8), r"expected bytes of shape \[C, h, w\].*float32 \[3, 8, 8\]"),
+        (torch.zeros(3, 8, 8), r"expected a uint8 tensor or array \[C, h, w\].*float32 \[3, 8, 8\]"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"got uint8 \[8, 8, 3\]"),
         (7, r"got int64 \[\]"),
-        ({"a": 1}, "expected a picture's file, or bytes"),
+        ({"a": 1}, r"^frames: expected a picture's file, or a uint8 .* \[C, h, w\], got {'a': 1}$"),
+        (bytes(3 * 64 * 64), r"got b'.{,40}$"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_one_line(tmp_path, monkeypatch, given, line):

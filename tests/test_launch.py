@@ -123,6 +123,11 @@ def test_sigterm_reaches_the_recipe(recipe):
     assert Path("stopped-0").exists()
 
 
+def test_an_interrupt_while_a_recipe_imports_is_one_word(recipe):
+    recipe.write_text("import os, signal, dreammpc\nos.kill(os.getpid(), signal.SIGINT)\nimport torch\n")
+    assert finish("run", "tiny.py") == (130, "", "interrupted\n")
+
+
 def test_packaged_names_prefer_the_package(tmp_path, monkeypatch):
     inside, beside = tmp_path / "package" / "recipes", tmp_path / "recipes"
     for folder, names in ((inside, ["train"]), (beside, ["train", "evaluate", "_shared"])):

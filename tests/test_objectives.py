@@ -171,6 +171,8 @@ class Wrong:
         if self.how == "writes":
             trajectory.actions.zero_()
         answers = {"shape": cost.unsqueeze(-1), "nan": cost * torch.nan, "detached": cost.detach()}
+        if self.how == "position":
+            return trajectory.latents["pos"].sum((0, -1))
         return {**answers, "rows": cost * cost.mean(), "writes": cost}[self.how]
 
 
@@ -178,6 +180,14 @@ class Wrong:
 def test_broken_terms_break_the_contract(how):
     with pytest.raises(ContractError, match=r"^Wrong"):
         check_term(Wrong(how))
+
+
+def test_a_term_that_reads_a_latent_of_its_own_is_told_whose_model_it_was_checked_in():
+    hint = r" \(in a linear model of the checker's own; give yours as model=\)$"
+    with pytest.raises(ContractError, match=r"KeyError: .*pos.* at test_objectives.py, line \d+" + hint):
+        check_term(Wrong("position"))
+    with pytest.raises(ContractError, match=r"KeyError: .*pos.* at test_objectives.py, line \d+$"):
+        check_term(Wrong("position"), random_tdmpc2(A))
 
 
 @pytest.mark.parametrize(
@@ -370,6 +380,16 @@ def test_the_risk_of_an_ensemble(risk, expected):
     result = make_plan(planner, model, random_latent(model, 2))
     assert result.diagnostics["violation"].tolist() == [expected] * 2
     check_term(Heads(), heads=True)
+
+
+@pytest.mark.parametrize("risk", ["worst", "cvar"])
+def test_a_risk_over_heads_wants_heads(risk):
+    model = LinearQuadratic(A)
+    planner = make_planner("cem", A, constraints=[{"term": "energy", "risk": risk}])
+    with pytest.raises(
+        UsageError, match=rf"^constraint on energy: risk={risk} .* \[M, K\]; this one gives \[M\]$"
+    ):
+        make_plan(planner, model, random_latent(model, 2))
 
 
 def test_the_page_runs(tmp_path):

@@ -172,12 +172,14 @@ def test_a_bad_entry_point_is_one_line_and_spoils_no_other(offer, capsys, value,
     assert listed["mine"].endswith("Mine. [package good 1.0]")
 
 
-def test_an_entry_point_that_raises_on_import_is_one_line(offer, tmp_path):
-    (tmp_path / "angry.py").write_text("raise RuntimeError('two\\nlines')")
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
+def test_a_module_that_raises_on_import_is_one_line(error, offer, tmp_path):
+    (tmp_path / "angry.py").write_text(f"raise {error}('two\\nlines')")
     offer("angry", angry="angry:Any")
-    assert line(make_planner, "angry", A).endswith(
-        "cannot be imported from angry:Any: RuntimeError: two lines"
-    )
+    expected = f"cannot be imported from angry:Any: {error}: two lines"
+    assert line(make_planner, "angry", A).endswith(expected)
+    refused = line(make_planner, "angry.Any", A)
+    assert refused == f"planner 'angry.Any' cannot be imported: {error}: two lines"
 
 
 def test_two_packages_of_one_name_are_both_named(offer):
@@ -418,6 +420,9 @@ class Faulty(Policy):
             "lost": lambda: plan._replace(action=plan.action * torch.nan),
             "grown": lambda: plan._replace(state=state.clone().set("more", state["count"])),
             "tuple": lambda: tuple(plan),
+            "far": lambda: plan._replace(action=plan.action + 7),
+            "stateless": lambda: plan._replace(state=None),
+            "dict": lambda: plan._replace(diagnostics={"objective": plan.value}),
         }
         return changed.get(self.fault, lambda: plan)()
 
@@ -435,7 +440,10 @@ class Faulty(Policy):
         ("mutates", "changed the state 'count' that it was given"),
         ("tuple", "must return a Plan, got tuple"),
         ("adds", "added 'more' to the state that it was given; it must return a new one"),
-        ("lost", "action must be finite, got [[nan, nan]"),
+        ("lost", "action must be finite, within [-1, 1], got [[nan, nan]"),
+        ("far", "action must be finite, within [-1, 1], got [["),
+        ("stateless", "state must be a TensorDict, got NoneType"),
+        ("dict", "diagnostics must be a TensorDict, got dict"),
     ],
 )
 def test_the_first_plan_is_checked(fault, words):

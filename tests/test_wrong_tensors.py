@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
-from toy_models import random_latent, random_tdmpc2
+from toy_models import Ensemble, random_latent, random_tdmpc2
 
 from dreammpc.agent import Agent
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import Outcome, UsageError
 from dreammpc.planning import PLANNERS, Imagination, make_planner
 
 A, B = 2, 3
@@ -136,3 +136,53 @@ def test_observations_of_numpys_precision_are_read(obs):
     action = torch.zeros(B, A)
     single = given.clone().set("observation", given["observation"].float())
     assert torch.equal(model.observe(given, action, belief)["z"], model.observe(single, action, belief)["z"])
+
+
+def changed(method, change):
+    """A model whose `method` returns what `change` makes of it."""
+
+    def call(self, *arguments):
+        return change(getattr(Ensemble, method)(self, *arguments))
+
+    return type("Odd", (Ensemble,), {method: call})(A)
+
+
+MODELS = {
+    "value-flat": ("value", lambda heads: heads[:, 0], r"\[\d+, K\], got \[\d+\]"),
+    "value-deep": ("value", lambda heads: heads.unsqueeze(-1), r"\[\d+, K\], got \[\d+, 3, 1\]"),
+    "value-turned": ("value", lambda heads: heads.T.repeat(1, 2), r"\[\d+, K\], got \[3, \d+\]"),
+    "reward": (
+        "outcome",
+        lambda found: Outcome(found.reward.unsqueeze(-1), found.discount),
+        r"a reward \[\d+\], got \[\d+, 1\]",
+    ),
+    "discount": ("outcome", lambda found: Outcome(found.reward, 0.9), r"a discount \[\d+\], got float"),
+    "one-discount": (
+        "outcome",
+        lambda found: Outcome(found.reward, torch.tensor(0.9)),
+        r"a discount \[\d+\], got \[\]",
+    ),
+    "outcome": ("outcome", lambda found: found.reward, r"an Outcome\(reward, discount\), got \[\d+\]"),
+    "step": ("step", lambda latent: latent["x"], r"a TensorDict \[\d+\], got \[\d+, 2\]"),
+    "rows": ("step", lambda latent: latent[:1], r"a TensorDict \[\d+\], got \[1\]"),
+    "entry": (
+        "step",
+        lambda latent: TensorDict({"x": latent["x"][:, :1]}, latent.shape),
+        r"a latent whose 'x' is \[\d+, 2\], got \[\d+, 1\]",
+    ),
+    "lost": ("step", lambda latent: latent.exclude("x"), r"a latent whose 'x' is \[\d+, 2\], got NoneType"),
+    "policy": ("policy", lambda action: action[:, 0], r"\[\d+, 2\], got \[\d+\]"),
+}
+
+
+ASKED = [(name, case) for case in MODELS for name in ("dream_mpc", "mppi", "cem")]
+ASKED += [("policy", case) for case, (method, *_) in MODELS.items() if method in ("value", "policy")]
+
+
+@pytest.mark.parametrize(("name", "case"), ASKED)
+def test_a_model_that_returns_another_shape(name, case):
+    method, change, got = MODELS[case]
+    model, planner = changed(method, change), make_planner(name, A)
+    latent = model.latent(torch.randn(4, A))
+    with pytest.raises(UsageError, match=rf"^model Odd: {method} must give {got}$"):
+        planner.plan(Imagination(model), latent, planner.initial_state(4))

@@ -30,7 +30,7 @@ from dreammpc.interfaces import MEMORY, Plan, UsageError
 from dreammpc.models import BMPCModel
 from dreammpc.planning.imagination import Imagination
 from dreammpc.runtime.compiling import compiled
-from dreammpc.runtime.devices import forked_rng
+from dreammpc.runtime.devices import forked_rng, module_device
 
 MIN_EXPERT_STD = 0.01
 """The expert's std counts as at least this: a planner that is certain would make the divergence infinite."""
@@ -282,7 +282,7 @@ def check_expert(model: Any, planner: Any) -> None:
     if getattr(planner, "replan_every", 1) > 1:
         reason = "steps that follow an older plan have none of their own (eval_planner may have it)"
         raise UsageError(f"{who} with replan_every={planner.replan_every}: {reason}")
-    device = next(model.parameters()).device
+    device = module_device(model)
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with forked_rng(device):
         plan = planner.plan(Imagination(model), latent, state)

@@ -6,7 +6,7 @@ import torch
 from torch.optim import Optimizer
 
 from dreammpc.models import LatentModel
-from dreammpc.runtime.devices import forked_rng
+from dreammpc.runtime.devices import forked_rng, module_device
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def reset_value_and_policy(model: LatentModel, optimizers: Iterable[Optimizer], 
     Args:
         seed: of the new weights, equal in all processes that train together.
     """
-    with forked_rng(next(model.parameters()).device):
+    with forked_rng(module_device(model)):
         torch.manual_seed(seed)
         model.value_heads.reset_parameters()
         model.actor.reset_parameters()

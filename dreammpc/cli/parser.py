@@ -75,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from dreammpc.support import faults  # which imports torch
         from dreammpc.support.names import printable
 
+        if isinstance(error, SystemExit) and not faults.raised_by_foreign_code(error):
+            raise
         usage = isinstance(error, ValueError) and not faults.raised_by_foreign_code(error)
         line = str(error) if usage else faults.report(error)
         print(printable(f"error: {' '.join(line.splitlines())}"), file=sys.stderr)

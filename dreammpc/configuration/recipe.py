@@ -78,6 +78,12 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 fail(describe(error, name))
             except Exception as error:
                 fail(faults.report(error), EXIT_FAULT)
+            except SystemExit as error:
+                place = faults.source_line(error)
+                own = place is not None and place.frame.f_code is function.__code__  # a recipe may exit
+                if own or not faults.raised_by_foreign_code(error):
+                    raise
+                fail(faults.report(error), EXIT_FAULT)
             finally:
                 release_folders()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import ForeignError, RunError
-from dreammpc.support.faults import error_line
+from dreammpc.support.faults import error_line, raised_by_foreign_code
 
 EXIT = 81
 """Exit code of a worker that has written a report."""
@@ -28,7 +28,9 @@ def reporting_errors(function: Callable[..., Any], folder: str | None) -> Callab
     def call(*arguments: Any, **named: Any) -> Any:
         try:
             return function(*arguments, **named)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and not raised_by_foreign_code(error):
+                raise
             content = {"line": error_line(error), "traceback": "".join(traceback.format_exception(error))}
             draft = Path(folder) / f"{os.getpid()}.tmp"
             draft.write_text(json.dumps(content), encoding="utf-8")

@@ -122,7 +122,7 @@ def finals(results: Mapping[str, Episodes]) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Episodes]) -> str:
-    """One line per planner, as Markdown: return, rates of success if reported, time and model evaluations."""
+    """One line per planner, as Markdown: return, time, and rates of success and model steps if reported."""
     policy = results["policy"].mean if "policy" in results else None
     rates = {name: result.success_rates() for name, result in results.items()}
     shown = list(dict.fromkeys(key for own in rates.values() for key in own))
@@ -142,7 +142,7 @@ def table(results: Mapping[str, Episodes]) -> str:
                 f"{max(result.returns):.1f}",
                 "" if policy is None else f"{result.mean - policy:+.1f}",
                 f"{result.ms_per_action:.2f}",
-                f"{result.diagnostics.get('evaluations', 0):.0f}",
+                f"{result.diagnostics['evaluations']:.0f}" if "evaluations" in result.diagnostics else "",
             ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]

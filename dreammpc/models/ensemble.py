@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.interfaces import MEMORY, Outcome, UsageError
+from dreammpc.runtime.devices import tensor_device
 
 
 class EnsembleModel(nn.Module):
@@ -95,8 +96,8 @@ class EnsembleModel(nn.Module):
 
 def mode(member: Any, latent: TensorDictBase) -> Tensor:
     """A member's noise-free action [M, A]."""
-    device = next(iter(latent.values(True, True))).device
-    action: Tensor = member.policy(latent, torch.zeros(latent.shape[0], member.action_dim, device=device))
+    noise = torch.zeros(latent.shape[0], member.action_dim, device=tensor_device(latent))
+    action: Tensor = member.policy(latent, noise)
     return action
 
 

@@ -13,6 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from dreammpc.interfaces import Outcome, UsageError
+from dreammpc.runtime.devices import module_device
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class SimulatorModel(nn.Module):
         self.policy_fn: Callable[..., Any] | None = policy
         self.termination_fn: Callable[..., Any] | None = termination
         self.encode_fn: Callable[..., Any] | None = encode
-        self._try_functions(next((p.device for p in self.parameters()), None) if device is None else device)
+        self._try_functions(module_device(self) if device is None else device)
 
     def latent(self, x: Tensor) -> TensorDictBase:
         """The latent TensorDict [M] of states `x` [M, D], read as float32.

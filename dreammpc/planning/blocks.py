@@ -92,9 +92,8 @@ def make_blocks(horizon: int, action_block: int, interpolation: str, device: tor
     if interpolation == "hold":
         weights = one[block_of]
         return Blocks(horizon, weights, (weights / weights.sum(0)).t(), block_of)
-    i = block_of.clamp(
-        max=count - 2
-    )  # the knots on both sides of each action, and how far it is between them
+    # The knots on both sides of each action, and how far it is between them.
+    i = block_of.clamp(max=count - 2)
     s = (step / action_block - i).unsqueeze(1)
     weights = (1 - s) * one[i] + s * one[i + 1]
     if interpolation == "cubic":  # Hermite's, with slopes by differences (one-sided at the ends)

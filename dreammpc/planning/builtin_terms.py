@@ -14,7 +14,9 @@ from torch import Tensor
 
 from dreammpc.interfaces import MEMORY, UsageError
 from dreammpc.planning.goal_frames import Frames
+from dreammpc.planning.imagination import Imagination
 from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
+from dreammpc.planning.value_heads import sample_std
 from dreammpc.plugins.settings import fitted, one_of
 
 At = Annotated[str, one_of("last", "along")]
@@ -57,11 +59,10 @@ class Uncertainty:
     def __call__(self, trajectory: Trajectory) -> Tensor:
         horizon, size = trajectory.actions.shape[:2]
         before, actions = trajectory.latents[:-1].flatten(0, 1), trajectory.actions.flatten(0, 1)
-        heads: Tensor = trajectory.model.value(before, actions)
+        heads = Imagination(trajectory.model).value(before, actions)
         if heads.shape[-1] == 1:  # no ensemble, no uncertainty
             return 0 * trajectory.actions.sum((0, -1))
-        variance = (heads - heads.mean(-1, keepdim=True)).square().sum(-1) / max(heads.shape[-1] - 1, 1)
-        spread = (variance + 1e-12).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf).view(horizon, size)
+        spread = sample_std(heads).nan_to_num(nan=torch.inf, posinf=torch.inf).view(horizon, size)
         return (trajectory.discounts[:-1] * spread).sum(0)
 
 
@@ -132,7 +133,7 @@ class Goal(_ToReference):
         distance: function of latents [M] and goal latents [M] that returns [M]; by default the model's own
             `goal_distance`, or else the mean square of their difference.
         goal: the observation, as O numbers.
-        frames: what the camera sees there, for models that see frames: a picture's file, or bytes [C, h, w].
+        frames: what the camera sees there, for models that see frames: a picture's file, or uint8 [C, h, w].
 
     Raises:
         ValueError: a setting out of range.

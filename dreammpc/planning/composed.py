@@ -22,7 +22,7 @@ from dreammpc.planning.constraints import (
     final_report,
 )
 from dreammpc.planning.context import PlanningContext
-from dreammpc.planning.imagination import Imagination, Objective, device_of
+from dreammpc.planning.imagination import Imagination, Objective
 from dreammpc.planning.objective_terms import term_inputs
 from dreammpc.planning.search import SearchState, SelectBest, Selection
 from dreammpc.planning.stages import (
@@ -36,6 +36,7 @@ from dreammpc.planning.stages import (
 )
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 from dreammpc.plugins.settings import NonNegative, NonNegativeOrInf, Positive, check, one_of
+from dreammpc.runtime.devices import tensor_device
 
 NonFinite = Annotated[str, one_of("lose", "zero")]
 
@@ -139,7 +140,7 @@ class Composed:
     def _context(
         self, imagination: Imagination, latent: TensorDictBase, state: TensorDictBase
     ) -> PlanningContext:
-        device = device_of(latent)
+        device = tensor_device(latent)
         limited = self.max_ms != torch.inf and not torch.compiler.is_compiling()
         more: dict[str, Any] = {
             **term_inputs(self.objective.costs, imagination, state, device),

@@ -63,8 +63,11 @@ class Constraint:
                 raise UsageError(f"constraint on {term_name(self.term)}: {name} must be finite, got {value}")
 
     def violation(self, trajectory: Trajectory, reference: Any) -> Tensor:
-        """g of each candidate, [M]."""
+        """g of each candidate, [M]. Raises UsageError for a `risk` over heads of a term that gives none."""
         found = cost(self.term, trajectory, reference, heads=True)
+        if found.ndim == 1 and self.risk != "mean":
+            named, wants = term_name(self.term), "for terms that give a cost per head, [M, K]"
+            raise UsageError(f"constraint on {named}: risk={self.risk} is {wants}; this one gives [M]")
         if found.ndim == 2 and self.risk == "cvar":
             count = max(round(self.level * found.shape[1]), 1)
             found = found.topk(count, 1).values.mean(1)

@@ -14,7 +14,8 @@ from torch import Tensor
 from dreammpc.interfaces import Imagined
 from dreammpc.planning.blocks import Blocks
 from dreammpc.planning.constraints import candidate_multipliers
-from dreammpc.planning.imagination import Imagination, Objective, device_of
+from dreammpc.planning.imagination import Imagination, Objective
+from dreammpc.runtime.devices import tensor_device
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PlanningContext:
 
     @property
     def device(self) -> torch.device:
-        return device_of(self.latent)
+        return tensor_device(self.latent)
 
     @property
     def num_decisions(self) -> int:

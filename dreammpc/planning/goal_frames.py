@@ -1,6 +1,7 @@
 """A picture as a setting: what a goal looks like, from a file or as numbers."""
 
 import hashlib
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 
+EXPECTED = "a uint8 tensor or array [C, h, w]"
+
 
 class Frames(str):
-    """A picture, bytes [C, h, w], that can stand in a frozen dataclass of settings.
+    """A picture, uint8 [C, h, w], that can stand in a frozen dataclass of settings.
 
     As text, which is what is stored, printed and compared, it is the file's name, or size and checksum.
 
     Args:
-        given: a file (`.npy`, or a picture); or an array or tensor of bytes, [C, h, w] with 3 channels for
-            each camera.
+        given: a file (`.npy`, or a picture); or a uint8 tensor or array [C, h, w] with 3 channels for each
+            camera.
 
     Raises:
         UsageError: no such file, not a picture, or of another shape or type.
@@ -33,10 +36,11 @@ class Frames(str):
         except UsageError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"frames: expected a picture's file, or bytes, got {given!r}") from error
+            got = reprlib.repr(given)
+            raise UsageError(f"frames: expected a picture's file, or {EXPECTED}, got {got}") from error
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] % 3 or not pixels.numel():
             got = f"{str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
-            raise UsageError(f"frames: expected bytes of shape [C, h, w], C a multiple of 3, got {got}")
+            raise UsageError(f"frames: expected {EXPECTED}, C a multiple of 3, got {got}")
         checksum = "" if named else hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:12]
         made = super().__new__(cls, given if named else f"bytes {list(pixels.shape)} {checksum}")
         made._on = {torch.device("cpu"): pixels}
@@ -63,7 +67,7 @@ def _restored(text: str, pixels: Tensor) -> Frames:
 
 
 def read_picture(path: Path) -> Tensor:
-    """Bytes [C, h, w] of a file; see `Frames`."""
+    """uint8 [C, h, w] of a file; see `Frames`."""
     if not path.is_file():
         raise UsageError(f"frames: {path}: no such file")
     try:

@@ -5,13 +5,13 @@ Models know flat batches [M], planners know [B, N, H, A] (letters: see `dreammpc
 
 import itertools
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from dreammpc.interfaces import Imagined, PlanningModel
+from dreammpc.interfaces import Imagined, Outcome, PlanningModel
 from dreammpc.planning.constraints import constrained, make_constraints
 from dreammpc.planning.objective_terms import (
     Trajectory,
@@ -20,8 +20,10 @@ from dreammpc.planning.objective_terms import (
     prepare_terms,
     weighted_costs,
 )
+from dreammpc.planning.shapes import check_latent, checked_outcome, checked_tensor
 from dreammpc.planning.value_heads import ValueReduction, reduce_heads, sample_std
 from dreammpc.plugins.settings import Finite, Fraction, NonNegative, check, one_of
+from dreammpc.runtime.devices import tensor_device
 
 UncertaintyKind = Annotated[str, one_of("std", "terminal", "released")]
 CPU_ROWS = 512
@@ -83,7 +85,7 @@ class Objective:
         return reduce_heads(heads, self.value_reduction, self.value_std_weight)
 
     def spread(self, heads: Tensor) -> Tensor:
-        """UncertaintyKind of each value, [M, K] → [M]."""
+        """Uncertainty of each value, [M, K] → [M]."""
         std = sample_std(heads)
         return heads.mean(-1) * std if self.uncertainty == "released" else std
 
@@ -111,6 +113,7 @@ class Imagination:
         last_latent: TensorDictBase | None = None,
     ):
         self.model, self.last_action, self.last_latent = model, last_action, last_latent
+        self._stepped = False
 
     @property
     def action_dim(self) -> int:
@@ -134,20 +137,41 @@ class Imagination:
         actions: list[Tensor] = []
         for t in range(shape[2]):
             if t:
-                latent = self.model.step(latent, actions[-1])
-            actions.append(self.model.policy(latent, noise[:, t]))
+                latent = self.step(latent, actions[-1])
+            actions.append(self.policy(latent, noise[:, t]))
         return torch.stack(actions, 1).view(shape).to(noise.dtype)
+
+    def step(self, latent: TensorDictBase, action: Tensor) -> TensorDictBase:
+        """The model's next latent [M]; this and what follows raises UsageError for another shape."""
+        found = self.model.step(latent, action)
+        if not torch.compiler.is_compiling():
+            check_latent(self.model, found, latent, entries=not self._stepped)  # once, as they take longer
+            self._stepped = True
+        return found
+
+    def outcome(self, latent: TensorDictBase, action: Tensor, next_latent: TensorDictBase) -> Outcome:
+        """The model's reward and discount [M]."""
+        return checked_outcome(self.model, self.model.outcome(latent, action, next_latent), len(action))
+
+    def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
+        """The model's value heads [M, K]."""
+        return checked_tensor(self.model, "value", self.model.value(latent, action), len(action), "K")
+
+    def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
+        """The model's policy action [M, A]."""
+        return checked_tensor(self.model, "policy", self.model.policy(latent, noise), *noise.shape)
 
     def mode(self, latent: TensorDictBase) -> Tensor:
         """The policy's noise-free action [M, A]."""
-        return self.model.policy(
-            latent, torch.zeros(latent.shape[0], self.action_dim, device=device_of(latent))
-        )
+        noise = torch.zeros(latent.shape[0], self.action_dim, device=tensor_device(latent))
+        return self.policy(latent, noise)
 
     def state_value(self, latent: TensorDictBase) -> Tensor:
         """Value heads [M, K] at the policy's noise-free action, or what a model of several policies says."""
         own = getattr(self.model, "state_value", None)
-        return own(latent) if own else self.model.value(latent, self.mode(latent))
+        if own is None:
+            return self.value(latent, self.mode(latent))
+        return checked_tensor(self.model, "state_value", own(latent), latent.shape[0], "K")
 
     def score(
         self,
@@ -206,12 +230,12 @@ class Imagination:
         steps = actions.transpose(0, 1)  # [H, M, A]
         latents = [latent]
         for t in range(horizon):
-            latents.append(self.model.step(latents[-1], steps[t]))
+            latents.append(self.step(latents[-1], steps[t]))
         last, along = latents[-1], steps.flatten(0, 1)
         visited = torch.cat(latents)  # z_0..z_H
         before, after = visited[:-rows], visited[rows:]
-        reward, discount = self.model.outcome(before, along, after)
-        reward, discount = reward.view(horizon, rows), discount.view(horizon, rows)
+        outcome = self.outcome(before, along, after)
+        reward, discount = outcome.reward.view(horizon, rows), outcome.discount.view(horizon, rows)
         discounts = torch.cat([torch.ones_like(discount[:1]), discount.cumprod(0)])  # D_0..D_H
 
         if objective.uncertainty_coef == 0 and not objective.terminal_value:
@@ -224,7 +248,7 @@ class Imagination:
             uncertainty = discounts[-1] * objective.spread(heads)
         else:
             at = visited if objective.uncertainty == "std" else torch.cat([after, last])
-            heads = self.model.value(at, torch.cat([along, self.mode(last)]))
+            heads = self.value(at, torch.cat([along, self.mode(last)]))
             if hasattr(self.model, "state_value"):
                 heads = torch.cat([heads[:-rows], self.state_value(last)])
             spread = objective.spread(heads).view(horizon + 1, rows)
@@ -256,11 +280,6 @@ class Imagination:
         """Raise ValueError if a planner of `action_dim` does not fit the model."""
         if action_dim != self.action_dim:
             raise ValueError(f"the planner has action_dim {action_dim}, the model {self.action_dim}")
-
-
-def device_of(latent: TensorDictBase) -> torch.device:
-    """Where the latent's tensors are; a TensorDict itself need not say."""
-    return cast(torch.device, next(iter(latent.values(True, True))).device)
 
 
 def repeat_rows(latent: TensorDictBase, num: int) -> TensorDictBase:

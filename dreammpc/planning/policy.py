@@ -8,10 +8,11 @@ from tensordict import TensorDictBase
 from dreammpc.interfaces import Plan
 from dreammpc.planning import warm_start
 from dreammpc.planning.factory import register_planner
-from dreammpc.planning.imagination import Imagination, device_of
+from dreammpc.planning.imagination import Imagination
 from dreammpc.planning.search import SearchState, Selection
 from dreammpc.planning.statistics import SearchStatistics, diagnostics, finite
 from dreammpc.plugins.settings import Positive, check
+from dreammpc.runtime.devices import tensor_device
 
 
 @register_planner("policy")
@@ -33,9 +34,9 @@ class Policy:
         imagination.check_action_dim(self.action_dim)
         warm_start.check(latent, state)
         mode = imagination.mode(latent)
-        one = torch.ones(latent.shape[0], self.action_dim, device=device_of(latent))
-        std = (imagination.model.policy(latent, one) - mode).abs().nan_to_num(0.0)
-        value = imagination.model.value(latent, mode).mean(-1)
+        one = torch.ones(latent.shape[0], self.action_dim, device=tensor_device(latent))
+        std = (imagination.policy(latent, one) - mode).abs().nan_to_num(0.0)
+        value = imagination.value(latent, mode).mean(-1)
         ok = mode.isfinite().all(-1)
         action = torch.where(ok.unsqueeze(-1), mode, 0.0).float()  # a policy may answer in bfloat16
         sequence = mode.unsqueeze(1)

@@ -73,21 +73,31 @@ class PlannerPreset:
         self, propose: Proposal, refine: Sequence[Refinement], select: Selector, non_finite: str = "lose"
     ) -> Composed:
         """These stages with the settings that all presets have; without an `uncertainty_coef` λ is 0."""
-        coefficient, kind = getattr(self, "uncertainty_coef", 0.0), getattr(self, "uncertainty", "std")
-        reduction = self.value_reduction, self.value_std_weight
         objective = Objective(
-            coefficient,
-            kind,
-            *reduction,
-            self.terms,
-            self.terminal_value,
-            self.constraints,
-            self.value_lambda,
+            uncertainty_coef=getattr(self, "uncertainty_coef", 0.0),
+            uncertainty=getattr(self, "uncertainty", "std"),
+            value_reduction=self.value_reduction,
+            value_std_weight=self.value_std_weight,
+            terms=self.terms,
+            terminal_value=self.terminal_value,
+            constraints=self.constraints,
+            value_lambda=self.value_lambda,
         )
-        timing = self.replan_every, self.action_block, self.interpolation
-        rest = self.horizon, objective, self.min_std, self.max_ms, non_finite, *timing
-        trust = bool(getattr(self, "measured_trust", False))
-        return Composed(self.action_dim, propose, refine, select, *rest, trust)
+        return Composed(
+            self.action_dim,
+            propose,
+            refine,
+            select,
+            horizon=self.horizon,
+            objective=objective,
+            min_std=self.min_std,
+            max_ms=self.max_ms,
+            non_finite=non_finite,
+            replan_every=self.replan_every,
+            action_block=self.action_block,
+            interpolation=self.interpolation,
+            measured_trust=bool(getattr(self, "measured_trust", False)),
+        )
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """Warm start of an episode's first step, TensorDict [B]; see `Composed.initial_state`."""

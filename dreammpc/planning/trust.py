@@ -30,7 +30,7 @@ def measured(imagination: Imagination, latent: TensorDictBase, state: TensorDict
     last, action = imagination.last_latent, imagination.last_action
     if last is None or action is None:
         return {name: state[name] for name in SHAPES}
-    predicted = imagination.model.step(last, action)
+    predicted = imagination.step(last, action)
     more = torch.stack([length(predicted, latent), length(last, latent)])
     more = torch.where(more.isfinite().all(0) & (state["started"][:, 0] > 0), more, 0.0)
     return {name: DECAY * state[name] + added[:, None] for name, added in zip(SHAPES, more, strict=True)}

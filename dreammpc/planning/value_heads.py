@@ -39,14 +39,13 @@ def mean_pair_minimum(heads: Tensor) -> Tensor:
     count = heads.shape[-1]
     if count == 1:
         return heads[..., 0]
-    greater = torch.arange(
-        count - 1, -1, -1, device=heads.device, dtype=heads.dtype
-    )  # pairs that each is least of
+    # Of pairs that each is least of there are:
+    greater = torch.arange(count - 1, -1, -1, device=heads.device, dtype=heads.dtype)
     return (heads.sort(-1).values * greater).sum(-1) / math.comb(count, 2)
 
 
 def sample_std(heads: Tensor) -> Tensor:
-    """Sample standard deviation over heads, [..., K] → [...]; zero for a single head.
+    """Sample standard deviation over heads, [..., K] → [...]; 1e-6 for a single head.
 
     Its gradient stays finite where all heads agree (there that of `Tensor.std` is NaN).
     """

@@ -11,7 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.planning.imagination import device_of
+from dreammpc.runtime.devices import tensor_device
 
 
 def initial(batch_size: int, device: torch.device | None = None, **shapes: tuple[int, ...]) -> TensorDictBase:
@@ -51,9 +51,9 @@ def check(latent: Any, state: Any, shapes: dict[str, tuple[int, ...]] | None = N
         if not isinstance(value, Tensor) or value.shape[1:] != shape or not value.is_floating_point():
             wanted = f"a warm start with {name!r} {[size, *shape]}, float32"
             raise UsageError(f"state: expected {wanted}, got {description(value)}{advice}")
-        if value.device != device_of(latent):
+        if value.device != tensor_device(latent):
             raise UsageError(
-                f"state: expected {name!r} on {device_of(latent)}, as the latent, got {value.device}"
+                f"state: expected {name!r} on {tensor_device(latent)}, as the latent, got {value.device}"
             )
 
 

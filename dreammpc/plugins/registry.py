@@ -146,7 +146,7 @@ class Registry:
     def _entry(self, point: metadata.EntryPoint) -> Any:
         try:
             return point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"{self.kind} {point.name!r} of {package(point)} cannot be imported from {point.value}:"
                 f" {one_line(error)}"
@@ -180,7 +180,7 @@ def imported(path: str, kind: str) -> Any:
     module_name, _, attribute = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = "; it must be installed or on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else ""
         raise UsageError(f"{kind} {path!r} cannot be imported: {one_line(error)}{hint}") from error
     if not hasattr(module, attribute):

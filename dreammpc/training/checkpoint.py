@@ -184,7 +184,7 @@ class Checkpoints(Callback):
                 log.warning("%s", error)
             except Exception as error:  # whatever was raised at first is what the run ends with
                 log.warning("no checkpoint of this moment: %s", faults.exception_line(error))
-        if saveable and self._good is not None and isinstance(exception, Exception):
+        if saveable and self._good is not None and isinstance(exception, Exception | SystemExit):
             path, steps = self._good
             exception.add_note(f"saved at {steps} environment steps, go on with resume={path}")
 

@@ -4,7 +4,10 @@ Shapes: B environments, M a flat batch, A action dimension, K value heads.
 """
 
 import contextlib
+import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -13,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreammpc.interfaces import MEMORY, Outcome
-from dreammpc.planning.imagination import Imagination, device_of
+from dreammpc.planning.imagination import Imagination
+from dreammpc.runtime.devices import forked_rng, module_device, tensor_device
 
+ROOM = Path(__file__).parent
+LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["tensordict"]))
 ROWS = 4
 """Rows of the example latents that are made where none are given."""
 TOLERANCE = 1e-4
 """Between two ways of computing the same: batched products round differently for different shapes."""
-
-
 AMPLIFIED = 0.02
 """Where other kernels run (autograd chooses its own) and an optimizer amplifies how they round."""
 
@@ -51,21 +55,46 @@ def expect(holds: Any, name: str, expected: str, got: object) -> None:
 
 
 @contextlib.contextmanager
-def no_error(name: str, expected: str = "no error") -> Iterator[None]:
+def no_error(name: str, expected: str = "no error", hint: str = "") -> Iterator[None]:
     """Turn an exception of the code under test into a ContractError of one line."""
     try:
         yield
     except ContractError:
         raise
     except Exception as error:
-        text = str(error).strip().partition("\n")[0]
-        fail(name, expected, f"{type(error).__name__}: {text}", error)
+        text, place = str(error).strip().partition("\n")[0], frame_of(error)
+        got = f"{type(error).__name__}: {text}{f' at {place}' if place else ''}{hint}"
+        fail(name, expected, got, error)
+
+
+def frame_of(error: BaseException) -> str:
+    """File and line of the innermost frame outside libraries that `error` went through; empty without one.
+
+    What `torch.compile` cannot trace has not run, and is named in the error's text.
+    """
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        if not skipped(trace.tb_frame.f_code.co_filename):
+            found = line(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    traced = re.findall(r'File "(.+)", line (\d+), in', str(error).partition("from user code:")[2])
+    outside = [line(file, int(number)) for file, number in traced if not skipped(file)]
+    return outside[-1] if outside else found
+
+
+def skipped(file: str) -> bool:
+    """Whether a file is a library's, or one of this room's."""
+    return file.startswith(LIBRARIES) or Path(file).parent == ROOM or file.startswith("<frozen")
+
+
+def line(file: str, number: int) -> str:
+    return f"{Path(file).name}, line {number}"
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
     """Random numbers from `seed` within, the global state untouched outside."""
-    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+    with forked_rng(device):
         torch.manual_seed(seed)
         yield
 
@@ -149,7 +178,7 @@ def example_latent(model: Any, latent: TensorDictBase | None) -> TensorDictBase:
                 f"latent: expected a TensorDict [B] of example latents, got None, and {type(model).__name__}"
                 " has no initial_belief to make them from"
             )
-        device = next((tensor.device for tensor in weights(model).values()), None)
+        device = module_device(model)
         latent = model.initial_belief(ROWS, device).exclude(MEMORY)
         with seeded(0, device):
             latent = latent.apply(lambda x: x + torch.randn_like(x) if x.is_floating_point() else x)
@@ -162,7 +191,7 @@ def example_latent(model: Any, latent: TensorDictBase | None) -> TensorDictBase:
 
 def imagination_of(model: Any, latent: TensorDictBase) -> Imagination:
     """`model` as a planner is given it in the middle of an episode, after an action of zeros."""
-    size, device = latent.shape[0], device_of(latent)
+    size, device = latent.shape[0], tensor_device(latent)
     last = latent.apply(lambda x: 0.5 * x if x.is_floating_point() else x)
     return Imagination(model, torch.zeros(size, model.action_dim, device=device), last)
 

@@ -1,6 +1,7 @@
 """The checks of a model. Shapes: M a flat batch, A action dimension, K value heads."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from dreammpc.interfaces import Outcome, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.planning.imagination import device_of
+from dreammpc.runtime.devices import tensor_device
 
 METHODS = ("step", "outcome", "value", "policy")
 PERTURBATION = 0.01
@@ -50,6 +51,8 @@ def check_model(
     named = type(model).__name__
     for method in ("action_dim", *METHODS):
         expect(hasattr(model, method), named, f"`{method}`", "none")
+    whole = isinstance(model.action_dim, Integral) and model.action_dim > 0
+    expect(whole, f"{named}.action_dim", "a whole number of at least 1", repr(model.action_dim))
     latent = common.example_latent(model, latent)
     with common.seeded(0, latent.device):
         case = Case(model, latent)
@@ -70,7 +73,7 @@ class Case:
 
     def __init__(self, model: Any, latent: TensorDictBase):
         self.model, self.latent, self.size = model, latent, latent.shape[0]
-        self.named, self.device = type(model).__name__, device_of(latent)
+        self.named, self.device = type(model).__name__, tensor_device(latent)
         shape = (self.size, model.action_dim)
         self.action = torch.rand(shape, device=self.device) * 1.8 - 0.9
         self.noise = torch.randn(shape, device=self.device)

@@ -11,7 +11,7 @@ from dreammpc.interfaces import Plan, Planner, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.planning.imagination import device_of
+from dreammpc.runtime.devices import tensor_device
 
 BAD_SETTINGS = {
     **dict.fromkeys(("action_dim", "horizon", "num_samples", "num_candidates", "num_elites"), 0),
@@ -63,7 +63,7 @@ class Case:
     def __init__(self, planner: Any, model: Any, latent: TensorDictBase):
         self.planner, self.model, self.latent = planner, model, latent
         self.named, self.size = type(planner).__name__, latent.shape[0]
-        self.device = device_of(latent)
+        self.device = tensor_device(latent)
         want = model.action_dim
         expect(
             planner.action_dim == want, f"{self.named}.action_dim", f"the model's, {want}", planner.action_dim

@@ -10,8 +10,8 @@ from dreammpc.interfaces import PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.planning.imagination import device_of
 from dreammpc.planning.objective_terms import Trajectory, check_term_class, term_name
+from dreammpc.runtime.devices import tensor_device
 
 HORIZON = 3
 
@@ -46,16 +46,18 @@ def check_term(
     with no_error(named, "settings only, which can be hashed"):
         hash(term)
     expect(isinstance(term.weight, int | float), f"{named}: weight", "a number", term.weight)
+    own = " (in a linear model of the checker's own; give yours as model=)" if model is None else ""
     model = common.LinearModel(2) if model is None else model
     latent = common.example_latent(model, latent)
-    trajectory = example_trajectory(term, model, latent)
+    with no_error(named, hint=own):
+        trajectory = example_trajectory(term, model, latent)
     given = {
         **common.named_tensors("latents", trajectory.latents),
         "actions": trajectory.actions,
         "rewards": trajectory.rewards,
     }
     before = common.copies(given)
-    cost = call(term, trajectory)
+    cost = call(term, trajectory, own)
     size: tuple[int | str, ...] = (latent.shape[0],)
     common.expect_tensor(named, cost, (*size, "K") if heads and cost.ndim == 2 else size)
     common.expect_unchanged(named, given, before)
@@ -89,7 +91,7 @@ def rolled_out(model: Any, latent: TensorDictBase, actions: Tensor) -> TensorDic
 
 def example_trajectory(term: Any, model: Any, latent: TensorDictBase) -> Trajectory:
     """Random actions from `latent` [M] in the model, in the middle of an episode."""
-    size, device = latent.shape[0], device_of(latent)
+    size, device = latent.shape[0], tensor_device(latent)
     with common.seeded(0, device), torch.no_grad():
         actions = torch.rand(HORIZON, size, model.action_dim, device=device) * 1.8 - 0.9
         latents = rolled_out(model, latent, actions)
@@ -102,9 +104,9 @@ def example_trajectory(term: Any, model: Any, latent: TensorDictBase) -> Traject
     return Trajectory(latents, actions, last, ones, 2 * ones, rewards, discounts, model, reference)
 
 
-def call(term: Any, trajectory: Trajectory) -> Tensor:
+def call(term: Any, trajectory: Trajectory, hint: str = "") -> Tensor:
     """The cost, without gradients."""
-    with no_error(term_name(term)), torch.no_grad():
+    with no_error(term_name(term), hint=hint), torch.no_grad():
         return cast(Tensor, term(trajectory))
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreammpc.interfaces import MEMORY
 from dreammpc.planning.contract import common
+from dreammpc.runtime.devices import CPU, module_device
 
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
 NO_HOST = "one that needs neither the host nor another device"
+UNKNOWN = "an unknown place"
 READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-ROOM = Path(__file__).parent
-LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["tensordict"]))
 
 
 def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> str | None:
@@ -44,7 +43,7 @@ def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> st
     named = f"{type(planner).__name__}.plan"
     if getattr(planner, "max_ms", torch.inf) != torch.inf:
         return f"{named} looks at the clock (max_ms={planner.max_ms}), which a graph cannot"
-    device = next((tensor.device for tensor in common.weights(model).values()), torch.device("cpu"))
+    device = module_device(model) or CPU
     latent = common.example_latent(model, None)
     if device.type == "cpu":
         device = torch.device("meta")
@@ -102,7 +101,7 @@ class Watch:
             mode.__exit__(None, None, None)
         if isinstance(error, Exception):
             text = str(error).strip().partition("\n")[0]
-            self.note(f"fails: {type(error).__name__}: {text}", _frame_of(error))
+            self.note(f"fails: {type(error).__name__}: {text}", common.frame_of(error) or UNKNOWN)
         return isinstance(error, Exception)
 
     def note(self, what: str, place: str | None = None) -> None:
@@ -169,24 +168,6 @@ class _Operators(TorchDispatchMode):
 def _place() -> str:
     """File and line of the innermost frame outside libraries."""
     frame: Any = sys._getframe(1)
-    while frame is not None and _skipped(frame.f_code.co_filename):
+    while frame is not None and common.skipped(frame.f_code.co_filename):
         frame = frame.f_back
-    return "an unknown place" if frame is None else _line(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _frame_of(error: BaseException) -> str:
-    """File and line of the innermost frame outside libraries that `error` went through."""
-    found, trace = "an unknown place", error.__traceback__
-    while trace is not None:
-        if not _skipped(trace.tb_frame.f_code.co_filename):
-            found = _line(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-        trace = trace.tb_next
-    return found
-
-
-def _skipped(file: str) -> bool:
-    return file.startswith(LIBRARIES) or Path(file).parent == ROOM or file.startswith("<frozen")
-
-
-def _line(file: str, line: int) -> str:
-    return f"{Path(file).name}, line {line}"
+    return UNKNOWN if frame is None else common.line(frame.f_code.co_filename, frame.f_lineno)
