@@ -3,7 +3,7 @@
 Letters: see `dreammpc.interfaces`. What is compiled is not looked at: an agent's first plan never is.
 """
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from tensordict import TensorDictBase
@@ -35,11 +35,11 @@ def checked_outcome(model: Any, found: Any, size: int) -> Outcome:
 def checked_tensor(model: Any, method: str, found: Any, *shape: int | str, what: str = "") -> Tensor:
     """What a method returned. Raises UsageError unless it is a tensor [M] or [M, …]; `K` fits any size."""
     if torch.compiler.is_compiling():
-        return found
+        return cast(Tensor, found)
     fits = isinstance(found, Tensor) and found.ndim == len(shape) and found.shape[0] == shape[0]
     if not fits or shape[-1] not in ("K", found.shape[-1]):
         refuse(model, method, f"{what}[{', '.join(map(str, shape))}]", found)
-    return found
+    return cast(Tensor, found)
 
 
 def refuse(model: Any, method: str, expected: str, found: Any) -> NoReturn:
