@@ -57,6 +57,6 @@ def __dir__() -> list[str]:
 
 
 if os.environ.pop("DREAMMPC_STARTING", None):  # a recipe's process, which the launcher has started
-    from dreammpc.cli.launch import tell_interrupt
+    from dreammpc.cli.interrupt import tell_interrupt
 
     sys.excepthook = tell_interrupt

@@ -37,7 +37,8 @@ OTHERS = ("output", "video", "record", "tracking.register")
 
 @pytest.mark.parametrize("value", ODD)
 def test_a_path_or_a_name_is_taken_as_it_is_typed(value):
-    config = compose("train", [f"{key}={value}" for key in LITERAL if key not in OTHERS])
+    given = [f"{key}={value}" for key in LITERAL if key not in OTHERS]
+    config = compose("train", [*given, "replay.storage=memmap"])
     assert [config.folder, config.replay.folder, config.resume] == [value] * 3
     given = config.tracking
     assert [given.uri, given.experiment, given.run_name, given.parent] == [value] * 4

@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dreammpc import __version__
+from dreammpc.cli import interrupt
 
 HELP = """\
 usage: lightning run RECIPE [options] [key=value ...]
@@ -52,9 +53,6 @@ RENDEZVOUS_FLAGS = {
     "--main-port": "main_port",
 }
 FLAGS = TRAINER_FLAGS | RENDEZVOUS_FLAGS
-
-STARTING = "DREAMMPC_STARTING"
-"""Of the environment: the recipe's process was started here and has yet to import the package."""
 
 RENDERERS = ("", "egl", "osmesa", "glfw")
 SWITCHES = ("disable", "disabled", "off", "false", "0", "enable", "enabled", "on", "true", "1")
@@ -98,7 +96,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     command = [str(recipe), *insert_overrides(rest[1:], overrides)]
     check_devices(devices, flags.get("accelerator", "auto"))
     check_renderer()
-    os.environ[STARTING] = "1"
+    os.environ[interrupt.STARTING] = "1"
     if sys.stderr.isatty():
         print(f"{recipe.stem}: starting", file=sys.stderr)  # torch and Lightning take seconds to import
     if devices == nodes == 1:
@@ -110,14 +108,6 @@ def run(arguments: Sequence[str]) -> NoReturn:
     from dreammpc.cli import torchrun
 
     sys.exit(torchrun.run([*rendezvous, f"--nproc-per-node={devices}", *command]))
-
-
-def tell_interrupt(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """`sys.excepthook` of a recipe: one word for Ctrl-C, which may come while it is still importing."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
 
 
 def share_cores() -> None:
