@@ -286,9 +286,8 @@ def keys_beside(key: str, config: DictConfig, recipe: str) -> list[str]:
     while section and not isinstance(OmegaConf.select(config, section), DictConfig):
         section = section.rpartition(".")[0]  # it may be the section that does not exist
     node = OmegaConf.select(config, section) if section else config
-    spelt = (
-        {"planners": "planner", "trained_by": "algorithm"} if recipe in COMPARE else {}
-    )  # as users do, see `rewrite`
+    # As users spell them, see `rewrite`.
+    spelt = {"planners": "planner", "trained_by": "algorithm"} if recipe in COMPARE else {}
     return [f"{section}.{name!s}" if section else spelt.get(str(name), str(name)) for name in node]
 
 
