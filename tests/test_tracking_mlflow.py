@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from followers import end_thread
 from forked import start_python
 
 from dreammpc import tracking
@@ -140,7 +141,7 @@ def test_a_dead_server_is_waited_for_twice_and_raises_nothing(uri, tmp_path, cap
     assert logger.version is None and not logger.delivered
     assert logger.hint().endswith(f"send the rest with dreammpc sync {tmp_path} --uri http://127.0.0.1:9")
     assert caplog.text.count("can't be written") == 1
-    logger._follower._send = lambda: None  # its thread is gone with its process
+    end_thread(logger)
 
     with pytest.raises(RunError, match=rf"can't be written.*{tmp_path} keeps all"):
         list(tracking.sync([tmp_path], "http://127.0.0.1:9"))

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+from followers import end_thread
 
 from dreammpc import tracking
 from dreammpc.cli import parser as cli
@@ -242,7 +243,7 @@ def test_a_kill_while_the_server_is_away_loses_no_line(fake, tracker, tmp_path):
     fake.stop()
     log(logger, *range(200))
     shutil.copytree(tmp_path / "run", tmp_path / "killed")  # as it is at a kill
-    logger._follower._send = lambda: None
+    end_thread(logger)
     fake.start()
     assert rest(tracking.sync([tmp_path / "killed"], fake.uri)) == [
         f"200 lines and 0 files sent to run run0 at {fake.uri}"
@@ -273,7 +274,7 @@ def test_sync_sends_what_is_missing_and_then_nothing(fake, tracker, tmp_path, mo
     to = f"run run0 at {fake.uri}"
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 500, "lo\n{"env_steps": 600')
-    logger._follower._send = lambda: None  # its thread is gone with its process
+    end_thread(logger)
     assert rest(tracking.sync([tmp_path])) == [f"200 lines and 0 files sent to {to}, 1 torn lines left out"]
     calls = fake.calls
     assert rest(tracking.sync([tmp_path])) == [f"0 lines and 0 files sent to {to}"]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from followers import end_thread
 
 from dreammpc import tracking
 
@@ -72,7 +73,7 @@ def test_a_server_that_goes_away_has_all_in_the_end(server, tmp_path, monkeypatc
     logger.log_artifact(run / "film.mp4", "videos")
     logger.finalize("success")
     assert logger.hint().endswith(f"dreammpc sync {run}")
-    logger._follower._send = lambda: None  # its thread is gone with its process
+    end_thread(logger)
     with start():
         to = f"run {logger.version} at {uri}"
         assert list(tracking.sync([run])) == [f"{run}: 3 lines and 1 files sent to {to}"]
