@@ -13,6 +13,7 @@ from dreammpc.agent import Agent
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.interfaces import UsageError
 from dreammpc.runtime.devices import CPU, forked_rng
+from dreammpc.support import markdown
 
 CLOSE = 1e-3
 """Actions that differ by less count as equal; their whole range is 2."""
@@ -200,14 +201,4 @@ def row(file: ExportedAgent, found: Comparison, size: int) -> tuple[str, ...]:
 
 def table(*rows: tuple[str, ...], head: tuple[str, ...] = HEAD) -> str:
     """Rows as Markdown."""
-    lines = [head, ("---",) + ("---:",) * (len(head) - 1), *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(w) if i else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in lines
-    )
+    return markdown.table(head, rows)

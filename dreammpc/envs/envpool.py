@@ -61,7 +61,7 @@ class EnvPoolEnv(TaskEnv):
         self._keys = list(own.unwrapped._env.observation_spec()) if hasattr(own.unwrapped, "_env") else []
         self._own_actions, self._threads = Actions(actions, task), threads
         self._pool: Any = None
-        self._seeds: list[int] = list(range(num_envs))
+        self._seeds = list(range(num_envs))
         self._reseed = True
         self._row = np.zeros((num_envs, observations), np.float32)
         self.success = self.any_success = np.full(num_envs, math.nan)
@@ -139,9 +139,8 @@ class EnvPoolEnv(TaskEnv):
             self.seed_rows([seed + i for i in range(self.num_envs)])
 
     def seed_rows(self, seeds: Sequence[int]) -> None:
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
-        self._seeds, self._reseed = list(seeds), True
+        super().seed_rows(seeds)
+        self._reseed = True
 
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
         raise Undrawable(f"task {self.task!r}: EnvPool's environments are not drawn here")

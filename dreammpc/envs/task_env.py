@@ -84,6 +84,7 @@ class TaskEnv(EnvBase):
         self.options: dict[str, Any] = {}
         self.steps = 0
         self._whole = True  # False after a step or a reset that failed
+        self._seeds: list[int | None] = [None] * num_envs  # of each row's next reset
         rows, on = (num_envs, 1), {"device": device}
         flag = Categorical(2, shape=rows, dtype=torch.bool, **on)
         self._observed = observed(obs)
@@ -116,7 +117,12 @@ class TaskEnv(EnvBase):
         Raises:
             ValueError: not one seed for each row.
         """
-        raise NotImplementedError
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
+        self._seeds = list(seeds)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
 
     def get_state(self) -> dict[str, Any] | None:
         """All that the following steps depend on, as plain containers.

@@ -32,8 +32,9 @@ class TorchRLEnv(TaskEnv):
     handed back to them (in their state spec), if others remain. Nothing leaves their device; a step waits for
     one flag, which says whether all numbers can be learned from.
 
-    Where an environment resets itself, the last observation of an episode is not known (TorchRL writes NaN);
-    the one before stands for it.
+    A batched environment has one seed for all of its rows, that of its first one: what follows depends on
+    that and on the number of rows. Where an environment resets itself, the last observation of an episode is
+    not known (TorchRL writes NaN); the one before stands for it.
 
     Args:
         envs: with equal specs, batched as they come; of any device.
@@ -87,7 +88,6 @@ class TorchRLEnv(TaskEnv):
         self.max_episode_steps = self._limit = limit or TIME_LIMIT
         self._self_resetting = any(map(specs.resets_itself, specs.layers(first)))
         self._now: list[TensorDictBase | None] = [None] * len(envs)
-        self._seeds: list[int] | None = None
         rows = (self.num_envs,)
         self._length = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._row = torch.zeros((*rows, sum(widths)), device=self.device)
@@ -141,7 +141,7 @@ class TorchRLEnv(TaskEnv):
                 self._now[i] = self._restart(i, env, part)
             except (Exception, SystemExit) as error:
                 raise self._fault(self._first_row(i), error, "reset") from error
-        self._seeds = None
+        self._seeds = [None] * self.num_envs
         try:
             flat = [self._flat(i, now, False) for i, now in enumerate(self._now)]  # type: ignore[arg-type]
         except RunError as error:
@@ -158,8 +158,8 @@ class TorchRLEnv(TaskEnv):
         return self._state(here, here)
 
     def _restart(self, i: int, env: EnvBase, part: Tensor | None) -> TensorDictBase:
-        if self._seeds is not None:
-            env.set_seed(self._seeds[self._first_row(i)])
+        if (seed := self._seeds[self._first_row(i)]) is not None:
+            env.set_seed(seed)
         now = self._now[i]
         if part is None or now is None:
             return env.reset()
@@ -218,19 +218,6 @@ class TorchRLEnv(TaskEnv):
             {"observation": self._row, **ends, **extra}, batch_size=self.batch_size, device=self.device
         )
 
-    def _set_seed(self, seed: int | None) -> None:
-        self._seeds = None if seed is None else [seed + i for i in range(self.num_envs)]
-
-    def seed_rows(self, seeds: Sequence[int]) -> None:
-        """Let the next full reset start from these seeds.
-
-        A batched environment has one seed for all of its rows, that of its first one: what follows depends
-        on that and on the number of rows.
-        """
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
-        self._seeds = list(seeds)
-
     def get_state(self) -> dict[str, Any] | None:
         if not self._whole:
             return None
@@ -262,7 +249,7 @@ class TorchRLEnv(TaskEnv):
             self._now[i] = content and TensorDict(content, env.batch_size, device=env.device)
         for name, values in state["buffers"].items():
             setattr(self, name, values.clone().to(self._row.device))
-        self._seeds = state["seeds"]
+        self._seeds = state["seeds"] or [None] * self.num_envs  # None in older checkpoints
 
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
         """What the environment itself draws by `render(index, height, width)`, if it does."""

@@ -80,7 +80,6 @@ class BatchedEnv(TaskEnv):
         self._terminated, self._truncated = np.zeros(rows, bool), np.zeros(rows, bool)
         self.success, self.any_success = np.full(self.num_envs, np.nan), np.full(self.num_envs, np.nan)
         self.violation = np.full(self.num_envs, np.nan)
-        self._seeds: list[int | None] = [None] * self.num_envs
         self._complained, self._open = False, True
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
@@ -154,9 +153,6 @@ class BatchedEnv(TaskEnv):
             batch_size=self.batch_size,
         )
 
-    def _set_seed(self, seed: int | None) -> None:
-        self._seeds = [None if seed is None else seed + i for i in range(self.num_envs)]
-
     def get_state(self) -> dict[str, Any] | None:
         """All that the following steps depend on (see :mod:`dreammpc.envs.state`).
 
@@ -183,16 +179,6 @@ class BatchedEnv(TaskEnv):
         for name, values in state["buffers"].items():
             getattr(self, name)[:] = values.numpy()
         self._seeds = list(state["seeds"])
-
-    def seed_rows(self, seeds: Sequence[int]) -> None:
-        """Let row i start its next episode from `seeds[i]`; `set_seed(s)` is `seed_rows([s, s + 1, …])`.
-
-        Raises:
-            ValueError: not one seed for each row.
-        """
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed_rows: expected {self.num_envs} seeds, one for each row, got {len(seeds)}")
-        self._seeds = list(seeds)
 
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
         """Draws row ``index`` as uint8 [height, width, 3]; the environment must be made with rendering.

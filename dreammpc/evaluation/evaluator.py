@@ -9,6 +9,7 @@ from dreammpc.data.recorder import Recorder
 from dreammpc.envs import TaskEnv, make_env
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.evaluation.film import film
+from dreammpc.support import markdown
 from dreammpc.support.progress import Progress
 
 
@@ -130,7 +131,7 @@ def table(results: Mapping[str, Episodes]) -> str:
     time = f"ms/action ({measured_on})"
     head = ["planner", "return", "std", "min", "max", "against policy", time, "model steps/action"]
     head[2:2] = [key.replace("_", " ") for key in shown]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
+    rows = []
     for name, result in results.items():
         rows.append(
             [
@@ -145,13 +146,4 @@ def table(results: Mapping[str, Episodes]) -> str:
                 f"{result.diagnostics['evaluations']:.0f}" if "evaluations" in result.diagnostics else "",
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    )
+    return markdown.table(head, rows)

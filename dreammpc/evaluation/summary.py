@@ -9,6 +9,7 @@ import numpy as np
 from dreammpc.evaluation import aggregate
 from dreammpc.evaluation.aggregate import Interval, Scores
 from dreammpc.evaluation.results import Results, common
+from dreammpc.support import markdown as plain_markdown
 
 BASES = ("mppi", "policy")
 """Planners that the others are held against, where they were played."""
@@ -214,9 +215,9 @@ def comparison_table(summary: Summary) -> Table:
     return ["", "difference", "ratio", "probability of improvement"], rows
 
 
-def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    shown, *lines = [[markdown_text(cell) for cell in line] for line in (head, *rows)]
+    return plain_markdown.table(shown, lines)
 
 
 def markdown_text(text: str) -> str:
