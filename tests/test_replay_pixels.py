@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from dreammpc.data import Replay, check_replay_memory, replay_bytes
-from dreammpc.data.frames import FrameStore, ring_size
+from dreammpc.data.frames import FrameStore, ring_size, stacked
 from dreammpc.interfaces import FRAME_SHAPE, UsageError
 from dreammpc.training import archive
 
@@ -161,7 +161,7 @@ def test_an_episode_that_goes_on_after_restoring_keeps_its_stack():
     other.put(0, store.get(0, 4))
     other.load_state_dict(store.state_dict())
     numbers = other.extend(images[:, 3:5], images[:, 4:6], torch.tensor([[False, False]]))
-    before, after = other.stacks(numbers)
+    before, after = stacked(other.gather(numbers))
     assert before[0, :, ::3, 0, 0].tolist() == [[1, 2, 3], [2, 3, 4]]
     assert after[0, :, ::3, 0, 0].tolist() == [[2, 3, 4], [3, 4, 5]]
 

@@ -113,10 +113,6 @@ class FrameStore:
         found = torch.empty(needed.numel(), *self.frame_shape, dtype=torch.uint8, pin_memory=self.pinned)
         return torch.index_select(self.ring, 0, needed.flatten(), out=found).view(shape)
 
-    def stacks(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Stacks before and after each of those transitions, see `stacked`."""
-        return stacked(self.gather(numbers))
-
     def state_dict(self) -> dict[str, int | Tensor]:
         """The counter, and which frames an unfinished episode saw last."""
         return {"written": self.written, "recent": self._recent}

@@ -36,6 +36,14 @@ PRIVATE = ("folder", "resume", "replay", "tracking", "trainer", "hydra")
 """Settings that say where and on what a run ran, not what it learned: they stay at home."""
 
 
+def with_targets(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model's weights, with value heads as target heads where there are none: an agent's file has none."""
+    if any(key.startswith("target_heads.") for key in weights):
+        return weights
+    heads = {key: weight for key, weight in weights.items() if key.startswith("value_heads.")}
+    return weights | {key.replace("value_", "target_", 1): weight for key, weight in heads.items()}
+
+
 def export_agent(
     checkpoint: str | Path,
     folder: str | Path,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dreammpc.interfaces import UsageError
 from dreammpc.models import SIZES, LatentModel
-from dreammpc.trained.export import MODEL
+from dreammpc.trained.export import MODEL, with_targets
 from dreammpc.trained.library import locate
 from dreammpc.trained.published import read_published
 from dreammpc.training.checkpoint_format import DESCRIPTION, load_checkpoint
@@ -34,7 +34,8 @@ def initialize(model: LatentModel, source: str | Path) -> list[str]:
         UsageError: a file that cannot be read, or a model of other spaces or widths.
     """
     path = locate(source)
-    weights, facts = read(path, source)
+    own, facts = read(path, source)
+    weights = with_targets(own)
     where = f"init={source}"
     has = facts["obs"], facts["obs_dim"], facts["action_dim"]
     needs = model.obs, model.obs_dim, model.action_dim
@@ -43,9 +44,6 @@ def initialize(model: LatentModel, source: str | Path) -> list[str]:
             f"{where} observes {has[0]}, {has[1]} numbers, and has {has[2]} actions; the task has {needs[0]},"
             f" {needs[1]} and {needs[2]}"
         )
-    if not any(key.startswith("target_heads.") for key in weights):
-        named = [key for key in weights if key.startswith("value_heads.")]
-        weights |= {key.replace("value_", "target_", 1): weights[key] for key in named}
     taken, new = [], []
     for part, module in model.named_children():
         ours = module.state_dict()

@@ -16,7 +16,7 @@ from dreammpc.interfaces import UsageError
 from dreammpc.models import EnsembleModel, LatentModel
 from dreammpc.runtime.devices import choose_device
 from dreammpc.trained import locate
-from dreammpc.trained.export import MODEL
+from dreammpc.trained.export import MODEL, with_targets
 from dreammpc.trained.library import planner_meant
 from dreammpc.training import DESCRIPTION, load_checkpoint
 
@@ -58,12 +58,8 @@ def load_model(
         raise UsageError(f"checkpoint {checkpoint} describes no {model_class.__name__}: {error}") from error
     items = content["state_dict"].items()
     weights = {key.removeprefix(MODEL): weight for key, weight in items if key.startswith(MODEL)}
-    if not any(key.startswith("target_heads.") for key in weights):  # an agent's file goes without them
-        weights |= {
-            key.replace("value_", "target_", 1): w for key, w in weights.items() if "value_heads" in key
-        }
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(with_targets(weights))
     except RuntimeError as error:
         raise UsageError(
             f"checkpoint {checkpoint} says algorithm {algorithm}, but its weights are not those of a"
