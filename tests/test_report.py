@@ -274,7 +274,7 @@ def test_rows_of_several_revisions_name_each_version_once(tmp_path):
 def test_tables_alone(tmp_path):
     write_rows(score_rows(), tmp_path / "scores.csv")
     write_report([tmp_path / "scores.csv"], tmp_path / "scores.md")
-    assert (tmp_path / "scores.md").read_text().count("\n| mppi | ") == 1
+    assert (tmp_path / "scores.md").read_text().count("\n| mppi ") == 1
     with pytest.raises(UsageError, match="tables are made of scores"):
         write_report([make_run(tmp_path / "run")], tmp_path / "runs.md")
 
