@@ -90,7 +90,7 @@ def train(config: TrainConfig) -> int:
             with progress.during("saving"):
                 finish_run(loggers, {}, feed.clock, {"checkpoints": [checkpoints.last]}, "killed")
             again = command_line.words(resume=checkpoints.last, data=config.data.path)
-            print(f"stopped at {feed.env_steps} env steps; go on with {again}")
+            print(f"stopped after {feed.told()}; go on with {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:

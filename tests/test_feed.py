@@ -1,6 +1,7 @@
 """The feed's clock: seed phase, burst, update ratio, returns; and a real collector with an agent."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -232,6 +233,12 @@ def test_random_steps_are_environment_steps_and_a_run_that_ends_in_them_says_so(
     assembly.build_feed(env, agent, 100, 0, config)
     (warning,) = caplog.messages
     assert " 100 " in warning and "algorithm.seed_steps" in warning
+    caplog.clear()
+    data = SimpleNamespace(updates=3)
+    assembly.build_feed(env, agent, 100, 0, config, data=data, random=False)
+    assembly.build_feed(env, agent, 0, 0, config, data=data, random=False)  # from the data alone
+    (warning,) = caplog.messages
+    assert warning.startswith("nothing is learned after the data: the first 100 steps are without updates ")
     config.seed_steps = None
     assert assembly.build_feed(env, agent, 10_000, 0, config).seed_steps == 2500  # five episodes
     with pytest.raises(UsageError, match=r"horizon .*\b500\b.*\b600\b"):

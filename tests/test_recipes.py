@@ -127,7 +127,7 @@ def test_signal_saves_and_says_where(tmp_path, number, code):
     os.kill(process.pid, number)
     done = process.wait()
     assert done.returncode == code, done.stderr
-    assert "stopped at" in done.stdout and "resume=" in done.stdout and "Traceback" not in done.stderr
+    assert "stopped after" in done.stdout and "resume=" in done.stdout and "Traceback" not in done.stderr
     facts = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["dreammpc"]
     assert facts["resume"]["ranks"][0]["feed"]["agent_steps"] * 20 == facts["env_steps"] > 0
 

@@ -171,6 +171,37 @@ def test_what_cannot_be_learned_from_is_dropped_and_counted(tmp_path):
     assert "left out 1 transition: the action is outside of the bounds -1 to 1" in told
 
 
+def test_what_would_be_wrong_without_a_word_is_told(tmp_path):
+    """Terminations that are lost, bounds that nobody declared, and ends of two kinds at once."""
+    own = columns()
+    own["terminals"], own["timeouts"] = own["timeouts"], own["terminals"]
+    np.savez(tmp_path / "short.npz", **own)
+    told = "\n".join(opened(tmp_path / "short.npz").said())
+    assert "(0 terminated, 0 at a time limit, 3 cut" in told
+    assert "left out 2 transitions: their episodes terminate there, which is not learned" in told
+    assert "left out 1 transition: what was observed after them" in told
+    assert "taken to be within -1 and 1 as no bounds are declared" in told
+    after = episode(0, 40).obs["observation"][1:]
+    np.savez(tmp_path / "whole.npz", **own | {"timeouts": own["terminals"], "next_observations": after})
+    told = "\n".join(opened(tmp_path / "whole.npz", bounds=[-1, 1]).said())
+    assert "(2 terminated, 0 at a time limit, 1 cut" in told
+    assert "declared" not in told
+
+
+def test_nan_does_not_end_an_episode(tmp_path):
+    own, whole = columns(), episode(0, 40)
+    own |= {"next_observations": whole.obs["observation"][1:].copy()}
+    own["observations"] = own["observations"].copy()
+    own["observations"][15] = np.nan
+    own["rewards"][30] = np.inf
+    np.savez(tmp_path / "odd.npz", **own)
+    with pytest.raises(UsageError, match="episode 1, step 5: the observation is not finite"):
+        opened(tmp_path / "odd.npz")
+    data = opened(tmp_path / "odd.npz", invalid="drop")
+    assert len(data.returns) == 3 and data.returns[1] == pytest.approx(float(own["rewards"][10:25].sum()))
+    assert "inf" not in data.said()[0]
+
+
 def spoiled(tmp_path, change, name="bad.npz"):
     own = columns()
     change(own)
@@ -685,7 +716,7 @@ def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkey
 
 def test_frames_of_short_episodes_are_all_kept(tmp_path):
     """Each episode has a first frame more than it has transitions."""
-    write_episodes(tmp_path / "short.h5", [episode(number, 2, pixels=True) for number in range(60)], {})
+    write_episodes(tmp_path / "short.h5", [episode(number, 2, pixels=True) for number in range(60)], FACTS)
     config = SimpleNamespace(
         folder=tmp_path,
         data=DataConfig(),
@@ -696,8 +727,10 @@ def test_frames_of_short_episodes_are_all_kept(tmp_path):
     agent = SimpleNamespace(obs_keys=("pixels",), record=False, model=None)
     data = opened(tmp_path / "short.h5", "pixels")
     env = SimpleNamespace(**{**vars(task(0)), "observation_spec": {}})
-    known, _ = build_demonstrations(data, env, agent, config, 1, 1)
+    known, said = build_demonstrations(data, env, agent, config, 1, 1)
     assert known.replay.frames.oldest == 0
+    of = "recorded on task pendulum-swingup, whose rewards are learned, not on a-task"
+    assert any(of in line for line in said)
 
 
 def test_a_run_that_goes_on_without_its_data(tmp_path):

@@ -203,9 +203,11 @@ def build_feed(
     random_steps = (
         max(1000, 5 * episode_length(env)) if seed_steps is None else seed_steps // env.action_repeat
     )
-    if random_steps >= total_steps and data is None:
+    if random_steps >= total_steps > 0:
         first = random_steps * env.action_repeat
-        log.warning("nothing is learned: the first %d steps are random (algorithm.seed_steps)", first)
+        but, acts = "" if data is None else " after the data", "random" if random else "without updates"
+        what = f"nothing is learned{but}: the first {first} steps are {acts} (algorithm.seed_steps)"
+        log.warning(what)
     return Feed(
         make_collector(env, agent) if collector is None else collector,
         agent,

@@ -152,6 +152,8 @@ def build_demonstrations(
         said.append(
             f"{data.name}: no plans in it: N(action, {PLAN_STD}²) is imitated until they are planned anew"
         )
+    if (task := data.source.facts.get("task") or env.task) != env.task:
+        said.append(f"{data.name}: recorded on task {task}, whose rewards are learned, not on {env.task}")
     if data.terminated and not ragged:
         said.append(f"{data.name}: it has terminations, and the task has none: they count as time limits")
     return Demonstrations(replay, checksum, config.data.updates, config.data.share), said

@@ -195,7 +195,7 @@ def breaks(mapped: Mapped, read: Read, rows: int, block: int = 10_000) -> np.nda
         stop = min(start + block, rows)
         now = mapped.read(read, "observation", start, stop)
         after = mapped.read(read, "next_observation", start - 1, stop - 1)
-        equal = (now == after) | ((now != now) & (after != after))
+        equal = (now == after) | (now != now) | (after != after)  # NaN says nothing of where an episode ends
         found[start:stop] = ~equal.reshape(len(now), -1).all(-1)
     return found
 
@@ -229,6 +229,7 @@ def episode_of(
         terminated=bool(flags["terminated"][stop - 1]) and whole,
         truncated=bool(flags["truncated"][stop - 1] or flags["done"][stop - 1]),
         lost=stop - kept,
+        lost_end=bool(flags["terminated"][stop - 1]) and not whole,
     )
 
 

@@ -41,6 +41,8 @@ class Episode:
     """Its first step, of a piece."""
     lost: int = 0
     """Transitions at its end that the data do not have whole: what was observed after them is missing."""
+    lost_end: bool = False
+    """Whether a termination is lost with them."""
 
     def __len__(self) -> int:
         return len(self.action)

@@ -57,7 +57,7 @@ class LeRobot:
         shapes: dict[str, tuple[int, ...]] = {column: () for column in schema.names}
         shapes |= {key: () for key in self.videos}
         self.mapped = Mapped(self.name, shapes, columns, obs)
-        self.facts: Mapping[str, Any] = {"task": str(self.info.get("robot_type") or "")}
+        self.facts: Mapping[str, Any] = {}
         self.absent = {"meta/info.json counts them, and no file has them": self._absent()}
 
     def _absent(self) -> int:

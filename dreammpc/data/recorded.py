@@ -15,6 +15,11 @@ from dreammpc.interfaces import UsageError
 
 RECORDED = "recorded"
 """In place of bounds: the least and the greatest action that there is."""
+LOST = "what was observed after them is not in the data"
+LOST_END = (
+    "their episodes terminate there, which is not learned, as what was observed after them is not in the data"
+    " (a column next_observation)"
+)
 CHUNK = 4096
 """Transitions put into a replay at once."""
 
@@ -48,18 +53,20 @@ class Recorded:
         self.dropped: Counter[str] = Counter()
         self.plans = True
         """Whether every transition has a plan beside it."""
+        self.assumed = False
+        """Whether nothing says what an action's bounds are."""
         self.bounds, self.drop = self._bounds(bounds), drop
         cleaner = Cleaner(self.name, self.bounds, drop)
         for piece, whole in self._pieces(cleaner):
             if whole is not None:
                 self.returns.append(float(np.sum(whole.reward, dtype=np.float64)))
-                self.dropped["what was observed after them is not in the data"] += whole.lost
+                self.dropped[LOST_END if whole.lost_end else LOST] += whole.lost
             if piece is None:
                 continue
             self.episodes += 1
             self.transitions += len(piece)
             self.terminated += piece.terminated
-            self.truncated += piece.truncated
+            self.truncated += piece.truncated and not piece.terminated
             self.longest = max(self.longest, len(piece))
             self.plans &= bool(piece.expert)
         self.dropped += cleaner.dropped  # without what is zero
@@ -124,7 +131,8 @@ class Recorded:
         self.obs_dim = self.action_dim = self.channels = 0
         if given is None:
             low, high = facts.get("action_low"), facts.get("action_high")
-            low, high = (-1.0, 1.0) if low is None or high is None else (low, high)
+            self.assumed = low is None or high is None
+            low, high = (-1.0, 1.0) if self.assumed else (low, high)
         elif given != RECORDED:
             low, high = given
         try:
@@ -169,14 +177,16 @@ class Recorded:
         cut = self.episodes - self.terminated - self.truncated
         ends = [f"{self.terminated:,} terminated", f"{self.truncated:,} at a time limit"]
         ends += [f"{cut:,} cut without an end, learned as at a time limit"] if cut else []
-        mean = np.mean(self.returns)
+        finite = [one for one in self.returns if np.isfinite(one)]
+        returns = f"{np.mean(finite):.1f} ({min(finite):.1f} to {max(finite):.1f})" if finite else "no number"
         of_each = [f"{self.obs_dim} observation{'s' * (self.obs_dim != 1)}"]
         of_each += [f"{self.action_dim} action{'s' * (self.action_dim != 1)}"]
         there = (
             f"{self.name}: {amount(self.transitions, self.episodes)} ({', '.join(ends)}); the whole episodes,"
-            f" as stored, return {mean:.1f} ({min(self.returns):.1f} to {max(self.returns):.1f});"
+            f" as stored, return {returns};"
             f" {', '.join(of_each)}"
             f"{'' if self.bounds.same else f', scaled from {self.bounds}'}"
+            f"{', taken to be within -1 and 1 as no bounds are declared (data.bounds)' * self.assumed}"
         )
         return [
             there,
