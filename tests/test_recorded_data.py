@@ -188,6 +188,14 @@ def test_what_would_be_wrong_without_a_word_is_told(tmp_path):
     assert "declared" not in told
 
 
+def test_the_file_that_the_page_writes_has_two_episodes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    data = opened("mine.npz", bounds=[-2, 2])
+    assert (data.transitions, data.episodes, data.terminated) == (200, 2, 2)
+
+
 def test_nan_does_not_end_an_episode(tmp_path):
     own, whole = columns(), episode(0, 40)
     own |= {"next_observations": whole.obs["observation"][1:].copy()}
