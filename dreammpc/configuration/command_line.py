@@ -219,7 +219,12 @@ def read_value(text: str) -> Any:
 
 def override_text(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
-    return shlex.quote(f"{key}={quoted(str(value))}")
+    text = str(value)
+    try:
+        plain = read_value(text) == text and "$" not in text
+    except ValueError:
+        plain = False
+    return shlex.quote(f"{key}={text if plain else quoted(text)}")
 
 
 def words(**values: object) -> str:
