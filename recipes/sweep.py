@@ -19,7 +19,7 @@ from dreammpc.configuration.recipe import compose, main
 from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.factory import planner_settings
-from dreammpc.sweeps.local import last_line
+from dreammpc.sweeps.local import failure
 from dreammpc.trained import loading
 from dreammpc.training import open_folder
 
@@ -84,7 +84,7 @@ def sweep(config: sweeps.SweepConfig) -> int:
     for name, mean in means.items():
         print(f"  {name}: mean final return {mean:.1f}")
     for job, code in failed.items() if not runner.signal else ():
-        print(f"{job.name} ended with code {code}: {last_line(job.folder)}", file=sys.stderr)
+        print(failure(job, code), file=sys.stderr)
     return 128 + runner.signal if runner.signal else 1 if failed else 0
 
 

@@ -175,7 +175,7 @@ def test_states_of_numbers_and_arrays_go_on(name, tmp_path):
         ("HasStateObj", "holds Snapshot, which cannot be saved as plain data"),
         ("HasGetOnly", r"has a get_state\(\) but no set_state\(state\)"),
         ("HasStateRaises", "raised OSError: no connection"),
-        ("Unit", "^$"),
+        ("Unit", r"^\w+ has no get_state\(\)$"),
     ],
 )
 def test_states_that_cannot_be_used_are_told_apart(name, why):

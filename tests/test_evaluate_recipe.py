@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from dreammpc.models import SIZES
 from dreammpc.trained.compare import compare
 from dreammpc.training.checkpoint import DESCRIPTION, FORMAT, save_atomically
 
+WALKS = ("Left-v0", "Right-v0")
 RECIPE = Path(__file__).parent.parent / "recipes/evaluate.py"
 
 
@@ -104,6 +106,59 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
     assert [p.value for p in client.get_metric_history(run.info.run_id, name)] == [r["return"] for r in rows]
     assert run.data.metrics[f"mean/{name}"] == pytest.approx(sum(r["return"] for r in rows) / 2)
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["two.csv"]
+
+
+@pytest.fixture
+def walks(tmp_path, monkeypatch) -> Path:
+    """With agents of two tasks of a package that no file may have imported, and one of another task.
+
+    The package leaves a mark where it is imported.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "modules").mkdir()
+    entry = "gymnasium.envs.classic_control:PendulumEnv"
+    lines = [f"gymnasium.register({name!r}, {entry!r}, max_episode_steps=400)" for name in WALKS]
+    mark = 'from pathlib import Path; Path("MARK").touch()'
+    (tmp_path / "modules/walks.py").write_text("\n".join(["import gymnasium", mark, *lines]))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in WALKS:
+        make_checkpoint(path := tmp_path / f"{name}.ckpt", 1, "gym-Pendulum-v1")
+        content = torch.load(path, weights_only=True)
+        content[DESCRIPTION]["task"] = f"gym-walks:{name}"
+        save_atomically(content, path)
+    make_checkpoint(tmp_path / "Pendulum.ckpt", 1, "gym-Pendulum-v1")
+    yield tmp_path
+    sys.modules.pop("walks", None)
+    for name in WALKS:
+        gymnasium.registry.pop(name, None)
+
+
+def test_tasks_of_packages_are_confirmed_together_and_each_agent_plays_its_own(walks, monkeypatch, capsys):
+    arguments = ["checkpoint=*.ckpt", "planner=policy", "episodes=1"]
+    left, right = tasks = [f"gym-walks:{name}" for name in WALKS]
+    for named in ([], ["task="], [f"task=gym-Pendulum-v1,{right}"]):
+        assert evaluate(monkeypatch, *arguments, *named) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"add task={left} (one task= is played by all checkpoints; task=A,B lets each" in line
+        assert not (walks / "MARK").exists(), "a file alone has nothing imported"
+    assert evaluate(monkeypatch, *arguments, f"task={','.join(tasks)}", "output=scores.csv") == 0
+    assert "trained on" not in "".join(capsys.readouterr())
+    played = {row["checkpoint"]: row["task"] for row in read_rows("scores.csv")}
+    assert played == dict(
+        zip(["Left-v0.ckpt", "Right-v0.ckpt", "Pendulum.ckpt"], [*tasks, "gym-Pendulum-v1"], strict=True)
+    )
+    assert evaluate(monkeypatch, *arguments, f"task={left},{right},gym-walks:Up-v0") == 2
+    assert capsys.readouterr().err.endswith("no checkpoint was trained on gym-walks:Up-v0\n")
+
+
+def test_a_task_in_place_of_that_of_training_is_said(walks, monkeypatch, capsys, caplog):
+    arguments = ["checkpoint=*.ckpt", "planner=policy", "episodes=1", "task=gym-walks:Left-v0"]
+    assert evaluate(monkeypatch, *arguments, "output=scores.csv") == 0
+    assert [record.getMessage() for record in caplog.records if "trained" in record.getMessage()] == [
+        "Pendulum.ckpt: trained on task gym-Pendulum-v1, played on task gym-walks:Left-v0",
+        "Right-v0.ckpt: trained on task gym-walks:Right-v0, played on task gym-walks:Left-v0",
+    ]
+    assert {row["task"] for row in read_rows("scores.csv")} == {"gym-walks:Left-v0"}
 
 
 def test_an_algorithm_is_one_that_a_checkpoint_names(folder, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from commands import TINY, logged, refused, run_here
 from forked import Forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dreammpc.configuration.command_line import override_text
+from dreammpc.configuration.command_line import override_text, rewrite, words
 from dreammpc.configuration.recipe import compose, with_resumed
 from dreammpc.evaluation.rows import read_rows
+from dreammpc.training.checkpoint import Checkpoints
 from dreammpc.training.checkpoint_format import DESCRIPTION, FORMAT
 from dreammpc.training.files import save_atomically
 
@@ -257,10 +259,31 @@ def test_a_run_goes_on_with_its_own_settings_and_not_with_those_of_its_size(now,
     assert {name: getattr(config.algorithm, name) for name in OLD} == expected
 
 
-@pytest.mark.parametrize(
-    "path", ["runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null", "a b\\"]
-)
-def test_what_is_printed_can_be_typed(path):
-    (word,) = shlex.split(override_text("resume", path))
-    (override,) = OverridesParser.create().parse_overrides([word])
-    assert override.key_or_group == "resume" and str(override.value()) == path
+PATHS = [
+    *("runs/a/last.ckpt", "swëep dir/last.ckpt", "it's = here/last.ckpt", "null", "a b\\", "1e3", "a,b.h5"),
+    *("walks.h5", "[a].h5", "x: {y}.h5", "~/a b", "x$y"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["resume", "data"])
+def test_what_is_printed_can_be_typed(path, key):
+    (word,) = shlex.split(override_text(key, path))
+    for typed in ([word], rewrite([word], "train")):
+        (override,) = OverridesParser.create().parse_overrides(typed)
+        assert override.key_or_group in (key, "data.path") and override.value() == path
+
+
+def test_what_needs_no_quotes_is_printed_without():
+    assert words(resume="runs/a/last.ckpt", data="walks.h5") == "resume=runs/a/last.ckpt data=walks.h5"
+    assert words(resume="my runs/last.ckpt") == "'resume=my runs/last.ckpt'"
+
+
+def test_a_run_that_fails_names_its_checkpoint_as_one_types_it():
+    last = Path("my runs/last.ckpt")
+    feed = SimpleNamespace(env_steps=6)
+    run = SimpleNamespace(_started=False, _good=(last, 5), last=last, feed=feed)
+    error = ValueError()
+    Checkpoints.on_exception(run, None, None, error)
+    for line in (*error.__notes__, Checkpoints._unwritten(run, OSError(28, "full"))):
+        assert line.endswith("with 'resume=my runs/last.ckpt'")

@@ -202,6 +202,20 @@ def test_runs_are_found_in_folders_and_count_once(tmp_path):
     assert [curve.seed for curve in found] == [1, 2]
 
 
+def test_runs_without_evaluations_are_said(tmp_path):
+    for name in ("one", "two", "three"):
+        make_run(tmp_path / name)
+    for name in ("two", "three"):
+        (tmp_path / name / "metrics.jsonl").write_text(
+            '{"env_steps": 10, "wall_s": 1.0, "loss/value": 2.0}\n'
+        )
+    write_report(tmp_path, tmp_path / "out.html")
+    words = " ".join(Page((tmp_path / "out.html").read_text()).text)
+    assert f"Without evaluations: {tmp_path / 'three'}, {tmp_path / 'two'}." in words
+    write_report(tmp_path / "one", tmp_path / "out.html")
+    assert "Without evaluations" not in (tmp_path / "out.html").read_text()
+
+
 def test_runs_from_pixels_and_from_states_have_their_own_published_curves(tmp_path):
     runs = [
         make_run(tmp_path / "walk"),

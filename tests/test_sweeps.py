@@ -19,6 +19,7 @@ from dreammpc.envs import list_tasks
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import TASK_SETS, Runner, check_installed, expand, grid, reserve_folder
+from dreammpc.sweeps.local import ending, failure
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -149,6 +150,17 @@ def test_runner_keeps_on_after_a_failure(tmp_path, monkeypatch):
     assert (tmp_path / "a/seed1/run.log").read_text() == ""  # the second command was not run
     assert (tmp_path / "b/seed1/run.log").read_text() == "4 ['x']\n" * 2  # of 8 cores
     assert "a/seed1: ended with code 2" in told
+
+
+def test_a_run_that_was_killed_is_told_by_its_signal(tmp_path):
+    (job,), told = grid(tmp_path, ["a"], [1], []), []
+    kill = "import os; print('resource_tracker: leaked', flush=True); os.kill(os.getpid(), 9)"
+    codes = Runner(1, told.append).run([(job, [[sys.executable, "-c", kill]])])
+    assert codes == {job: -9} and told[-1] == "a/seed1: was killed by SIGKILL (out of memory?)"
+    log = tmp_path / "a/seed1/run.log"
+    assert failure(job, -9) == f"a/seed1 was killed by SIGKILL (out of memory?), see {log}"
+    assert failure(job, 1) == "a/seed1 ended with code 1: resource_tracker: leaked"
+    assert (ending(-signal.SIGTERM), ending(-99)) == ("was killed by SIGTERM", "was killed by signal 99")
 
 
 def test_runner_passes_signals_on_and_starts_nothing_new(tmp_path):

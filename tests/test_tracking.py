@@ -55,6 +55,19 @@ def test_jsonl_rewinds_on_resume(tmp_path):
     assert [line["env_steps"] for line in lines(tmp_path)] == [500] and lines(tmp_path)[0]["wall_s"] < 70
 
 
+def test_a_run_that_goes_on_has_one_last_comparison(tmp_path):
+    for resume_step, end in ((None, 1000), (1000, 1000), (1000, 2000)):
+        logger = tracking.JSONLLogger(tmp_path, resume_step)
+        if end != resume_step:
+            logger.log_metrics({"loss": 1.0, "eval/return": 2.0}, step=end)
+        logger.log_metrics({"final/policy": 2.0, "final_success/policy": 1.0}, step=end)
+        ends = [line["env_steps"] for line in lines(tmp_path) if "final/policy" in line]
+        assert ends == [end] and "final/policy" in lines(tmp_path)[-1]
+    assert [line["env_steps"] for line in lines(tmp_path) if "eval/return" in line] == [1000, 2000]
+    tracking.JSONLLogger(tmp_path, math.inf)  # of a sweep, whose starts may each have their own
+    assert "final/policy" in lines(tmp_path)[-1]
+
+
 def test_jsonl_keeps_params(tmp_path):
     tracking.JSONLLogger(tmp_path).log_hyperparams({"planner": {"horizon": 3}, "folder": Path("x")})
     assert json.loads((tmp_path / "params.json").read_text()) == {"planner": {"horizon": 3}, "folder": "x"}

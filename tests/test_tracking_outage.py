@@ -320,6 +320,18 @@ def test_sync_of_a_run_without_tracking_that_went_on(fake, tracker, tmp_path):
     assert fake.steps() == [100, 200, 300, 400] and fake.statuses() == ["FINISHED"]
 
 
+def test_the_last_comparison_of_a_run_that_goes_on_is_not_sent_twice(fake, tracker):
+    for resumed, end in ((None, 200), (200, 200), (200, 300)):
+        logger = tracker(resume_step=resumed, run_id=resumed and "run0")
+        if end != resumed:
+            log(logger, end)
+        logger.log_metrics({"final/mppi": 5.0}, step=end)
+        assert delivered(logger)
+        logger.finalize("success")
+    assert fake.steps() == [200, 300]
+    assert fake.metrics["final/mppi"] == [(200, 5.0), (300, 5.0)]
+
+
 @contextmanager
 def training(folder):
     raise UsageError(f"{folder} is in training")

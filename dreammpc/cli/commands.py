@@ -1,5 +1,6 @@
 """What the commands around trained agents do; imported when one is called."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from dreammpc import trained
 from dreammpc.agent import Agent
 from dreammpc.algorithms.losses import heuristic_discount
 from dreammpc.configuration import assembly
-from dreammpc.configuration.command_line import read_value
+from dreammpc.configuration.command_line import override_text, read_value
 from dreammpc.configuration.planners import build_planner, planner_name, planners_for
 from dreammpc.envs.families import check_task
 from dreammpc.evaluation import Evaluator
@@ -165,7 +166,8 @@ def import_checkpoint(
     weights = {f"{MODEL}{key}": weight for key, weight in model.state_dict().items()}
     save_atomically({"state_dict": weights, DESCRIPTION: facts}, path)
     print(f"{task}: {found.algorithm} of size {found.size}, {found.obs}: {path}")
-    print(f"play it: dreammpc demo {path}; compare planners: lightning run evaluate checkpoint={path}")
+    word = override_text("checkpoint", path)
+    print(f"play it: dreammpc demo {shlex.quote(str(path))}; compare planners: lightning run evaluate {word}")
 
 
 def scores(rows: Sequence[Row], dtype: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def rewrite(arguments: list[str], recipe: str) -> list[str]:
     """Users' spellings in Hydra's: `tracking=none`, `collector=async`, `data=PATH`, `obs=pixels`,
     `data.columns.ROLE=NAME`, `planner._target_=PATH`,
     `eval_planner=a,b`, `evaluation.planners=a,b`; in `COMPARE` `planner=a,b` too, and in `evaluate`
-    `checkpoint=a,b`, `seeds=1,2` and `algorithm=PATH`.
+    `checkpoint=a,b`, `task=a,b`, `seeds=1,2` and `algorithm=PATH`.
 
     Raises:
         UsageError: the planner is chosen twice; a path or a name is empty.
@@ -107,6 +107,9 @@ def _rewritten(argument: str, recipe: str, multirun: bool = False) -> str:
         return f"++settings.{key.removeprefix('planner.')}={value}"
     if recipe == "evaluate" and key == "checkpoint":
         return f"checkpoint=[{','.join(map(quoted, _parts(_unbracketed(value))))}]"
+    if recipe == "evaluate" and key == "task" and value != "null":
+        tasks = _parts(_unbracketed(value))
+        return "task=" + (",".join(f"[{each}]" for each in tasks) if multirun else f"[{','.join(tasks)}]")
     if recipe == "evaluate" and key == "algorithm":  # by itself it is a group of Hydra's
         return f"trained_by={value}"
     if recipe == "evaluate" and key == "seeds":
@@ -216,7 +219,12 @@ def read_value(text: str) -> Any:
 
 def override_text(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
-    return shlex.quote(f"{key}={quoted(str(value))}")
+    text = str(value)
+    try:
+        plain = read_value(text) == text and "$" not in text
+    except ValueError:
+        plain = False
+    return shlex.quote(f"{key}={text if plain else quoted(text)}")
 
 
 def words(**values: object) -> str:

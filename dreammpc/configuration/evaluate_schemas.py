@@ -14,7 +14,7 @@ PRESETS = ("policy", "mppi", "dream_mpc", "dream_mpc_paper")
 
 @dataclasses.dataclass
 class EvaluateConfig:
-    """Everything that `evaluate` takes; `checkpoint`, `planner` and `seeds` take a,b,c on the command line.
+    """Everything that `evaluate` takes; `checkpoint`, `planner`, `task`, `seeds` take a,b,c when typed.
 
     `seeds` are the episodes' starts, by default `seed`, `seed` + 1, …; MLflow is used only if asked for.
     `record` is a file that gets the episodes, as data to learn from (docs/data.md).
@@ -26,7 +26,7 @@ class EvaluateConfig:
     checkpoint: list[str] = "???"  # type: ignore[assignment]
     planners: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    task: str | None = None
+    task: list[str] | None = None
     trained_by: str | None = None
     ensemble: bool = False
     episodes: NumEpisodes = 10
@@ -42,7 +42,7 @@ class EvaluateConfig:
 
     def __post_init__(self):
         check(self)
-        self.task = self.task and canonical(self.task)
+        self.task = self.task and list(map(canonical, self.task))
         compile_mode(self.compile)
         if self.tracking.register:
             raise UsageError("tracking.register: a training registers its agent; others: dreammpc register")

@@ -17,7 +17,7 @@ from dreammpc.envs.examine_batched import examine_batched
 from dreammpc.envs.examine_steps import Examination, Played, Stopped, many, play, reset, step_once
 from dreammpc.envs.families import make_rows, makes_batches
 from dreammpc.envs.spaces import Actions, flat_box
-from dreammpc.envs.state import Unusable, restore, state_of
+from dreammpc.envs.state import NotOffered, Unusable, restore, state_of
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.support.faults import exception_line
 
@@ -169,10 +169,10 @@ def _state(
         return
     try:
         restore(second, state_of(first))
-    except Unusable as error:
-        if str(error):
-            found.warn("state", f"a resumed training begins a fresh episode: {error}")
+    except NotOffered:
         return
+    except Unusable as error:
+        return found.warn("state", f"a resumed training begins a fresh episode: {error}")
     with contextlib.suppress(Stopped):
         for step in range(1, ALONE):
             action = act(np.random.default_rng(step))

@@ -24,6 +24,10 @@ class Unusable(ValueError):
     """An environment's state cannot be saved or put back; the text says why."""
 
 
+class NotOffered(Unusable):
+    """The environment has no `get_state`, which is no mistake."""
+
+
 REMEMBER = {
     *(
         "AtariPreprocessing",
@@ -86,7 +90,7 @@ def _layers(env: gymnasium.Env) -> tuple[gymnasium.Env, list[TimeLimit]]:
         if type(env).__name__ in REMEMBER:
             raise Unusable(f"wrapper {_name(env)} keeps a memory that cannot be saved")
         if not isinstance(env, gymnasium.Wrapper):
-            raise Unusable("")
+            raise NotOffered(f"{_name(env)} has no get_state()")
         env = env.env
     for name, given in (("get_state", ()), ("set_state", ({},))):
         method = getattr(env, name, None)

@@ -81,6 +81,8 @@ class Inputs:
     """By the title of the panel, a task's or a task's success."""
     reference: str | None = None
     """The file of published curves."""
+    unevaluated: list[Path] = field(default_factory=list)
+    """Folders of runs that have no curve, as none of their evaluations is over."""
 
 
 def read(paths: str | Path | Sequence[str | Path], reference: str | Path | None = None) -> Inputs:
@@ -111,7 +113,8 @@ def read(paths: str | Path | Sequence[str | Path], reference: str | Path | None 
         else:
             raise UsageError(f"{path}: expected a run folder, scores (.csv, .json) or a video (.mp4, .gif)")
     for folder in runs.values():
-        inputs.curves += read_run(folder)
+        inputs.curves += (own := read_run(folder))
+        inputs.unevaluated += [] if own else [folder]
         inputs.videos += sorted(file for file in folder.iterdir() if file.suffix in VIDEOS)
     inputs.rows = read_rows(scores)
     if reference is not None:

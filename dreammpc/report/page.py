@@ -46,6 +46,8 @@ def render(inputs: Inputs, title: str) -> str:
         notes.append(
             f"{inputs.reference}: published curves are drawn only beside those of run folders; here are none."
         )
+    if inputs.unevaluated:
+        notes.append(f"Without evaluations: {', '.join(map(str, inputs.unevaluated))}.")
     parts.append(glossary(results))
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)

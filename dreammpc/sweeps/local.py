@@ -69,7 +69,7 @@ class Runner:
                 break
         if code is not None:
             finals = ", ".join(f"{name} {value:.1f}" for name, value in job.finals().items())
-            self.report(f"{job.name}: " + (f"ended with code {code}" if code else f"done: {finals}"))
+            self.report(f"{job.name}: " + (ending(code) if code else f"done: {finals}"))
         return code
 
     def _start(self, job: Job, command: Sequence[str]) -> subprocess.Popen | None:
@@ -96,6 +96,21 @@ class Runner:
         with self._lock:
             for child in self._children:
                 child.send_signal(number)
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit code; a negative one is that of the signal that killed it."""
+    if code >= 0:
+        return f"ended with code {code}"
+    known = {each.value: each.name for each in signal.Signals}
+    guess = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by {known.get(-code, f'signal {-code}')}{guess}"
+
+
+def failure(job: Job, code: int) -> str:
+    """What to say of a job that failed: of one that was killed its log's last line says nothing."""
+    log = job.folder / "run.log"
+    return f"{job.name} {ending(code)}" + (f", see {log}" if code < 0 else f": {last_line(job.folder)}")
 
 
 def last_line(folder: Path) -> str:

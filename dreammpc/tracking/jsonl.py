@@ -34,8 +34,9 @@ class JSONLLogger(Logger):
     Args:
         folder: the run folder, made if missing.
         resume_step: the clock (see `Feed`) of the checkpoint that the run goes on from. Later lines are
-            dropped, in one atomic step, so that no step appears twice. None begins a run: what is there was
-            written by one that ended before its first checkpoint, and goes.
+            dropped, in one atomic step, so that no step appears twice, and so is the comparison at an earlier
+            end. None begins a run: what is there was written by one that ended before its first checkpoint,
+            and goes. Infinity keeps all.
     """
 
     def __init__(self, folder: str | Path, resume_step: float | None = None) -> None:
@@ -157,10 +158,13 @@ def record_of(line: str) -> dict[str, Any]:
 
 
 def _rewind(path: Path, last_step: float) -> float:
-    """Drop lines later than `last_step`, and a last line torn by a kill; return the last `wall_s` kept.
+    """Drop lines later than `last_step`, those of an earlier end, and a last line torn by a kill.
 
     What is noted of lines at MLflow is rewound as well. With a `last_step` of -inf a run begins, of which
     there is nothing yet.
+
+    Returns:
+        The last `wall_s` kept.
     """
     note = read_note(path.parent)
     if last_step == -math.inf:
@@ -176,7 +180,8 @@ def _rewind(path: Path, last_step: float) -> float:
             record = record_of(line.decode())
         except ValueError:
             continue
-        if record["env_steps"] <= last_step:
+        ended = last_step < math.inf and any(name.startswith("final/") for name in record)
+        if record["env_steps"] <= last_step and not ended:
             kept.append(line if line.endswith(b"\n") else line + b"\n")
             wall = record["wall_s"]
             delivered += len(line) if note and place <= note.offset else 0

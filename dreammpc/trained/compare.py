@@ -5,6 +5,7 @@ Every planner plays the same starts, in the same mode, all episodes side by side
 
 import dataclasses
 import glob
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ from dreammpc.interfaces import UsageError
 from dreammpc.plugins.settings import Seed, fitted
 from dreammpc.runtime.devices import choose_device, matmul_precision
 from dreammpc.runtime.threads import set_threads
+from dreammpc.support.names import printable
 from dreammpc.tracking import provenance_tags
 from dreammpc.trained import export, loading
 from dreammpc.trained.library import full_name, planner_meant
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -68,7 +72,7 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     *,
     seeds: Sequence[int] = tuple(range(1000, 1010)),
-    task: str | None = None,
+    task: str | Sequence[str] | None = None,
     noise_scale: float = 0.0,
     compile: bool | str = False,
     device: str | torch.device = "auto",
@@ -83,7 +87,8 @@ def compare(
         planners: one name or several; `best` is what each agent's card says (see `library.planner_meant`).
         settings: each planner takes those that it has.
         seeds: of the starts, the same for all.
-        task: plays another task than that of training, if its spaces are the same.
+        task: a single one is played by all, also in place of that of training, if its spaces are the same; a
+            line says so. Several only confirm: each checkpoint plays its own, and may have those imported.
         noise_scale: of exploration noise; 0 acts greedily.
         compile: how plans run, see `dreammpc.runtime.compiling.MODES`; True is `default`.
         device: that plans (see `dreammpc.runtime.devices.choose_device`).
@@ -97,7 +102,7 @@ def compare(
     Raises:
         UsageError: a checkpoint that cannot be used, an unknown planner or setting, a planner that cannot be
             a graph if `compile` asks for graphs, no or equal seeds, a device that is not there, or
-            an `algorithm` that no checkpoint names.
+            an `algorithm`, or one of several tasks, that no checkpoint names.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds: expected different numbers, at least one, got {list(seeds)}")
@@ -106,6 +111,7 @@ def compare(
         torch.set_float32_matmul_precision(matmul_precision(chosen))  # as the training's own evaluations
     checkpoints = [full_name(path) for path in listed(checkpoints)]
     planners = listed(planners)
+    tasks = list(dict.fromkeys(listed(task or ())))
     fitted("seeds", list(seeds), list[Seed])
     mode = "greedy" if noise_scale == 0 else f"noise_scale={noise_scale:g}"
     named_now = [algorithm] if algorithm else []
@@ -125,17 +131,22 @@ def compare(
         return planners_for(names[path], settings or {}, action_dim, among=among)
 
     trained_by: list[str] = []
+    trained_on: list[Any] = []
     for path, files in agents.items():  # a mistake must show before hours of episodes, not after
         model, facts = load(files, named=named_now)
         trained_by += facts["config"]["algorithm"]["name"].split("+")
-        if task is None:
-            check_task(facts["task"], f"checkpoint {path}", kwargs=loading.model_options(facts).get("kwargs"))
+        trained_on.append(facts["task"])
+        name = task_of(path, facts, tasks, len(agents) > 1)
+        if name != facts["task"]:
+            log.warning(
+                "%s: trained on task %s, played on task %s", path, printable(str(facts["task"])), name
+            )
         for planner in made_for(path, model.action_dim).values():
             check_graphable(planner, model, compile, "compile")
         made = EnvConfig(
             action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
         )
-        env = assembly.build_env(task or facts["task"], 0, made)
+        env = assembly.build_env(name, 0, made)
         assembly.check_spaces(path, facts, env)
         if record is not None:
             record.expect(env)
@@ -143,11 +154,13 @@ def compare(
         raise UsageError(
             f"algorithm={algorithm} trained none of these; they name {', '.join(sorted(set(trained_by)))}"
         )
+    if len(tasks) > 1 and (unused := [name for name in tasks if name not in trained_on]):
+        raise UsageError(f"task={','.join(tasks)}: no checkpoint was trained on {', '.join(unused)}")
     for path, files in agents.items():
         model, facts = load(files, chosen, named_now)
         set_threads(loading.model_width(facts))
         origin = {"mode": mode, **where_played()}
-        name = task or facts["task"]
+        name = task_of(path, facts, tasks)
         arguments: dict[str, Any] = {
             "seeds": seeds,
             "obs": model.obs,
@@ -179,6 +192,23 @@ def compare(
 def listed(names: str | Sequence[str]) -> Sequence[str]:
     """A single name as a list of one."""
     return [names] if isinstance(names, str) else names
+
+
+def task_of(path: str, facts: Mapping[str, Any], tasks: Sequence[str], several: bool = False) -> str:
+    """What a checkpoint is played on: the only one of `tasks`, else its own.
+
+    Raises:
+        UsageError: its own would do what nobody chose, and `tasks` does not have it (see `check_task`); the
+            line says how `several` checkpoints may name theirs.
+    """
+    if len(tasks) == 1:
+        return tasks[0]
+    try:
+        check_task(facts["task"], f"checkpoint {path}", tasks, loading.model_options(facts).get("kwargs"))
+    except UsageError as reason:
+        hint = " (one task= is played by all checkpoints; task=A,B lets each play its own)" if several else ""
+        raise UsageError(f"{reason}{hint}") from reason
+    return facts["task"]
 
 
 def identity(path: str | Path, facts: Mapping[str, Any], task: str) -> dict[str, Any]:

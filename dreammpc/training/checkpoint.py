@@ -12,6 +12,7 @@ two names; the new `last`, by one rename; files that neither needs are deleted.
 
 import contextlib
 import logging
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,8 @@ class Checkpoints(Callback):
                 log.warning("no checkpoint of this moment: %s", faults.exception_line(error))
         if saveable and self._good is not None and isinstance(exception, Exception | SystemExit):
             path, steps = self._good
-            exception.add_note(f"saved at {steps} environment steps, go on with resume={path}")
+            again = shlex.quote(f"resume={path}")
+            exception.add_note(f"saved at {steps} environment steps, go on with {again}")
 
     def save(self, trainer: Trainer) -> None:
         """Write `last`; what it was becomes `previous`.
@@ -242,7 +244,8 @@ class Checkpoints(Callback):
         if self._good is None:
             return f"{what} {error.strerror}; there is no earlier one"
         good, steps = self._good
-        return f"{what} {error.strerror}; go on from the last one, of {steps} steps, with resume={good}"
+        again = shlex.quote(f"resume={good}")
+        return f"{what} {error.strerror}; go on from the last one, of {steps} steps, with {again}"
 
     def offer(self, module: LightningModule, score: float) -> bool:
         """Write `best` if `score` beats every earlier one; returns whether it did.
