@@ -31,7 +31,7 @@ from dreammpc.tracking.jsonl import JSONLLogger, read_log
 from dreammpc.tracking.mlflow_run import MlflowRun
 from dreammpc.tracking.note import Note, read_note
 from dreammpc.trained import export_agent, loading, read_card
-from dreammpc.trained.compare import compare
+from dreammpc.trained.compare import compare, task_of
 from dreammpc.training.checkpoint_format import DESCRIPTION
 from dreammpc.training.files import save_atomically
 
@@ -313,6 +313,10 @@ def test_texts_for_an_environment_come_from_a_file_only_if_its_task_is_named_tod
     with pytest.raises(UsageError, match="add task=gym-Ant-v5"):
         check_task("gym-Ant-v5", "file", kwargs=kwargs)
     assert loading.confirmations("gym-Ant-v5", "tdmpc2", kwargs) == ["task=gym-Ant-v5"]
+    facts = {"task": "gym-Ant-v5", "config": {"env": {"kwargs": kwargs}}}
+    assert task_of("file", facts, ["gym-Ant-v5"]) == "gym-Ant-v5"
+    with pytest.raises(UsageError, match="was meant for task gym-Ant-v5 and not for gym-Hopper-v5"):
+        task_of("file", facts, ["gym-Hopper-v5"])
 
 
 # --- passwords and tokens -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dreammpc.configuration import assembly
 from dreammpc.configuration.planners import check_graphable, planners_for
 from dreammpc.configuration.schemas import EnvConfig
 from dreammpc.data.recorder import Recorder
-from dreammpc.envs.families import check_task
+from dreammpc.envs.families import check_task, first_text
 from dreammpc.evaluation import Episodes, Evaluator
 from dreammpc.evaluation.rows import Row, make_rows
 from dreammpc.interfaces import UsageError
@@ -199,12 +199,18 @@ def task_of(path: str, facts: Mapping[str, Any], tasks: Sequence[str], several: 
 
     Raises:
         UsageError: its own would do what nobody chose, and `tasks` does not have it (see `check_task`); the
-            line says how `several` checkpoints may name theirs.
+            line says how `several` checkpoints may name theirs. Or another, and texts for its own.
     """
+    kwargs = loading.model_options(facts).get("kwargs")
     if len(tasks) == 1:
+        if tasks[0] != facts["task"] and (text := first_text(kwargs)) is not None:
+            raise UsageError(
+                f"checkpoint {path} makes its environment with the text {text!r}, which was meant for task"
+                f" {facts['task']} and not for {tasks[0]}"
+            )
         return tasks[0]
     try:
-        check_task(facts["task"], f"checkpoint {path}", tasks, loading.model_options(facts).get("kwargs"))
+        check_task(facts["task"], f"checkpoint {path}", tasks, kwargs)
     except UsageError as reason:
         hint = " (one task= is played by all checkpoints; task=A,B lets each play its own)" if several else ""
         raise UsageError(f"{reason}{hint}") from reason
