@@ -1,6 +1,7 @@
 """Recorded data: what is read of files, what is refused, and trainings that learn from them."""
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -722,7 +723,7 @@ def test_mistakes_of_the_command_are_one_line(arguments, words, tmp_path, monkey
     assert stop.value.code == 2 and all(word in line for word in words), line
 
 
-def test_frames_of_short_episodes_are_all_kept(tmp_path):
+def test_frames_of_short_episodes_are_all_kept(tmp_path, caplog, monkeypatch):
     """Each episode has a first frame more than it has transitions."""
     write_episodes(tmp_path / "short.h5", [episode(number, 2, pixels=True) for number in range(60)], FACTS)
     config = SimpleNamespace(
@@ -735,7 +736,11 @@ def test_frames_of_short_episodes_are_all_kept(tmp_path):
     agent = SimpleNamespace(obs_keys=("pixels",), record=False, model=None)
     data = opened(tmp_path / "short.h5", "pixels")
     env = SimpleNamespace(**{**vars(task(0)), "observation_spec": {}})
+    logger = logging.getLogger("torchrl")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    logger.setLevel(logging.INFO)
     known, said = build_demonstrations(data, env, agent, config, 1, 1)
+    assert not caplog.records  # TorchRL says of every storage that it was made
     assert known.replay.frames.oldest == 0
     of = "recorded on task pendulum-swingup, whose rewards are learned, not on a-task"
     assert any(of in line for line in said)

@@ -19,6 +19,7 @@ from dreammpc.data.recorded import Recorded
 from dreammpc.envs import TaskEnv
 from dreammpc.interfaces import UsageError
 from dreammpc.training.recorded_run import RunReplay, run_checkpoint
+from dreammpc.training.trainer import quiet
 
 ENDINGS = {
     ".npz": "npz",
@@ -133,6 +134,7 @@ def build_demonstrations(
         )
     size = obs_dim(env), env.action_spec.shape[-1], pixels, agent.record, env.channels
     needed = replay_bytes(data.transitions, 1, *size, data.episodes)
+    quiet()  # the replay is made before there is a Trainer
     place, where = placed(needed, data.transitions, replay_folder(config), Path(str(config.folder)))
     replay = Replay(
         data.transitions,
