@@ -447,6 +447,7 @@ def test_both_kinds_are_spread_over_a_batch():
 def test_a_trainings_replay_is_read_back_to_the_bit(tmp_path):
     run = Training(tmp_path / "run", steps=500, save_every=200, env={"num_envs": 2, "action_repeat": 8}).run()
     replay, data = run.feed.replay, opened(tmp_path / "run")
+    assert "declared" not in data.said()[0]  # an agent's actions are within -1 and 1
     rows = replay.rows(0, replay.written)
     order = torch.argsort(rows["frame"], stable=True)
     read = torch.cat([each.transitions()[0] for each in data.pieces()])

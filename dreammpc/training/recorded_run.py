@@ -53,7 +53,8 @@ class RunReplay:
         if has not in (obs, "both"):
             raise UsageError(f"{self.name}: its run observed {has} (env.obs), and {obs} is asked for")
         repeat = facts["config"].get("env", {}).get("action_repeat")
-        self.facts: Mapping[str, Any] = {"task": facts["task"], "action_repeat": repeat}
+        bounds = {"action_low": -1.0, "action_high": 1.0}
+        self.facts: Mapping[str, Any] = {"task": facts["task"], "action_repeat": repeat, **bounds}
 
     def episodes(self) -> Iterator[Episode]:
         number = 0
