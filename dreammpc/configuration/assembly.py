@@ -205,9 +205,8 @@ def build_feed(
     )
     if random_steps >= total_steps > 0:
         first = random_steps * env.action_repeat
-        but, acts = "" if data is None else " after the data", "random" if random else "without updates"
-        what = f"nothing is learned{but}: the first {first} steps are {acts} (algorithm.seed_steps)"
-        log.warning(what)
+        after, are = "" if data is None else " after the data", "random" if random else "without updates"
+        log.warning(f"nothing is learned{after}: the first {first} steps are {are} (algorithm.seed_steps)")
     return Feed(
         make_collector(env, agent) if collector is None else collector,
         agent,

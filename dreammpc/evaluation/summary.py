@@ -9,7 +9,7 @@ import numpy as np
 from dreammpc.evaluation import aggregate
 from dreammpc.evaluation.aggregate import Interval, Scores
 from dreammpc.evaluation.results import Results, common
-from dreammpc.support import markdown as plain_markdown
+from dreammpc.support.markdown import table
 
 BASES = ("mppi", "policy")
 """Planners that the others are held against, where they were played."""
@@ -217,7 +217,7 @@ def comparison_table(summary: Summary) -> Table:
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     shown, *lines = [[markdown_text(cell) for cell in line] for line in (head, *rows)]
-    return plain_markdown.table(shown, lines)
+    return table(shown, lines)
 
 
 def markdown_text(text: str) -> str:
