@@ -60,11 +60,10 @@ def sweep(config: sweeps.SweepConfig) -> int:
         return 0
 
     # Every run is a process of its own, which goes on by itself where it has been before.
-    to, parent = settings.tracking, None
-    if to.kind == "mlflow":
-        about = {"tasks": tasks, "seeds": config.seeds, "planners": config.planners, "train": train}
-        parent = sweeps.parent_run(folder, to.uri, to.experiment, about)
-    under = [f"tracking.parent={parent.version}"] if parent and parent.version else []
+    about = {"tasks": tasks, "seeds": config.seeds, "planners": config.planners, "train": train}
+    to = settings.tracking
+    parent = sweeps.parent_run(folder, about, to.kind, to.uri, to.experiment)
+    under = [f"tracking.parent={parent.version}"] if parent.version else []
     script = {name: [sys.executable, str(find_recipe(name))] for name in ("train", "evaluate")}
     runner = sweeps.Runner(config.jobs, lambda line: print(line, flush=True))
     codes = runner.run((job, [[*script[key], *rest] for key, *rest in commands(job, *under)]) for job in left)
@@ -75,10 +74,9 @@ def sweep(config: sweeps.SweepConfig) -> int:
     means = {n: sum(f[n] for f in finals if n in f) / sum(n in f for f in finals) for n in names}
     failed = {job: code for job, code in codes.items() if code}
     status = "killed" if runner.signal else "failed" if failed else "success"
-    if parent:
-        parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=len(finals))
-        parent.finalize(status)
-        print(parent.hint())
+    parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=len(finals))
+    parent.finalize(status)
+    print(parent.hint())
     others = "; the same command goes on with the others" if len(finals) < len(jobs) else ""
     print(f"{len(finals)} of {len(jobs)} trainings are finished{others}")
     for name, mean in means.items():

@@ -216,6 +216,9 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     code, out, err = start(*first)
     assert code == 1 and "3 of 4 trainings are finished" in out and "policy: mean final return 1.3" in out
     assert err == "cup-catch/seed2 ended with code 1: error: no luck\n"
+    whole = tmp_path / "a sweep/.mlflow"  # the record that `dreammpc sync` sends
+    assert json.loads((whole / "origin.json").read_text())["ended"] == "failed"
+    assert json.loads((whole / "params.json").read_text())["tracking"]["run_name"] == "a sweep"
     log = (tmp_path / "a sweep/walker-walk/seed2/run.log").read_text()
     assert log.startswith("task=walker-walk seed=2 folder='") and "algorithm.utd=0.5" in log
     assert log.endswith("resume=auto\n")

@@ -20,6 +20,7 @@ from followers import end_thread
 from dreammpc import tracking
 from dreammpc.cli import parser as cli
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.sweeps import parent_run
 from dreammpc.tracking import follower, mlflow_logger
 from dreammpc.training.owner import own, release_folders
 
@@ -270,11 +271,11 @@ def test_sync_sends_what_is_missing_and_then_nothing(fake, tracker, tmp_path, mo
     assert logger.hint().endswith(f"send the rest with dreammpc sync {tmp_path}")
     with pytest.raises(RunError, match=f"{tmp_path} keeps all, send it later"):
         list(tracking.sync([tmp_path]))
+    end_thread(logger)
     fake.start()
     to = f"run run0 at {fake.uri}"
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 500, "lo\n{"env_steps": 600')
-    end_thread(logger)
     assert rest(tracking.sync([tmp_path])) == [f"200 lines and 0 files sent to {to}, 1 torn lines left out"]
     calls = fake.calls
     assert rest(tracking.sync([tmp_path])) == [f"0 lines and 0 files sent to {to}"]
@@ -338,9 +339,28 @@ def training(folder):
     yield
 
 
+def test_sync_says_how_a_run_without_mlflow_ended(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
+    for name, status in (("a", "success"), ("b", "failed"), ("c", "killed")):
+        log(logger := tracking.JSONLLogger(tmp_path / name), 1)
+        logger.finalize(status)
+    log(tracking.JSONLLogger(tmp_path / "d, killed without a word"), 1)
+    tracking.JSONLLogger(tmp_path / "e, of an earlier version").log_metrics({"final/policy": 1.0}, step=1)
+    list(tracking.sync([tmp_path]))
+    assert fake.statuses() == ["FINISHED", "FAILED", "KILLED", "KILLED", "FINISHED"]
+
+
+def test_a_run_that_goes_on_has_not_ended(tmp_path):
+    tracking.make_loggers(tmp_path, {}, kind="none")[0].finalize("killed")
+    assert json.loads((tmp_path / "origin.json").read_text())["ended"] == "killed"
+    tracking.make_loggers(tmp_path, {}, kind="none", resumed={"env_steps": 1, "tracking_run": None})
+    assert "ended" not in json.loads((tmp_path / "origin.json").read_text())
+
+
 def test_sync_takes_a_sweep_and_says_what_it_cannot(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
-    for name in (".mlflow", "walker-walk/seed1", "walker-walk/seed2"):
+    log(parent_run(tmp_path, {"tasks": ["walker-walk"]}, "none", None, "mine"), 1)
+    for name in ("walker-walk/seed1", "walker-walk/seed2"):
         log(tracking.JSONLLogger(tmp_path / name), 1)
     settings = {"experiment": "mine", "run_name": None}
     params = {"task": "walker-walk", "seed": 2, "tracking": settings}
@@ -357,7 +377,7 @@ def test_sync_takes_a_sweep_and_says_what_it_cannot(fake, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="seed1 is in training"):
         next(said)
     names = [run["info"]["run_name"] for run in fake.runs.values()]
-    assert names == [".mlflow", "walker-walk-seed2"]
+    assert names == [tmp_path.name, "walker-walk-seed2"]
     assert {"key": "mlflow.parentRunId", "value": "run0"} in fake.tags["run1"]
 
 

@@ -59,6 +59,15 @@ def from_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_json(path: Path, otherwise: Any) -> Any:
+    """What a file in JSON says; `otherwise` if there is none, or it is damaged or of another type."""
+    try:
+        found = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return otherwise
+    return found if isinstance(found, type(otherwise)) else otherwise
+
+
 KILLED_S = 60.0
 """A draft of a process that is not there any more is swept when it is as old as this, in seconds."""
 

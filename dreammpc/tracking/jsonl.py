@@ -115,6 +115,16 @@ class JSONLLogger(Logger):
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         """Nothing: a file of the run folder is where it belongs."""
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Keep in `origin.json` how the run ended, for `dreammpc sync`; the last status holds.
+
+        Args:
+            status: "success" or "finished", "failed", "killed" or "aborted".
+        """
+        if self._path.parent.exists():
+            self.log_tags({"ended": status})
+
     def hint(self) -> str:
         """One line that says where to look at the run."""
         return f"log: {self._path}"

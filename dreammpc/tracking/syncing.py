@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dreammpc.interfaces import RunError, UsageError
-from dreammpc.support.atomic import from_json
-from dreammpc.support.run_folder import BEST, CHECKPOINTS, LAST, OWN_FOLDER, PARAMS, find_runs
+from dreammpc.support.atomic import from_json, read_json
+from dreammpc.support.run_folder import BEST, CHECKPOINTS, LAST, ORIGIN, OWN_FOLDER, PARAMS, find_runs
 from dreammpc.tracking.addresses import full_address, redacted, store_address
 from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import one_line
 from dreammpc.tracking.jsonl import last_record
 from dreammpc.tracking.loggers import PARENT_TAG, address
-from dreammpc.tracking.note import RUNNING, Note, read_note
+from dreammpc.tracking.note import RUNNING, STATUS, Note, read_note
 
 FILES = {f"{CHECKPOINTS}/{LAST}": CHECKPOINTS, f"{CHECKPOINTS}/{BEST}": CHECKPOINTS, "*.mp4": "videos"}
 """Artifacts of a run, by their place."""
@@ -70,7 +70,9 @@ def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Deli
         found = {path: place for pattern, place in FILES.items() for path in folder.glob(pattern)}
         note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
     if note.status in (None, RUNNING):  # killed, or trained without MLflow
-        note.status = "FINISHED" if any(key.startswith("final/") for key in last_record(folder)) else "KILLED"
+        ended, last = read_json(folder / ORIGIN, {}).get("ended"), last_record(folder)
+        whole = any(key.startswith("final/") for key in last)  # of a run from before `ended` was kept
+        note.status = STATUS.get(str(ended), "FINISHED" if whole else "KILLED")
     return Delivery(folder, note, full_address(to), {} if parent is None else {PARENT_TAG: parent})
 
 

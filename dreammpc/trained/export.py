@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dreammpc.interfaces import UsageError
-from dreammpc.support.atomic import check_not_read, from_json, write_text
+from dreammpc.support.atomic import check_not_read, read_json, write_text
 from dreammpc.support.names import file_name
 from dreammpc.support.run_folder import LOG, ORIGIN
 from dreammpc.tracking.jsonl import read_log
@@ -195,11 +195,3 @@ def versions(origin: dict[str, str]) -> dict[str, str]:
 def write_card(weights: Path, card: dict[str, Any]) -> None:
     """Write the card of `weights` beside them, in one atomic step."""
     write_text(weights.with_suffix(".json"), json.dumps(card, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path, otherwise: Any) -> Any:
-    try:
-        found = from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return otherwise
-    return found if isinstance(found, type(otherwise)) else otherwise
