@@ -19,6 +19,7 @@ from dreammpc.configuration.collectors import build_collector, count_rows
 from dreammpc.configuration.schemas import CollectorConfig, TrainConfig
 from dreammpc.data import Feed, Replay, WorkerCollector, WorkersDied
 from dreammpc.data import mailbox as mailbox_module
+from dreammpc.data.collector import get_state, set_state, stateless
 from dreammpc.data.mailbox import Mailbox
 from dreammpc.interfaces import UsageError
 
@@ -216,6 +217,12 @@ def test_a_reader_that_died_while_it_read_is_noticed(monkeypatch):
 def test_environments_are_counted_over_the_workers():
     assert count_rows(3, "serial", 2) == 3
     assert count_rows(3, "async", 2) == 6
+
+
+def test_episodes_in_workers_cannot_go_on_and_the_reason_is_known():
+    collector = WorkerCollector(make_drift, make_agent(), workers=1, num_envs=1, steps=8, seed=5)
+    assert get_state(collector) is None and not set_state(collector, None)
+    assert stateless(collector) == "they are in other processes"
 
 
 def test_an_unknown_collector_is_refused():

@@ -74,5 +74,6 @@ def _shapes(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def stateless(collector: Any) -> str:
-    """Why `get_state` or `set_state` did nothing, where an environment can be blamed for it; else empty."""
-    return getattr(getattr(getattr(collector, "env", None), "base_env", None), "stateless", "")
+    """Why `get_state` or `set_state` did nothing, where that is known; else empty."""
+    env = getattr(collector, "env", None)
+    return "they are in other processes" if env is None else getattr(env.base_env, "stateless", "")
