@@ -219,6 +219,15 @@ def test_our_own_faults_are_not_laid_to_the_user(tmp_path):
     assert (tmp_path / "errors.log").read_text().count("Traceback") == 2
 
 
+def test_too_little_memory_is_told_with_what_takes_it():
+    error = raised(lambda: torch.empty(2**60))
+    line = faults.error_line(error)
+    assert line.startswith("out of memory, lower the model's size, algorithm.batch_size, ")
+    assert "you tried to allocate" in line
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")):
+        assert faults.error_line(error).startswith("out of memory, lower ")
+
+
 def test_a_long_text_is_cut():
     line = faults.exception_line(ValueError("x" * 3000))
     assert len(line) < 500 and line.endswith("…")

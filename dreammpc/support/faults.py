@@ -34,6 +34,9 @@ BELOW = (
 STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """What the system says of a disk that is full, read-only or failing."""
 
+MEMORY_SETTINGS = "the model's size, algorithm.batch_size, the planner's samples or env.num_envs"
+"""What takes memory, beside the replay, whose share is said and refused before."""
+
 _folder: Path | None = None
 
 
@@ -76,7 +79,9 @@ def error_line(error: BaseException) -> str:
     # What others raised first: a StopIteration, say, that Python has made a RuntimeError of.
     error = next((each for each in chain if raised_by_foreign_code(each)), error)
     place, whose = source_line(error), "a fault of dreammpc, or of what it was given: "
-    if place is not None and place.foreign:
+    if is_out_of_memory(error):
+        whose = f"out of memory, lower {MEMORY_SETTINGS}: "
+    elif place is not None and place.foreign:
         whose = f"{_owner(place.frame)}: "
     return whose + exception_line(error)
 
@@ -84,6 +89,12 @@ def error_line(error: BaseException) -> str:
 def is_storage_error(error: BaseException) -> bool:
     """Whether a disk raised it."""
     return isinstance(error, OSError) and error.errno in STORAGE
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the GPU had no room for what was to be computed."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    return named or "can't allocate memory" in str(error)  # torch's, on a CPU
 
 
 def exception_line(error: BaseException) -> str:
