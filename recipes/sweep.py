@@ -20,6 +20,7 @@ from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.interfaces import UsageError
 from dreammpc.planning.factory import planner_settings
 from dreammpc.sweeps.local import failure
+from dreammpc.tracking import finish_run
 from dreammpc.trained import loading
 from dreammpc.training import open_folder
 
@@ -74,9 +75,8 @@ def sweep(config: sweeps.SweepConfig) -> int:
     means = {n: sum(f[n] for f in finals if n in f) / sum(n in f for f in finals) for n in names}
     failed = {job: code for job, code in codes.items() if code}
     status = "killed" if runner.signal else "failed" if failed else "success"
-    parent.log_metrics({f"final/{name}": mean for name, mean in means.items()}, step=len(finals))
-    parent.finalize(status)
-    print(parent.hint())
+    numbers = {f"final/{name}": mean for name, mean in means.items()}
+    print(finish_run([parent], numbers, len(finals), {}, status))
     others = "; the same command goes on with the others" if len(finals) < len(jobs) else ""
     print(f"{len(finals)} of {len(jobs)} trainings are finished{others}")
     for name, mean in means.items():

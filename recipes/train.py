@@ -15,7 +15,7 @@ from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
 from dreammpc.support.run_folder import CHECKPOINTS
-from dreammpc.tracking import finish_run, make_loggers
+from dreammpc.tracking import finish_run, finished_if_not, make_loggers
 from dreammpc.trained import initialize, loading, register
 from dreammpc.training import (
     Checkpoints,
@@ -82,15 +82,16 @@ def train(config: TrainConfig) -> int:
     callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
     trainer = make_trainer(folder, callbacks, loggers, *started, asked.num_nodes, asked.timeout_s)
     print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *notes(), *said, *begun]))
-    with checkpoints.restored(config.resume):
+    files = {"checkpoints": [checkpoints.last, checkpoints.best]}
+    with checkpoints.restored(config.resume), finished_if_not(loggers, files):
         trainer.fit(algorithm, feed.turns(speed.device), ckpt_path=config.resume, weights_only=True)
     feed.close()
+    again = f"go on with {command_line.words(resume=checkpoints.last, data=config.data.path)}"
     if stop.signal is not None:
         if trainer.is_global_zero:
             with progress.during("saving"):
-                finish_run(loggers, {}, feed.clock, {"checkpoints": [checkpoints.last]}, "killed")
-            again = command_line.words(resume=checkpoints.last, data=config.data.path)
-            print(f"stopped after {feed.told()}; go on with {again}")
+                finish_run(loggers, {}, feed.clock, files, "killed")
+            print(f"stopped after {feed.told()}; {again}")
         trainer.strategy.barrier()  # the launcher ends all processes when the first one has gone
         return 128 + stop.signal
     if not trainer.is_global_zero:
@@ -99,17 +100,16 @@ def train(config: TrainConfig) -> int:
     # A video, and the trained agent under several planners, side by side on the same starts.
     model.to(speed.device)  # from where Lightning has moved it back
     video = folder / f"{file_name(config.task)}.mp4"
-    filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
     before = evaluation.at(feed.clock)
-    rest = evaluator.compare(model, {name: one for name, one in compared.items() if name not in before})
+    with finished_if_not(loggers, files, f"trained; {again}"):
+        filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
+        rest = evaluator.compare(model, {name: one for name, one in compared.items() if name not in before})
     results = {name: one for name in compared if (one := before.get(name) or rest[name])}
     print(f"\n{env.title} after {feed.told()}:\n\n{table(results)}\n")
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
-    last = loading.evaluate_arguments(checkpoints.last, config.task, config.algorithm.name, config.env.kwargs)
-    print(f"others: lightning run evaluate {last} planner=policy,mppi,dream_mpc")
-    files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
+    print(f"others: {loading.evaluate_command(checkpoints.last, config, 'policy,mppi,dream_mpc')}")
     with progress.during("saving"):
-        where = finish_run(loggers, finals(results), feed.env_steps, files)
+        where = finish_run(loggers, finals(results), feed.env_steps, files | {"videos": [video]})
     print(where)
     if to.register:
         print(register(checkpoints.last, to.register, settings["planner"], to.uri))

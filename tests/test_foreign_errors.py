@@ -1,5 +1,6 @@
 """Whatever a user's own code raises: the training is saved, one line, the traceback in a log, resumable."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -130,6 +131,20 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
         assert line.startswith("error: callback test_foreign_errors.test_a_callback_that_raises")
         assert "KeyError: 'no such metric' (test_foreign_errors.py:" in line and "errors.log" in line
     assert "saved at " in line
+
+
+def test_what_ends_the_last_comparison_ends_the_run(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreammpc.evaluation.Evaluator.compare", interrupted)
+    assert (
+        train(tmp_path, *QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000")
+        == 130
+    )
+    again = f"interrupted; trained; go on with resume={tmp_path / LAST}"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == again
+    assert json.loads((tmp_path / "run/origin.json").read_text())["ended"] == "killed"
 
 
 def test_evaluate_and_demo(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlparse
 
@@ -20,8 +21,10 @@ from followers import end_thread
 from dreammpc import tracking
 from dreammpc.cli import parser as cli
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support.run_folder import find_runs
 from dreammpc.sweeps import parent_run
 from dreammpc.tracking import follower, mlflow_logger
+from dreammpc.tracking.mlflow_run import MlflowRun
 from dreammpc.training.owner import own, release_folders
 
 
@@ -90,7 +93,7 @@ class FakeMLflow:
         if path == "runs/create":
             run_id = f"run{len(self.runs)}"
             info = {"run_id": run_id, "experiment_id": "1", "lifecycle_stage": "active", "status": "RUNNING"}
-            info["run_name"] = body.get("run_name")
+            info |= {name: body.get(name) for name in ("run_name", "start_time")}
             self.runs[run_id] = {"info": info, "data": {"tags": body.get("tags", []), "params": []}}
             return 200, {"run": self.runs[run_id]}
         if path == "runs/search":
@@ -100,7 +103,7 @@ class FakeMLflow:
         if path == "runs/get":
             return 200, {"run": self.runs[body["run_id"]]}
         if path == "runs/update":
-            self.runs[body["run_id"]]["info"]["status"] = body["status"]
+            self.runs[body["run_id"]]["info"] |= {k: v for k, v in body.items() if v is not None}
             return 200, {"run_info": self.runs[body["run_id"]]["info"]}
         if path == "runs/log-batch":
             self.tags.setdefault(body["run_id"], []).extend(body.get("tags", []))
@@ -312,7 +315,8 @@ def test_sync_of_a_run_without_tracking_that_went_on(fake, tracker, tmp_path):
     log(logger, 100, 200, 300)
     assert delivered(logger)
     logger.finalize("killed")
-    again = tracking.JSONLLogger(tmp_path, resume_step=200)
+    resumed = {"env_steps": 200, "tracking_run": None}
+    (again,) = tracking.make_loggers(tmp_path, {}, kind="none", resumed=resumed)
     again.log_metrics({"loss": 1.0}, step=300)
     again.log_metrics({"loss": 1.0, "final/mppi": 5.0}, step=400)
     assert rest(tracking.sync([tmp_path], fake.uri)) == [
@@ -348,6 +352,51 @@ def test_sync_says_how_a_run_without_mlflow_ended(fake, tmp_path, monkeypatch):
     tracking.JSONLLogger(tmp_path / "e, of an earlier version").log_metrics({"final/policy": 1.0}, step=1)
     list(tracking.sync([tmp_path]))
     assert fake.statuses() == ["FINISHED", "FAILED", "KILLED", "KILLED", "FINISHED"]
+
+
+def test_a_run_that_ended_before_its_first_line_is_sent_too(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fake.uri)
+    parent_run(tmp_path, {}, "none", None, "mine")  # of a sweep that was killed
+    for seed in (1, 2):
+        (early,) = tracking.make_loggers(tmp_path / f"walker-walk/seed{seed}", {}, kind="none")
+        early.log_tags({"began": "2026-01-01T00:00:00+00:00"})
+        early.goes_on = False
+    early.finalize("failed")
+    assert rest(tracking.sync([tmp_path]))[0] == f"0 lines and 0 files sent to run run0 at {fake.uri}"
+    assert fake.statuses() == ["KILLED", "KILLED", "FAILED"]
+    for run in ("run1", "run2"):
+        assert {"key": "mlflow.parentRunId", "value": "run0"} in fake.tags[run]
+    assert len(rest(tracking.sync([tmp_path / "walker-walk/seed1"]))) == 1
+    with pytest.raises(UsageError, match=r"there is no metrics\.jsonl"):  # for a report it is none
+        find_runs(tmp_path)
+
+
+def test_a_synced_run_began_when_it_began(fake, tmp_path):
+    logger = tracking.JSONLLogger(tmp_path)
+    logger.log_tags({})
+    began = json.loads((tmp_path / "origin.json").read_text())["began"]
+    time.sleep(0.05)
+    list(tracking.sync([tmp_path], fake.uri))
+    assert fake.runs["run0"]["info"]["start_time"] == int(1000 * datetime.fromisoformat(began).timestamp())
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RunError, "FAILED")])
+def test_what_comes_after_a_fit_ends_the_run_too(error, status, fake, tracker, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(MlflowRun, "write_artifact", lambda run, path, place: sent.append((path.name, place)))
+    logger = tracker(run_name="seed1")
+    logger.goes_on = True
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").write_text("weights")
+    files = {"checkpoints": [tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/best.ckpt"]}
+    with pytest.raises(error) as raised, tracking.finished_if_not([logger], files, "go on"):
+        logger.finalize("success")  # as Lightning does after a fit
+        assert delivered(logger) and fake.statuses() == ["RUNNING"]
+        assert "ended" not in json.loads((tmp_path / "origin.json").read_text())
+        raise error("for whatever reason")
+    assert raised.value.__notes__ == ["go on"]
+    assert delivered(logger) and fake.statuses() == [status] and sent == [("last.ckpt", "checkpoints")]
+    assert json.loads((tmp_path / "origin.json").read_text())["ended"] == status.lower()
 
 
 def test_a_run_that_goes_on_has_not_ended(tmp_path):

@@ -160,6 +160,43 @@ def test_no_worker_is_left_behind(tmp_path, end, number, code):
     assert not any(map(alive, workers))
 
 
+STARTING = """
+import os, signal
+from multiprocessing import get_context
+from dreammpc.runtime.processes import in_session_of_its_own, spared_signals
+
+def work(argument):
+    in_session_of_its_own()
+    print(len(argument), os.getpgrp() == os.getpid(), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)  # which is no longer blocked
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: print(signal.Signals(number).name, flush=True))
+    process = get_context("spawn").Process(target=work, args=(bytes(10**6),))  # more than a pipe holds
+    with spared_signals():
+        process.start()
+    process.join()
+    print(process.exitcode)
+else:  # in the new process, which has yet to read its argument
+    os.killpg(os.getpgrp(), signal.SIGINT)
+    os.killpg(os.getpgrp(), signal.SIGTERM)
+"""
+
+
+def test_signals_while_a_worker_starts_are_for_its_parent(tmp_path):
+    (tmp_path / "starting.py").write_text(STARTING)
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "starting.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        start_new_session=True,
+        timeout=300,
+    )
+    assert sorted(ended.stdout.split()) == ["-15", "1000000", "SIGINT", "SIGTERM", "True"], ended.stderr
+
+
 class Weights(torch.nn.Module):
     def __init__(self):
         super().__init__()

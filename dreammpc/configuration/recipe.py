@@ -104,8 +104,8 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 fail(describe(error, name))
             except Exception as error:
                 fail(faults.report(error), EXIT_FAULT)
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
+            except KeyboardInterrupt as error:
+                print("; ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
                 code = 130
             finally:
                 GlobalHydra.instance().clear()

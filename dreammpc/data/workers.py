@@ -30,7 +30,7 @@ from dreammpc.data.mailbox import Mailbox, mailbox_bytes
 from dreammpc.data.worker_errors import read_worker_error, reporting_errors
 from dreammpc.interfaces import RunError
 from dreammpc.runtime.devices import CPU, module_device
-from dreammpc.runtime.processes import end_with_parent
+from dreammpc.runtime.processes import end_with_parent, in_session_of_its_own, spared_signals
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,8 @@ class WorkerCollector:
         return [WorkerEnv(self.make_env, primer, seed, folder) for seed in seeds]
 
     def _start(self) -> None:
-        self._mailbox, self._collector = self._make_workers()
+        with spared_signals():
+            self._mailbox, self._collector = self._make_workers()
         self._batches = iter(self._collector)
         if self.prefetch:
             self._batches = Prefetcher(self._batches)
@@ -218,7 +219,7 @@ class WorkerInit:
     parent: int
 
     def __call__(self) -> None:
-        os.setsid()
+        in_session_of_its_own()
         end_with_parent(self.parent)
 
 

@@ -1,14 +1,52 @@
 """Processes that do not outlive the one that started them."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import util
+from typing import Any
+from unittest import mock
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that this process gets when the thread that started it has ended."""
+
+
+@contextlib.contextmanager
+def spared_signals() -> Iterator[None]:
+    """Processes that are spawned within get no signal to stop before `in_session_of_its_own`.
+
+    One that a Ctrl-C kills while it imports would leave `multiprocessing` writing to it for ever.
+    """
+    spawn = util.spawnv_passfds
+
+    def spawn_blocked(*arguments: Any) -> int:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # which a new process inherits
+        try:
+            return spawn(*arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    with mock.patch.object(util, "spawnv_passfds", spawn_blocked):
+        yield
+
+
+def in_session_of_its_own() -> None:
+    """Have this process, spawned in `spared_signals`, get no more signals of its parent's process group.
+
+    Those that came meanwhile were for the parent, and are dropped.
+    """
+    os.setsid()
+    for number in STOPPING:
+        handler = signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:

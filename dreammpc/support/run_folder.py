@@ -22,16 +22,17 @@ def find_runs(folder: Path, whole_sweeps: bool = False) -> list[Path]:
 
     Args:
         folder: of a run, or with some in it.
-        whole_sweeps: also the records of what is no training, a sweep's before those of its runs.
+        whole_sweeps: also runs that ended before they had a log, and the records of what is no training, a
+            sweep's before those of its runs.
 
     Raises:
         UsageError: no such folder, or there is none in it.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder")
-    if (folder / LOG).is_file():
+    names = (LOG, NOTE, ORIGIN) if whole_sweeps else (LOG,)
+    if any((folder / name).is_file() for name in names):
         return [folder]
-    names = (LOG, NOTE) if whole_sweeps else (LOG,)
     found = sorted({path.parent for name in names for path in folder.rglob(name)})
     if not whole_sweeps:
         found = [path for path in found if OWN_FOLDER not in path.relative_to(folder).parts]

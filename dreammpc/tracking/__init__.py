@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
-    from dreammpc.tracking.loggers import address, finish_run, make_loggers, record_evaluation
+    from dreammpc.tracking.loggers import (
+        address,
+        finish_run,
+        finished_if_not,
+        make_loggers,
+        record_evaluation,
+    )
     from dreammpc.tracking.mlflow_logger import MLflowTracker, default_tracking_uri
     from dreammpc.tracking.provenance import provenance_tags
     from dreammpc.tracking.syncing import sync
@@ -28,6 +34,7 @@ __all__ = [
     "address",
     "default_tracking_uri",
     "finish_run",
+    "finished_if_not",
     "make_loggers",
     "provenance_tags",
     "record_evaluation",
@@ -42,6 +49,7 @@ _HOMES = {
     "MLflowTracker": "mlflow_logger",
     "default_tracking_uri": "mlflow_logger",
     "finish_run": "loggers",
+    "finished_if_not": "loggers",
     "make_loggers": "loggers",
     "provenance_tags": "provenance",
     "record_evaluation": "loggers",

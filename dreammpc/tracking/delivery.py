@@ -84,7 +84,7 @@ class Delivery:
         return lines
 
     def _connect(self) -> None:
-        run = self.run.connect()
+        run = self.run.connect(self._began())
         if self.note.run not in (None, run):  # a new one, for that is gone
             self.change(offset=0)
         self.change(run=run, reported=None)

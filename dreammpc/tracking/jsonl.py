@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dreammpc.interfaces import RunError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.run_folder import LOG, NOTE, ORIGIN, PARAMS
-from dreammpc.tracking.note import read_note
+from dreammpc.tracking.note import FINISHED, STATUS, read_note
 
 LARGEST = sys.float_info.max
 """JSON has larger numbers, but none that can be computed with."""
@@ -42,6 +42,8 @@ class JSONLLogger(Logger):
     def __init__(self, folder: str | Path, resume_step: float | None = None) -> None:
         super().__init__()
         self._path = Path(folder).resolve() / LOG
+        self.goes_on = False
+        """Whether the run goes on after a `fit` that ends well, of which Lightning says that it is over."""
         self._elapsed = 0.0
         self._tags: dict[str, Any] = {}
         if getattr(rank_zero_only, "rank", 0) == 0:
@@ -121,8 +123,13 @@ class JSONLLogger(Logger):
 
         Args:
             status: "success" or "finished", "failed", "killed" or "aborted".
+
+        Raises:
+            ValueError: on any other status.
         """
-        if self._path.parent.exists():
+        if status not in STATUS:
+            raise ValueError(f"unknown status {status!r}; there are {', '.join(STATUS)}")
+        if self._path.parent.exists() and not (self.goes_on and STATUS[status] == FINISHED):
             self.log_tags({"ended": status})
 
     def hint(self) -> str:

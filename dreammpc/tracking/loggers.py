@@ -3,8 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -84,7 +84,7 @@ def make_loggers(
     resumed: dict[str, Any] | None = None,
     parent: str | None = None,
 ) -> list[JSONLLogger]:
-    """Loggers that have the run's parameters already.
+    """Loggers that have the run's parameters already. The run goes on until `finish_run` ends it.
 
     Args:
         folder: the run's folder.
@@ -112,6 +112,7 @@ def make_loggers(
     else:
         logger.log_tags(tags)
     logger.log_hyperparams(params)
+    logger.goes_on = True
     return [logger]
 
 
@@ -133,9 +134,24 @@ def finish_run(
         for place, paths in artifacts.items():
             for path in filter(Path.exists, paths):
                 logger.log_artifact(path, place)
+        logger.goes_on = False
         logger.finalize(status)
         hint = logger.hint()
     return hint
+
+
+@contextmanager
+def finished_if_not(
+    loggers: Sequence[JSONLLogger], artifacts: dict[str, list[Path]], note: str = ""
+) -> Iterator[None]:
+    """Finish a run that fails or is interrupted within, with its artifacts; `note` is said of it too."""
+    try:
+        yield
+    except BaseException as error:
+        finish_run(loggers, {}, 0, artifacts, "failed" if isinstance(error, Exception) else "killed")
+        if note:
+            error.add_note(note)
+        raise
 
 
 def record_evaluation(

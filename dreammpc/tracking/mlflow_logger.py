@@ -15,7 +15,7 @@ from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import Follower
 from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.mlflow_run import SQLITE
-from dreammpc.tracking.note import RUNNING, STATUS, Note, is_id, read_note
+from dreammpc.tracking.note import FINISHED, RUNNING, STATUS, Note, is_id, read_note
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,13 @@ class MLflowTracker(JSONLLogger):
         Raises:
             ValueError: on any other status.
         """
-        if status.lower() not in STATUS:
-            raise ValueError(f"unknown status {status!r}; there are {', '.join(STATUS)}")
+        super().finalize(status)
         assert self._delivery is not None
-        self._delivery.change(status=STATUS[status.lower()])
+        well = STATUS[status] == FINISHED
+        if not (well and self.goes_on):
+            self._delivery.change(status=STATUS[status])
         self._follower.wake()
-        if not self._follower.flush(FINALIZE_WAIT_S) and STATUS[status.lower()] != "FINISHED":
+        if not self._follower.flush(FINALIZE_WAIT_S) and not well:
             log.warning(self.hint())  # which is printed of a run that ends well
 
     def _sync(self) -> str:

@@ -87,6 +87,7 @@ class MlflowRun:
         self._experiment = experiment
         self._run_name = run_name
         self._token = token
+        self._began: float | None = None
         self._params: dict[str, str] = {}
         self._doubt = self.run_id is not None
         """Whether MLflow may have some of the metrics that are to be written."""
@@ -94,8 +95,13 @@ class MlflowRun:
         """The steps that MLflow has of each metric, as far as they were asked for."""
         self._client: MlflowClient | None = None
 
-    def connect(self) -> str:
-        """Find or make the run, if that has not been done; it is running then. Returns its id."""
+    def connect(self, began: float | None = None) -> str:
+        """Find or make the run, if that has not been done; it is running then. Returns its id.
+
+        Args:
+            began: seconds since 1970 at which a run that is made began; now by default.
+        """
+        self._began = began
         return self._connected()[1]
 
     def write_metrics(self, lines: Iterable[Line]) -> None:
@@ -206,7 +212,8 @@ class MlflowRun:
         if run is None:
             # resolve_tags: user and script, which MLflow's table of runs shows
             tags = {**resolve_tags(), TOKEN: self._token}
-            run = client.create_run(experiment_id, tags=tags, run_name=self._run_name)
+            began = None if self._began is None else int(1000 * self._began)
+            run = client.create_run(experiment_id, began, tags, self._run_name)
         elif run.info.status != RUNNING:
             client.update_run(run.info.run_id, status=RUNNING)
         self._params = dict(run.data.params)

@@ -9,10 +9,10 @@ from pathlib import Path
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.run_folder import NOTE
 
-RUNNING = "RUNNING"
+RUNNING, FINISHED = "RUNNING", "FINISHED"
 STATUS = {
-    "success": "FINISHED",
-    "finished": "FINISHED",
+    "success": FINISHED,
+    "finished": FINISHED,
     "failed": "FAILED",
     "killed": "KILLED",
     "aborted": "KILLED",

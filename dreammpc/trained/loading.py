@@ -11,6 +11,7 @@ from dreammpc.algorithms import ALGORITHMS, algorithm_class
 from dreammpc.configuration.assembly import without_name
 from dreammpc.configuration.command_line import override_text as word_for
 from dreammpc.configuration.planners import build_planner
+from dreammpc.configuration.schemas import TrainConfig
 from dreammpc.envs.families import check_task
 from dreammpc.interfaces import UsageError
 from dreammpc.models import EnsembleModel, LatentModel
@@ -162,11 +163,11 @@ def averaged(planner: Any) -> Any:
     return dataclasses.replace(planner, value_reduction="mean") if least else planner
 
 
-def evaluate_arguments(checkpoint: Path, task: str, algorithm: str, kwargs: object = None) -> str:
-    """The words that `evaluate` takes a checkpoint with, as one types them."""
-    return " ".join(
-        [word_for("checkpoint", checkpoint), *map(shlex.quote, confirmations(task, algorithm, kwargs))]
-    )
+def evaluate_command(checkpoint: Path, config: TrainConfig, planners: str) -> str:
+    """What one types to have the checkpoint of a training evaluated with other planners."""
+    needed = confirmations(config.task, config.algorithm.name, config.env.kwargs)
+    words = [word_for("checkpoint", checkpoint), *map(shlex.quote, needed), f"planner={planners}"]
+    return f"lightning run evaluate {' '.join(words)}"
 
 
 def confirmations(task: str, algorithm: str, kwargs: object = None) -> list[str]:
