@@ -100,6 +100,17 @@ def test_a_served_agent_remembers_the_plans_of_an_episode(tmp_path):
         assert np.array_equal(*alone) and (seed == 0) == np.array_equal(alone[0], of_episode)
 
 
+def test_a_served_agent_refuses_what_is_not_finite(tmp_path):
+    import mlflow
+
+    save_model(find_agent(AGENT), tmp_path / "model", {"name": "policy"})
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    seen = np.zeros((2, served.metadata.signature.inputs.inputs[0].shape[1]), np.float32)
+    seen[1, 2] = np.nan
+    with pytest.raises(mlflow.exceptions.MlflowException, match=r"observation\[2\] of row 1 is not finite"):
+        served.predict(seen)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -136,8 +147,13 @@ def test_no_mlflow(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(RunError, match=r"models:/x/1: MLflow at http://127.* can't be read"):
         locate("models:/x/1")
-    with pytest.raises(RunError, match=r"MLflow at http://127.* can't be written.*register \S+ckpt carts"):
-        register(AGENT, "carts", {"name": "policy"})
+    with pytest.raises(RunError, match=r"MLflow at http://127.* can't be written") as error:
+        register(AGENT, "carts", {"name": "mppi", "num_samples": 64, "num_policy": 24})
+    path = find_agent(AGENT)
+    later = f"later, dreammpc register {path} carts planner=mppi planner.num_samples=64"
+    assert str(error.value).endswith(later)
+    with pytest.raises(RunError, match=r"carts --uri http://127\.0\.0\.1:9 planner=policy$"):
+        register(AGENT, "carts", {"name": "policy"}, "http://127.0.0.1:9")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UsageError, match=r"there is no MLflow at sqlite:.*MLFLOW_TRACKING_URI"):
         locate("models:/x/1")

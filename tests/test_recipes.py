@@ -277,6 +277,8 @@ def test_what_is_printed_can_be_typed(path, key):
 def test_what_needs_no_quotes_is_printed_without():
     assert words(resume="runs/a/last.ckpt", data="walks.h5") == "resume=runs/a/last.ckpt data=walks.h5"
     assert words(resume="my runs/last.ckpt") == "'resume=my runs/last.ckpt'"
+    assert words(a=64, b=0.5, c=True, e=Path("a/b")) == "a=64 b=0.5 c=True e=a/b"
+    assert words(a="64", c="true", d=[1, 2]) == """'a='"'"'64'"'"'' 'c='"'"'true'"'"'' 'd=[1, 2]'"""
 
 
 def test_a_run_that_fails_names_its_checkpoint_as_one_types_it():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,6 +198,16 @@ def test_the_file_that_the_page_writes_has_two_episodes(tmp_path, monkeypatch):
     assert (data.transitions, data.episodes, data.terminated) == (200, 2, 2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_episode_of_invalid_actions_has_no_bounds(tmp_path):
+    own = columns()
+    own["actions"][10:25] = np.nan
+    np.savez(tmp_path / "odd.npz", **own)
+    rest = np.concatenate([own["actions"][:10], own["actions"][25:]])
+    bounds = opened(tmp_path / "odd.npz", invalid="drop", bounds="recorded").bounds
+    assert (bounds.low, bounds.high) == (rest.min(), rest.max())
+
+
 def test_nan_does_not_end_an_episode(tmp_path):
     own, whole = columns(), episode(0, 40)
     own |= {"next_observations": whole.obs["observation"][1:].copy()}
@@ -228,6 +239,15 @@ def torn(tmp_path, ending):
 def single_array(tmp_path):
     np.save(tmp_path / "single.npy", np.zeros(3))
     return (tmp_path / "single.npy").rename(tmp_path / "single.npz")
+
+
+def immense(tmp_path):
+    """Its header says that the array is larger than any memory."""
+    with zipfile.ZipFile(tmp_path / "immense.npz", "w") as file, file.open("actions.npy", "w") as array:
+        np.lib.format.write_array_header_1_0(
+            array, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)}
+        )
+    return tmp_path / "immense.npz"
 
 
 def odd_groups(tmp_path):
@@ -320,6 +340,12 @@ BAD = {
         {},
         ["'episode' changes with every row"],
     ),
+    "an episode without its number": (
+        lambda f: spoiled(f, lambda own: own.update(episode=np.array([0.0] * 38 + [np.nan] * 2))),
+        {},
+        ["'episode' is not a number in 2 of 40 rows, first in row 38"],
+    ),
+    "immense": (immense, {}, ["immense.npz is damaged", "MemoryError"]),
     "too large an observation": (
         lambda f: spoiled(f, lambda own: own["observations"].__setitem__((12, 0), 1e20)),
         {},
@@ -605,12 +631,30 @@ def test_lerobots_frames(tmp_path):
     assert [abs(each.obs["pixels"].mean() - value) < 4 for each, value in zip(read, (60, 120), strict=True)]
 
 
+def change_column(folder: Path, name: str, change):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    (path,) = folder.glob("data/*/*")
+    table = parquet.read_table(path)
+    place = table.column_names.index(name)
+    parquet.write_table(table.set_column(place, name, pyarrow.array(change(table[name].to_pylist()))), path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: (folder / "meta/info.json").write_text("{"), ["meta/info.json", "damaged"]),
         (lambda folder: next(folder.glob("data/*/*")).write_bytes(b"PAR1"), ["file-000.parquet is damaged"]),
         (lambda folder: next(folder.glob("data/*/*")).unlink(), ["no data/*/*.parquet"]),
+        (
+            lambda folder: change_column(folder, "observation.state", lambda cells: [*cells[:-1], None]),
+            ["file-000.parquet", "'observation.state', row 14 is empty"],
+        ),
+        (
+            lambda folder: change_column(folder, "next.reward", lambda cells: ["much"] * len(cells)),
+            ["file-000.parquet", "'next.reward', row 0 is no list of numbers: 'much'"],
+        ),
     ],
 )
 def test_bad_folders_of_lerobots_are_one_line(spoil, words, tmp_path):
@@ -675,6 +719,10 @@ def test_a_data_set_of_minaris(tmp_path, monkeypatch):
         UsageError, match=r"Minari has no such data set on this machine; there are: ours/pendulum-v0"
     ):
         opened("ours/pendulum-v1")
+    (file,) = tmp_path.rglob("*.hdf5")
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UsageError, match=r"data ours/pendulum-v0 is damaged or no data set of Minari"):
+        opened("ours/pendulum-v0")
 
 
 def test_the_command_tells_of_data_and_writes_them(tmp_path, monkeypatch, capsys):

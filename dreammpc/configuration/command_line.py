@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -219,9 +220,9 @@ def read_value(text: str) -> Any:
 
 def override_text(key: str, value: object) -> str:
     """`key=value` as one types it: quoted for Hydra and the shell where it must be."""
-    text = str(value)
+    text = "null" if value is None else str(value)
     try:
-        plain = read_value(text) == text and "$" not in text
+        plain = read_value(text) == (text if isinstance(value, str | PurePath) else value) and "$" not in text
     except ValueError:
         plain = False
     return shlex.quote(f"{key}={text if plain else quoted(text)}")

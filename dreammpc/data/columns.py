@@ -164,6 +164,11 @@ def flat_episodes(
     starts[1:] = ends[:-1]
     if mapped.has("episode"):
         numbers = mapped.read(read, "episode", 0, rows)
+        if len(unknown := np.flatnonzero(numbers != numbers)):  # NaN
+            raise UsageError(
+                f"{mapped.name}: column {mapped.roles['episode'][0]!r} is not a number in {len(unknown)} of"
+                f" {rows} rows, first in row {unknown[0]}"
+            )
         starts[1:] |= numbers[1:] != numbers[:-1]
         if rows > 2 and starts[1:].all() and not ends.any() and not mapped.has("next_observation"):
             raise UsageError(

@@ -19,8 +19,10 @@ from dreammpc.interfaces import UsageError
 
 FACTS = "dreammpc"
 """The entry of a file of ours that describes it: JSON with what `Source.facts` has."""
-DAMAGED = (OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)
-"""What libraries raise for torn files."""
+DAMAGED = (
+    *(OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile),
+)
+"""What libraries raise for torn files; MemoryError where one says that it is immense."""
 
 
 class Source(Protocol):
@@ -138,6 +140,14 @@ class Minari:
         self.facts: Mapping[str, Any] = own
 
     def episodes(self) -> Iterator[Episode]:
+        try:
+            yield from self._episodes()
+        except UsageError:
+            raise
+        except DAMAGED as error:
+            raise damaged(self.name, "data set of Minari", error) from error
+
+    def _episodes(self) -> Iterator[Episode]:
         mapped: Mapped | None = None
         for number, found in enumerate(self.data.iterate_episodes()):
             parts = {

@@ -84,7 +84,7 @@ class LeRobot:
             try:
                 table = self.parquet.read_table(file, columns=stored)
                 missing = [column for column in stored if column not in table.column_names]
-                arrays = {} if missing else {key: array(table[key]) for key in stored}
+                arrays = {} if missing else {key: array(table[key], key) for key in stored}
             except (*DAMAGED, self._arrow_error()) as error:
                 raise damaged(f"data {file}", "parquet file", error) from error
             if missing:
@@ -116,7 +116,7 @@ class LeRobot:
         return frames[:rows]
 
 
-def array(column: Any) -> np.ndarray:
+def array(column: Any, name: str) -> np.ndarray:
     """A column of a table: numbers [T], lists of equal length [T, ...], or encoded images [T, 64, 64, 3].
 
     Raises:
@@ -127,6 +127,9 @@ def array(column: Any) -> np.ndarray:
         return np.stack([resized(decoded(value.get("bytes"))) for value in values])
     values = np.asarray(values)
     if values.dtype.kind == "O":  # a list in each row, perhaps of lists
+        if odd := [row for row, value in enumerate(values) if not isinstance(value, np.ndarray)]:
+            what = "empty" if values[odd[0]] is None else f"no list of numbers: {str(values[odd[0]])[:40]!r}"
+            raise ValueError(f"column {name!r}, row {odd[0]} is {what}")
         return np.stack([np.stack(value) if value.dtype.kind == "O" else value for value in values])
     return values
 

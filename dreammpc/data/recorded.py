@@ -126,8 +126,9 @@ class Recorded:
                 width = episode.action.shape[1]
                 if given != RECORDED:
                     break
-                whole = np.where(np.isfinite(episode.action), episode.action, np.nan)
-                low, high = np.fmin(low, np.nanmin(whole, 0)), np.fmax(high, np.nanmax(whole, 0))
+                action, known = episode.action, np.isfinite(episode.action)
+                low = np.minimum(low, np.where(known, action, np.inf).min(0))
+                high = np.maximum(high, np.where(known, action, -np.inf).max(0))
         self.obs_dim = self.action_dim = self.channels = 0
         if given is None:
             low, high = facts.get("action_low"), facts.get("action_high")

@@ -1,6 +1,7 @@
 """An agent and its planner as a model that MLflow registers and serves."""
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
@@ -11,7 +12,10 @@ import numpy as np
 import torch
 
 from dreammpc import __version__
+from dreammpc.configuration.command_line import words as command_words
 from dreammpc.configuration.planners import build_planner
+from dreammpc.evaluation.results import default_settings
+from dreammpc.evaluation.rows import plain_value
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.tracking.addresses import full_address, store_address
 from dreammpc.tracking.follower import one_line
@@ -66,11 +70,20 @@ def register(
             if note.status not in (None, RUNNING):
                 run.write_status(note.status)
         except Exception as error:
-            raise RunError(
-                f"MLflow at {to} can't be written ({one_line(error)}): later, dreammpc register {path} {name}"
-            ) from error
+            later = register_command(path, name, planner, None if uri is None else to)
+            raise RunError(f"MLflow at {to} can't be written ({one_line(error)}): later, {later}") from error
     here = f"models:/{name}/{version}"
     return f"{here} of run {run.run_id} at {to}; serve it: mlflow models serve -m {here} --env-manager local"
+
+
+def register_command(checkpoint: Path, name: str, planner: Mapping[str, Any], uri: str | None) -> str:
+    """What one types to register an agent with a planner's settings, as far as they are not its defaults."""
+    usual = default_settings(planner["name"])
+    own = {key: value for key, value in plain_value(dict(planner), names=True).items() if key != "name"}
+    changed = {f"planner.{key}": value for key, value in own.items() if usual.get(key) != value}
+    chosen = command_words(planner=planner["name"], **changed)
+    to = [] if uri is None else ["--uri", uri]
+    return f"{shlex.join(['dreammpc', 'register', str(checkpoint), name, *to])} {chosen}"
 
 
 def save_model(

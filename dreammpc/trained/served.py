@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 from tensordict import TensorDict, TensorDictBase
@@ -41,11 +42,17 @@ class ServedAgent(PythonModel):  # type: ignore[misc]  # without mlflow's types
             model_input: observations [B, O].
             params: `episode`, a name under which plans are remembered from call to call, as they are in
                 training (by default each call stands alone); `seed` of the planner's noise, none by default.
+
+        Raises:
+            MlflowException: an observation is not finite.
         """
         named = params or {}
         episode, seed = str(named.get("episode", "")), int(named.get("seed", -1))
         observation = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
         size = len(observation)
+        if wrong := (~observation.isfinite()).nonzero().tolist():
+            row, entry = wrong[0]
+            raise MlflowException.invalid_parameter_value(f"observation[{entry}] of row {row} is not finite")
         with self.lock:
             carry = self.carries.pop(episode, None)
             fresh = carry is None or len(carry) != size
