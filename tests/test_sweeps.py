@@ -163,6 +163,13 @@ def test_a_run_that_was_killed_is_told_by_its_signal(tmp_path):
     assert (ending(-signal.SIGTERM), ending(-99)) == ("was killed by SIGTERM", "was killed by signal 99")
 
 
+def test_a_run_that_is_interrupted_while_it_imports_leaves_no_traceback(tmp_path):
+    (job,) = grid(tmp_path, ["a"], [1], [])
+    imports = "import dreammpc, os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    assert Runner(1, lambda line: None).run([(job, [[sys.executable, "-c", imports]])]) == {job: 130}
+    assert (tmp_path / "a/seed1/run.log").read_text() == "interrupted\n"
+
+
 def test_runner_passes_signals_on_and_starts_nothing_new(tmp_path):
     jobs = grid(tmp_path, ["a", "b", "c"], [1], [])
     runner = Runner(2, lambda line: None)

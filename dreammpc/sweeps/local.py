@@ -32,7 +32,9 @@ class Runner:
         self.signal: int | None = None
         self._children: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
-        self.environment = {**os.environ, "DREAMMPC_LAUNCHER": str(os.getpid())}
+        # As the launcher does: a Ctrl-C while a run imports is a word in its log, and no traceback.
+        own = {"DREAMMPC_LAUNCHER": str(os.getpid()), "DREAMMPC_STARTING": "1"}
+        self.environment = {**os.environ, **own}
         if count > 1 and "OMP_NUM_THREADS" not in self.environment:
             share = str(max(1, (os.cpu_count() or 1) // count))
             self.environment |= {"OMP_NUM_THREADS": share, "DREAMMPC_THREADS": share}  # see `threads`
