@@ -404,6 +404,9 @@ def test_a_run_that_goes_on_has_not_ended(tmp_path):
     assert json.loads((tmp_path / "origin.json").read_text())["ended"] == "killed"
     tracking.make_loggers(tmp_path, {}, kind="none", resumed={"env_steps": 1, "tracking_run": None})
     assert "ended" not in json.loads((tmp_path / "origin.json").read_text())
+    gone = tracking.JSONLLogger(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    gone.finalize("failed")  # leaves it to the error that ended the run to say so
 
 
 def test_sync_takes_a_sweep_and_says_what_it_cannot(fake, tmp_path, monkeypatch):

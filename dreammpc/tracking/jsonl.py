@@ -129,7 +129,9 @@ class JSONLLogger(Logger):
         """
         if status not in STATUS:
             raise ValueError(f"unknown status {status!r}; there are {', '.join(STATUS)}")
-        if self._path.parent.exists() and not (self.goes_on and STATUS[status] == FINISHED):
+        if self.goes_on and STATUS[status] == FINISHED:
+            return
+        with contextlib.suppress(OSError):  # a full disk, a deleted folder: said by what met it first
             self.log_tags({"ended": status})
 
     def hint(self) -> str:
