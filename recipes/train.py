@@ -15,7 +15,7 @@ from dreammpc.evaluation import Evaluator, finals, table
 from dreammpc.support.names import file_name
 from dreammpc.support.progress import Progress
 from dreammpc.support.run_folder import CHECKPOINTS
-from dreammpc.tracking import finish_run, finished_if_not, make_loggers
+from dreammpc.tracking import after_fit, finish_run, finished_if_not, make_loggers
 from dreammpc.trained import initialize, loading, register
 from dreammpc.training import (
     Checkpoints,
@@ -82,7 +82,8 @@ def train(config: TrainConfig) -> int:
     callbacks = OwnFolder(), stop, monitor, evaluation, checkpoints, bar
     trainer = make_trainer(folder, callbacks, loggers, *started, asked.num_nodes, asked.timeout_s)
     print_from_rank_zero("\n".join([f"{speed}; {config.learning()}", need, *notes(), *said, *begun]))
-    files = {"checkpoints": [checkpoints.last, checkpoints.best]}
+    video = folder / f"{file_name(config.task)}.mp4"
+    files = {"checkpoints": [checkpoints.last, checkpoints.best], "videos": [video]}
     with checkpoints.restored(config.resume), finished_if_not(loggers, files):
         trainer.fit(algorithm, feed.turns(speed.device), ckpt_path=config.resume, weights_only=True)
     feed.close()
@@ -99,9 +100,8 @@ def train(config: TrainConfig) -> int:
 
     # A video, and the trained agent under several planners, side by side on the same starts.
     model.to(speed.device)  # from where Lightning has moved it back
-    video = folder / f"{file_name(config.task)}.mp4"
     before = evaluation.at(feed.clock)
-    with finished_if_not(loggers, files, f"trained; {again}"):
+    with after_fit(loggers, files, f"trained; {again}"):
         filmed = config.evaluation.video and evaluator.film(Agent(model, planner), video)
         rest = evaluator.compare(model, {name: one for name, one in compared.items() if name not in before})
     results = {name: one for name in compared if (one := before.get(name) or rest[name])}
@@ -109,7 +109,7 @@ def train(config: TrainConfig) -> int:
     print(f"video: {video}\n" * bool(filmed) + f"checkpoint: {checkpoints.last}")
     print(f"others: {loading.evaluate_command(checkpoints.last, config, 'policy,mppi,dream_mpc')}")
     with progress.during("saving"):
-        where = finish_run(loggers, finals(results), feed.env_steps, files | {"videos": [video]})
+        where = finish_run(loggers, finals(results), feed.env_steps, files)
     print(where)
     if to.register:
         print(register(checkpoints.last, to.register, settings["planner"], to.uri))

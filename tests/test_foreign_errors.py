@@ -1,7 +1,10 @@
 """Whatever a user's own code raises: the training is saved, one line, the traceback in a log, resumable."""
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,14 +136,17 @@ def test_a_callback_that_raises(error, tmp_path, capsys, monkeypatch):
     assert "saved at " in line
 
 
-def test_what_ends_the_last_comparison_ends_the_run(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_ends_the_last_comparison_ends_the_run(number, code, tmp_path, capsys, monkeypatch):
     def interrupted(*arguments):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        raise AssertionError("the signal was ignored")
 
     monkeypatch.setattr("dreammpc.evaluation.Evaluator.compare", interrupted)
     assert (
         train(tmp_path, *QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000")
-        == 130
+        == code
     )
     again = f"interrupted; trained; go on with resume={tmp_path / LAST}"
     assert capsys.readouterr().err.strip().splitlines()[-1] == again

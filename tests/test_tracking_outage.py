@@ -21,6 +21,7 @@ from followers import end_thread
 from dreammpc import tracking
 from dreammpc.cli import parser as cli
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.runtime.processes import Terminated
 from dreammpc.support.run_folder import find_runs
 from dreammpc.sweeps import parent_run
 from dreammpc.tracking import follower, mlflow_logger
@@ -371,6 +372,28 @@ def test_a_run_that_ended_before_its_first_line_is_sent_too(fake, tmp_path, monk
         find_runs(tmp_path)
 
 
+def test_a_sweep_that_was_sent_while_it_ran_ends_as_it_ended(fake, tmp_path):
+    def start():
+        return parent_run(tmp_path / "sweep", {}, "none", None, "mine")
+
+    def sync() -> list[str]:
+        list(tracking.sync([tmp_path], fake.uri))
+        return fake.statuses()
+
+    (tmp_path / "sweep").mkdir()
+    parent = start()
+    tracking.make_loggers(tmp_path / "sweep/a", {}, kind="none")
+    tracking.make_loggers(tmp_path / "z, of no sweep", {}, kind="none")
+    assert sync() == ["KILLED"] * 3
+    assert {"key": "mlflow.parentRunId", "value": "run0"} in fake.tags["run1"]
+    assert not [tag for tag in fake.tags["run2"] if tag["key"] == "mlflow.parentRunId"]
+    tracking.finish_run([parent], {"final/policy": 1.0}, 1, {})
+    assert sync() == ["FINISHED", "KILLED", "KILLED"]
+    start()  # again, and killed
+    assert sync() == ["KILLED"] * 3
+    assert not [tag for tag in fake.tags["run0"] if tag["key"] == "ended"]  # which a resumed run would keep
+
+
 def test_a_synced_run_began_when_it_began(fake, tmp_path):
     logger = tracking.JSONLLogger(tmp_path)
     logger.log_tags({})
@@ -380,7 +403,10 @@ def test_a_synced_run_began_when_it_began(fake, tmp_path):
     assert fake.runs["run0"]["info"]["start_time"] == int(1000 * datetime.fromisoformat(began).timestamp())
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RunError, "FAILED")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (Terminated, "KILLED"), (RunError, "FAILED"), (SystemExit, "FAILED")],
+)
 def test_what_comes_after_a_fit_ends_the_run_too(error, status, fake, tracker, tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(MlflowRun, "write_artifact", lambda run, path, place: sent.append((path.name, place)))
@@ -389,7 +415,7 @@ def test_what_comes_after_a_fit_ends_the_run_too(error, status, fake, tracker, t
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").write_text("weights")
     files = {"checkpoints": [tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/best.ckpt"]}
-    with pytest.raises(error) as raised, tracking.finished_if_not([logger], files, "go on"):
+    with pytest.raises(error) as raised, tracking.after_fit([logger], files, "go on"):
         logger.finalize("success")  # as Lightning does after a fit
         assert delivered(logger) and fake.statuses() == ["RUNNING"]
         assert "ended" not in json.loads((tmp_path / "origin.json").read_text())
@@ -400,7 +426,10 @@ def test_what_comes_after_a_fit_ends_the_run_too(error, status, fake, tracker, t
 
 
 def test_a_run_that_goes_on_has_not_ended(tmp_path):
-    tracking.make_loggers(tmp_path, {}, kind="none")[0].finalize("killed")
+    loggers = tracking.make_loggers(tmp_path, {}, kind="none")
+    loggers[0].finalize("failed")  # as Lightning does, which knows of its `fit` alone
+    assert "ended" not in json.loads((tmp_path / "origin.json").read_text())
+    tracking.finish_run(loggers, {}, 0, {}, "killed")
     assert json.loads((tmp_path / "origin.json").read_text())["ended"] == "killed"
     tracking.make_loggers(tmp_path, {}, kind="none", resumed={"env_steps": 1, "tracking_run": None})
     assert "ended" not in json.loads((tmp_path / "origin.json").read_text())

@@ -33,7 +33,7 @@ from dreammpc.configuration.stored import stored_words
 from dreammpc.interfaces import UsageError
 from dreammpc.plugins.registry import unknown
 from dreammpc.plugins.settings import no_setting
-from dreammpc.runtime.processes import end_with_parent
+from dreammpc.runtime.processes import Terminated, end_with_parent
 from dreammpc.runtime.threads import set_threads
 from dreammpc.support import faults
 from dreammpc.support.names import printable
@@ -106,7 +106,7 @@ def main(name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
                 fail(faults.report(error), EXIT_FAULT)
             except KeyboardInterrupt as error:
                 print("; ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
-                code = 130
+                code = 143 if isinstance(error, Terminated) else 130
             finally:
                 GlobalHydra.instance().clear()
             sys.exit(code)

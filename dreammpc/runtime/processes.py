@@ -49,6 +49,24 @@ def in_session_of_its_own() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While this is entered, in the main thread, SIGTERM raises `Terminated` there."""
+
+    def raise_terminated(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, raise_terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Have this process get the signal `number` as soon as its parent is gone, however that ended.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dreammpc.tracking.jsonl import JSONLLogger
     from dreammpc.tracking.loggers import (
         address,
+        after_fit,
         finish_run,
         finished_if_not,
         make_loggers,
@@ -32,6 +33,7 @@ __all__ = [
     "JSONLLogger",
     "MLflowTracker",
     "address",
+    "after_fit",
     "default_tracking_uri",
     "finish_run",
     "finished_if_not",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "address": "loggers",
+    "after_fit": "loggers",
     "JSONLLogger": "jsonl",
     "MLflowTracker": "mlflow_logger",
     "default_tracking_uri": "mlflow_logger",

@@ -97,7 +97,10 @@ class Delivery:
                 continue
             try:
                 content = from_json(text)
-                write(content | self._tags if name == ORIGIN else content)
+                if name == ORIGIN:
+                    content.pop("ended", None)  # MLflow has a status
+                    content |= self._tags
+                write(content)
             except (Rejected, ValueError, TypeError, AttributeError) as reason:
                 log.warning("MLflow does not take all of %s: %s", path, reason)
             self._described[name] = text

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from dreammpc.interfaces import RunError
 from dreammpc.support.atomic import from_json, write_text
 from dreammpc.support.run_folder import LOG, NOTE, ORIGIN, PARAMS
-from dreammpc.tracking.note import FINISHED, STATUS, read_note
+from dreammpc.tracking.note import STATUS, read_note
 
 LARGEST = sys.float_info.max
 """JSON has larger numbers, but none that can be computed with."""
@@ -43,7 +43,7 @@ class JSONLLogger(Logger):
         super().__init__()
         self._path = Path(folder).resolve() / LOG
         self.goes_on = False
-        """Whether the run goes on after a `fit` that ends well, of which Lightning says that it is over."""
+        """Whether the run goes on when Lightning's `fit` is over, which calls `finalize`."""
         self._elapsed = 0.0
         self._tags: dict[str, Any] = {}
         if getattr(rank_zero_only, "rank", 0) == 0:
@@ -129,7 +129,7 @@ class JSONLLogger(Logger):
         """
         if status not in STATUS:
             raise ValueError(f"unknown status {status!r}; there are {', '.join(STATUS)}")
-        if self.goes_on and STATUS[status] == FINISHED:
+        if self.goes_on:
             return
         with contextlib.suppress(OSError):  # a full disk, a deleted folder: said by what met it first
             self.log_tags({"ended": status})

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.processes import sigterm_interrupts
 from dreammpc.support.run_folder import OWN_FOLDER
 from dreammpc.tracking.jsonl import JSONLLogger
 from dreammpc.tracking.provenance import provenance_tags
@@ -141,17 +142,26 @@ def finish_run(
 
 
 @contextmanager
-def finished_if_not(
-    loggers: Sequence[JSONLLogger], artifacts: dict[str, list[Path]], note: str = ""
-) -> Iterator[None]:
-    """Finish a run that fails or is interrupted within, with its artifacts; `note` is said of it too."""
+def finished_if_not(loggers: Sequence[JSONLLogger], artifacts: dict[str, list[Path]]) -> Iterator[None]:
+    """Finish a run that fails or is interrupted within, with its artifacts."""
     try:
         yield
     except BaseException as error:
-        finish_run(loggers, {}, 0, artifacts, "failed" if isinstance(error, Exception) else "killed")
-        if note:
-            error.add_note(note)
+        # Of a KeyboardInterrupt in a `fit` Lightning makes a SystemExit.
+        killed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+        finish_run(loggers, {}, 0, artifacts, "killed" if killed else "failed")
         raise
+
+
+@contextmanager
+def after_fit(loggers: Sequence[JSONLLogger], artifacts: dict[str, list[Path]], note: str) -> Iterator[None]:
+    """`finished_if_not`, where SIGTERM interrupts too; what is raised gets a note."""
+    with finished_if_not(loggers, artifacts), sigterm_interrupts():
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(note)
+            raise
 
 
 def record_evaluation(

@@ -152,12 +152,12 @@ class MLflowTracker(JSONLLogger):
             ValueError: on any other status.
         """
         super().finalize(status)
+        if self.goes_on:
+            return
         assert self._delivery is not None
-        well = STATUS[status] == FINISHED
-        if not (well and self.goes_on):
-            self._delivery.change(status=STATUS[status])
+        self._delivery.change(status=STATUS[status])
         self._follower.wake()
-        if not self._follower.flush(FINALIZE_WAIT_S) and not well:
+        if not self._follower.flush(FINALIZE_WAIT_S) and STATUS[status] != FINISHED:
             log.warning(self.hint())  # which is printed of a run that ends well
 
     def _sync(self) -> str:

@@ -14,7 +14,7 @@ from dreammpc.tracking.delivery import Delivery
 from dreammpc.tracking.follower import one_line
 from dreammpc.tracking.jsonl import last_record
 from dreammpc.tracking.loggers import PARENT_TAG, address
-from dreammpc.tracking.note import RUNNING, STATUS, Note, read_note
+from dreammpc.tracking.note import FINISHED, RUNNING, STATUS, Note, read_note
 
 FILES = {f"{CHECKPOINTS}/{LAST}": CHECKPOINTS, f"{CHECKPOINTS}/{BEST}": CHECKPOINTS, "*.mp4": "videos"}
 """Artifacts of a run, by their place."""
@@ -42,16 +42,19 @@ def sync(
         raise UsageError("sync needs MLflow, which is not installed here")
     to, refused = store_address(address(uri, key="--uri")), []
     for runs in [find_runs(Path(path), whole_sweeps=True) for path in paths]:
-        parent = None
+        parent: str | None = None
+        sweep: Path | None = None
         for folder in runs:
+            above = parent if sweep and folder.is_relative_to(sweep) else None
             try:
                 with own(folder):
-                    delivery = _delivery(folder, to, uri is not None, parent)
+                    delivery = _delivery(folder, to, uri is not None, above)
                     yield _sent(folder, to, delivery)
             except UsageError as reason:  # the others are sent
                 refused.append(str(reason))
             else:
-                parent = delivery.note.run if folder.name == OWN_FOLDER else parent
+                if folder.name == OWN_FOLDER:
+                    parent, sweep = delivery.note.run, folder.parent
     if refused:
         raise UsageError("; ".join(refused))
 
@@ -69,10 +72,11 @@ def _delivery(folder: Path, to: str, anywhere: bool, parent: str | None) -> Deli
     if elsewhere or note.status in (None, RUNNING):  # it did not come to name all of its artifacts
         found = {path: place for pattern, place in FILES.items() for path in folder.glob(pattern)}
         note.artifacts |= {str(path.relative_to(folder)): place for path, place in found.items()}
-    if note.status in (None, RUNNING):  # killed, or trained without MLflow
-        ended, last = read_json(folder / ORIGIN, {}).get("ended"), last_record(folder)
-        whole = any(key.startswith("final/") for key in last)  # of a run from before `ended` was kept
-        note.status = STATUS.get(str(ended), "FINISHED" if whole else "KILLED")
+    if ended := STATUS.get(str(read_json(folder / ORIGIN, {}).get("ended"))):
+        note.status = ended
+    elif note.status in (None, RUNNING):  # killed, or trained without MLflow before `ended` was kept
+        finals = folder.name != OWN_FOLDER and any(key.startswith("final/") for key in last_record(folder))
+        note.status = FINISHED if finals else "KILLED"
     return Delivery(folder, note, full_address(to), {} if parent is None else {PARENT_TAG: parent})
 
 

@@ -188,7 +188,7 @@ class GracefulStop(Callback):
         self._came = 0.0
         self._steps = 0
         self._trainer: Trainer | None = None
-        self._before: dict[int, Any] = {}
+        self._before = {number: signal.getsignal(number) for number in STOPPING}  # Lightning sets its own
 
     def requested(self) -> bool:
         """Whether a signal has come (long work beside the updates asks this)."""
@@ -197,7 +197,7 @@ class GracefulStop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer = trainer
         for number in STOPPING:
-            self._before[number] = signal.signal(number, self._handle)
+            signal.signal(number, self._handle)
         trainer.should_stop = self.feed.exhausted
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -216,7 +216,6 @@ class GracefulStop(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before.clear()
         self._trainer = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
