@@ -144,10 +144,14 @@ def test_what_ends_the_last_comparison_ends_the_run(number, code, tmp_path, caps
         raise AssertionError("the signal was ignored")
 
     monkeypatch.setattr("dreammpc.evaluation.Evaluator.compare", interrupted)
-    assert (
-        train(tmp_path, *QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000")
-        == code
-    )
+    words = [*QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000"]
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where tests run behind a shell
+    try:
+        assert train(tmp_path, *words) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
     again = f"interrupted; trained; go on with resume={tmp_path / LAST}"
     assert capsys.readouterr().err.strip().splitlines()[-1] == again
     assert json.loads((tmp_path / "run/origin.json").read_text())["ended"] == "killed"
