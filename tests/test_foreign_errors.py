@@ -147,7 +147,7 @@ def test_what_ends_the_last_comparison_ends_the_run(number, code, tmp_path, caps
     words = [*QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000"]
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
-    )  # ignored where tests run behind a shell
+    )  # behind a shell it is ignored
     try:
         assert train(tmp_path, *words) == code
     finally:
