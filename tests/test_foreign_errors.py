@@ -145,9 +145,7 @@ def test_what_ends_the_last_comparison_ends_the_run(number, code, tmp_path, caps
 
     monkeypatch.setattr("dreammpc.evaluation.Evaluator.compare", interrupted)
     words = [*QUICK, "task=cartpole-swingup", "env.action_repeat=20", "evaluation.every=10000"]
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # behind a shell it is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # behind a shell it is ignored
     try:
         assert train(tmp_path, *words) == code
     finally:
