@@ -19,10 +19,8 @@ from dreammpc.interfaces import UsageError
 
 FACTS = "dreammpc"
 """The entry of a file of ours that describes it: JSON with what `Source.facts` has."""
-DAMAGED = (
-    *(OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile),
-)
-"""What libraries raise for torn files; MemoryError where one says that it is immense."""
+DAMAGED = (OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile)
+"""What libraries raise for torn files; MemoryError where a header claims an immense array."""
 
 
 class Source(Protocol):

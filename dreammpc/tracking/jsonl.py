@@ -121,6 +121,8 @@ class JSONLLogger(Logger):
     def finalize(self, status: str) -> None:
         """Keep in `origin.json` how the run ended, for `dreammpc sync`; the last status holds.
 
+        Does nothing while `goes_on` is true.
+
         Args:
             status: "success" or "finished", "failed", "killed" or "aborted".
 

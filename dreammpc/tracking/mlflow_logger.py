@@ -143,7 +143,8 @@ class MLflowTracker(JSONLLogger):
     def finalize(self, status: str) -> None:
         """Set the run's status and wait, 10 s at most, until all is sent; `hint` says whether it is.
 
-        May be called more than once, with logging in between; the last status holds.
+        May be called more than once, with logging in between; the last status holds. Does nothing while
+        `goes_on` is true.
 
         Args:
             status: "success" or "finished", "failed", "killed" or "aborted".
