@@ -91,6 +91,16 @@ def test_workers_act_with_the_newest_weights_and_start_again_when_one_dies(forke
     assert not any(alive(pid) for pid in processes)
 
 
+def test_workers_that_die_while_they_start_are_started_again(forked_workers, caplog):
+    def die(seed):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    collector = WorkerCollector(die, make_agent(), workers=2, num_envs=1, steps=8, seed=5, restarts=1)
+    with pytest.raises(WorkersDied, match="workers died 2 times: a worker died while it started"):
+        next(collector)
+    assert "all start again (1 of 1)" in caplog.text
+
+
 def test_a_worker_that_ended_because_another_died_is_not_called_dead():
     def dead(*codes):
         collector = WorkerCollector(make_drift, None, workers=2, num_envs=1, steps=1, seed=1)
@@ -195,6 +205,35 @@ def test_signals_while_a_worker_starts_are_for_its_parent(tmp_path):
         timeout=300,
     )
     assert sorted(ended.stdout.split()) == ["-15", "1000000", "SIGINT", "SIGTERM", "True"], ended.stderr
+
+
+DYING = """
+import os, signal
+from multiprocessing import get_context
+from dreammpc.runtime.processes import spared_signals
+
+if __name__ == "__main__":
+    process = get_context("spawn").Process(target=len, args=(bytes(10**6),))  # more than a pipe holds
+    try:
+        with spared_signals():
+            process.start()
+    except BrokenPipeError:
+        print("told")
+else:  # in the new process, which has yet to read its argument
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_dies_before_it_has_read_its_arguments_is_told(tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "dying.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        timeout=300,
+    )
+    assert ended.stdout.split() == ["told"], ended.stderr
 
 
 class Weights(torch.nn.Module):

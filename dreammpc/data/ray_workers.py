@@ -56,8 +56,8 @@ class RayWorkerCollector(WorkerCollector):
     def deaths(self) -> tuple[type[Exception], ...]:
         return (*super().deaths, ray.exceptions.RayError)
 
-    def _make_workers(self) -> tuple[Any, Any]:
-        collector = RayCollector(
+    def _make_workers(self) -> None:
+        self._collector = RayCollector(
             self._environments(),
             copy.deepcopy(self.agent).cpu(),
             frames_per_batch=self.workers * self.num_envs * self.steps,
@@ -68,9 +68,8 @@ class RayWorkerCollector(WorkerCollector):
             remote_configs={"num_cpus": 1},
             postproc=partial(torch.flatten, start_dim=0, end_dim=1),
         )
-        mailbox = RayMailbox(collector.remote_collectors)
-        mailbox.post(self.agent)
-        return mailbox, collector
+        self._mailbox = RayMailbox(self._collector.remote_collectors)
+        self._mailbox.post(self.agent)
 
 
 class RayMailbox:

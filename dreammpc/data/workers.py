@@ -15,22 +15,21 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import MultiSyncCollector
 from torchrl.envs import EnvBase
-from torchrl.envs.transforms import Transform
 
 from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox, mailbox_bytes
-from dreammpc.data.worker_errors import read_worker_error, reporting_errors
+from dreammpc.data.worker_errors import read_worker_error
+from dreammpc.data.worker_process import WorkerEnv, WorkerInit, WorkerPolicy
 from dreammpc.interfaces import RunError
 from dreammpc.runtime.devices import CPU, module_device
-from dreammpc.runtime.processes import end_with_parent, in_session_of_its_own, spared_signals
+from dreammpc.runtime.processes import spared_signals
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +111,10 @@ class WorkerCollector:
                 self.shutdown()
                 if reported is not None:  # no accident: it would be raised again
                     raise reported from reported.__cause__
-                if not started:
+                if not started and not _died_starting(error):
                     raise
                 reason = dead or str(error).strip().partition("\n")[0] or type(error).__name__
+                reason = reason if started else "a worker died while it started"
                 if self._starts > self.restarts:
                     raise WorkersDied(f"collection: workers died {self._starts} times: {reason}") from error
                 log.warning("collection: %s; all start again (%d of %d)", reason, self._starts, self.restarts)
@@ -166,20 +166,26 @@ class WorkerCollector:
         return [WorkerEnv(self.make_env, primer, seed, folder) for seed in seeds]
 
     def _start(self) -> None:
-        with spared_signals():
-            self._mailbox, self._collector = self._make_workers()
+        before = active_children()
+        try:
+            with spared_signals():
+                self._make_workers()
+        except self.deaths:
+            for process in set(active_children()).difference(before):
+                process.kill()
+            raise
         self._batches = iter(self._collector)
         if self.prefetch:
             self._batches = Prefetcher(self._batches)
             self._batches.request()
 
-    def _make_workers(self) -> tuple[Any, Any]:
-        """The mailbox of the weights, and TorchRL's collector that has the workers."""
-        mailbox = Mailbox(self.agent)
+    def _make_workers(self) -> None:
+        """Make the mailbox of the weights, and TorchRL's collector that has the workers."""
+        self._mailbox = Mailbox(self.agent)
         self._reports = tempfile.TemporaryDirectory(prefix="dreammpc-workers-", ignore_cleanup_errors=True)
-        return mailbox, MultiSyncCollector(
+        self._collector = MultiSyncCollector(
             self._environments(),
-            policy_factory=WorkerPolicy(on_cpu(self.agent), mailbox, self._reports.name),
+            policy_factory=WorkerPolicy(on_cpu(self.agent), self._mailbox, self._reports.name),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=-1,
             trust_policy=True,
@@ -188,6 +194,13 @@ class WorkerCollector:
             num_threads=torch.get_num_threads(),
             init_fn=WorkerInit(os.getpid()),
         )
+
+
+def _died_starting(error: BaseException | None) -> bool:
+    """Whether `error` came of making workers because one died meanwhile."""
+    return isinstance(error, EOFError | ConnectionError) or (
+        error is not None and _died_starting(error.__cause__)
+    )
 
 
 def on_cpu(agent: Any) -> Any:
@@ -210,64 +223,6 @@ def _shut_down(reference: "weakref.ref[WorkerCollector]") -> None:
     """End the workers of a collector that is still there."""
     if (collector := reference()) is not None:
         collector.shutdown()
-
-
-@dataclass(frozen=True)
-class WorkerInit:
-    """Starts a worker process: a session of its own, which ends with its parent."""
-
-    parent: int
-
-    def __call__(self) -> None:
-        in_session_of_its_own()
-        end_with_parent(self.parent)
-
-
-@dataclass(frozen=True)
-class WorkerEnv:
-    """Makes a worker's environments, in the worker."""
-
-    make_env: Callable[..., EnvBase]
-    primer: Transform
-    seed: int
-    reports: str | None = None
-    """A folder for what is raised (see `worker_errors.reporting_errors`)."""
-
-    def __call__(self) -> EnvBase:
-        torch.manual_seed(self.seed)
-        env = reporting_errors(self.make_env, self.reports)(seed=self.seed)
-        env._step = reporting_errors(env._step, self.reports)
-        env._reset = reporting_errors(env._reset, self.reports)
-        return with_carry(env, self.primer)
-
-
-@dataclass(frozen=True)
-class WorkerPolicy:
-    """Makes a worker's copy of the agent, in the worker."""
-
-    agent: Any
-    mailbox: Mailbox
-    reports: str | None = None
-
-    def __call__(self) -> "SyncedAgent":
-        return SyncedAgent(self.agent, self.mailbox, self.reports)
-
-
-class SyncedAgent(TensorDictModuleBase):
-    """An agent that takes the newest weights before it acts."""
-
-    def __init__(self, agent: Any, mailbox: Mailbox, reports: str | None = None):
-        super().__init__()
-        self.act = reporting_errors(self._act, reports)
-        self.in_keys, self.out_keys = agent.in_keys, agent.out_keys
-        self.agent, self.mailbox, self.seen = agent, mailbox, 0
-
-    def forward(self, td: TensorDictBase) -> TensorDictBase:
-        return self.act(td)
-
-    def _act(self, td: TensorDictBase) -> TensorDictBase:
-        self.seen = self.mailbox.fetch(self.agent, self.seen)
-        return self.agent(td)
 
 
 class Prefetcher:

@@ -107,8 +107,8 @@ def _first_tensor(module: object) -> torch.Tensor | None:
 
 def tensor_device(values: TensorDictBase) -> torch.device:
     """Where the tensors of a TensorDict are, whatever it says itself; the CPU if it has none."""
-    tensor = next(iter(values.values(True, True)), None)
-    return CPU if tensor is None else tensor.device
+    tensors = list(values.values(True, True))  # all of them: torch 2.14 compiles no iterator that is left halfway
+    return tensors[0].device if tensors else CPU
 
 
 def to_device(values: TensorDictBase, device: torch.device) -> TensorDictBase:

@@ -22,16 +22,22 @@ PR_SET_PDEATHSIG = 1
 def spared_signals() -> Iterator[None]:
     """Processes that are spawned within get no signal to stop before `in_session_of_its_own`.
 
-    One that a Ctrl-C kills while it imports would leave `multiprocessing` writing to it for ever.
+    One that dies all the same before it has read its arguments makes `Process.start` raise BrokenPipeError.
+    `multiprocessing` alone would wait for ever: it keeps the reading end of the pipe open while it writes.
     """
     spawn = util.spawnv_passfds
 
-    def spawn_blocked(*arguments: Any) -> int:
+    def spawn_blocked(executable: Any, command: Any, fds: Any) -> int:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # which a new process inherits
         try:
-            return spawn(*arguments)
+            pid = spawn(executable, command, fds)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if "--multiprocessing-fork" in command:  # and not the tracker of resources
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, fds[-2])  # the reading end, which only the new process holds now
+            os.close(nothing)
+        return pid
 
     with mock.patch.object(util, "spawnv_passfds", spawn_blocked):
         yield
