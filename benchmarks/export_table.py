@@ -113,7 +113,7 @@ def one(name: str, planner: str, kind: str, options: argparse.Namespace) -> dict
     path = locate(name)
     model, facts = loading.load_model(path, "cpu")
     agent = Agent(model, build_planner({"name": planner}, model.action_dim))
-    env = task_env(facts["task"], facts, 0)
+    env = task_env(facts, 0)
     about = {"agent": path.stem, "task": facts["task"], "planner": {"name": planner}}
     target = options.output / f"{name}-{planner}-{kind}{ENDINGS[kind]}"
     row: dict[str, object] = dict.fromkeys(COLUMNS, "")

@@ -45,7 +45,7 @@ def one(name: str, steps: int) -> tuple[str, ...]:
         for weight in other.parameters():
             weight.mul_(1 + ROUNDING * torch.randn(weight.shape, generator=draw))
     agents = [Agent(one, make_planner("mppi", model.action_dim)).eval() for one in (model, other)]
-    env = task_env(facts["task"], facts, 0)
+    env = task_env(facts, 0)
     record = check.play_agent(agents[0], env, 0, steps)
     env.close()
     scores: list[Tensor] = []

@@ -359,7 +359,7 @@ def test_latency_in_simulated_time(archive, capsys):
         (["--on-miss", "policy"], "--on-miss policy and --policy FILE go together"),
         (["--on-miss", "pray"], "on_miss must be one of plan, policy, hold, got 'pray'"),
         (["--policy", "none.pt2", "--on-miss", "policy"], "file none.pt2 does not exist"),
-        (["--watchdog", "-1"], "watchdog must be a period"),
+        (["--watchdog", "-1"], "watchdog must be at least a period"),
         (["--max-rate", "0"], "max_rate must be above 0"),
         (["--latency", "7"], "latency must be a multiple of 10 ms, a control step, got 7"),
         (["--latency", "nan"], "latency must be a multiple of 10 ms, a control step, got nan"),

@@ -66,9 +66,9 @@ def export(
     name = planner_name(settings)
     target = open_target(output or f"{file_name(facts['task'])}-{file_name(name)}{ENDINGS[kind]}", [path])
     check_kind(kind, target)
-    env = task_env(facts["task"], facts, seed)
+    env = task_env(facts, seed)
     about = {
-        "agent": path.stem if path.suffix else agent,
+        "agent": agent,
         "task": facts["task"],
         "algorithm": facts["config"]["algorithm"]["name"],
         "model": facts["model"].get("name"),
@@ -84,10 +84,10 @@ def export(
     print(printable(f"{facts['task']}, {agent}, planned by {name}: {target}"))
 
 
-def task_env(task: str, facts: Any, seed: int, action_repeat: int | None = None) -> Any:
+def task_env(facts: Any, seed: int) -> Any:
     """One environment of a checkpoint's description, as in training."""
     options = {"obs": facts.get("obs", "state"), **model_options(facts)}
-    return make_env(task, 1, seed, action_repeat or action_repeat_of(facts), **options)
+    return make_env(facts["task"], 1, seed, action_repeat_of(facts), **options)
 
 
 def verify(file: str) -> None:
@@ -121,7 +121,7 @@ def loop(
     on_miss: str,
     policy: str | None,
     max_rate: float | None,
-    watchdog: float,
+    watchdog: float | None,
     latency: float | None,
     seed: int,
     log: str | None,
@@ -132,7 +132,8 @@ def loop(
         file: of `dreammpc export`.
         task: that is simulated; by default the file's own. A tick is an action of the task, whose simulation
             takes part of the tick's time.
-        hz, ahead, on_miss, max_rate, watchdog: see `ControlLoop`.
+        hz, ahead, on_miss, max_rate: see `ControlLoop`.
+        watchdog: see `ControlLoop`; 0 is never, None half a second or two periods, whichever is longer.
         seconds: how long.
         policy: another file, for `on_miss="policy"`.
         latency: milliseconds from an observation to its action, on a simulated clock, for an episode; None is
@@ -197,18 +198,22 @@ def loop(
                 on_miss=on_miss,
                 policy=None if spare is None else lambda seen: spare(seen)[0],
                 max_rate=max_rate,
-                watchdog=watchdog or None,
+                watchdog=max(0.5, 2 / hz) if watchdog is None else watchdog or None,
                 clock=clock,
+                keep=None,
             )
         except ValueError as error:
             raise UsageError(f"loop: {error}") from error
         try:
             control.run(ticks)
         except TooSlow as error:
-            raise RunError(
-                f"{name}: the rate of {hz:g} Hz cannot be kept: {error}; try fewer, a file of format aoti,"
-                " or one that plans ahead, by --ahead 1"
-            ) from error
+            slow = not control.log or not control.log[-1].plan_s < (control.deadline or control.period)
+            advice = (
+                "try fewer, a file of format aoti, or one that plans ahead, by --ahead 1"
+                if slow
+                else "plans are fast enough, but ticks begin late: try fewer, or a machine that is less busy"
+            )
+            raise RunError(f"{name}: the rate of {hz:g} Hz cannot be kept: {error}; {advice}") from error
         finally:
             if target is not None:
                 write_ticks(target, control.log)

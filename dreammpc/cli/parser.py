@@ -160,7 +160,9 @@ def add_deploy_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     )
     loop.add_argument("--policy", metavar="FILE", help="an exported policy, for --on-miss policy")
     loop.add_argument("--max-rate", type=float, metavar="R", help="largest change of an action per second")
-    loop.add_argument("--watchdog", type=float, default=0.5, help="seconds without a plan; 0 is never (0.5)")
+    loop.add_argument(
+        "--watchdog", type=float, help="seconds without a plan; 0 is never (0.5, or two periods)"
+    )
     loop.add_argument("--latency", type=float, metavar="MS", help="of an episode on a simulated clock")
     loop.add_argument("--seed", type=int, default=0, help="of the start and the planner's noise (0)")
     loop.add_argument("--log", metavar="FILE", help="a CSV file with every tick")

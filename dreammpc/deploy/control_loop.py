@@ -5,6 +5,7 @@ Times are seconds of the clock. Tick k begins at k / hz; A actions, H the horizo
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ class ControlLoop:
             where `observe` or `act` hang. None never.
         stop: called once when the loop ends, however it ends: brings the machine to rest.
         clock: a `RealClock`, or what stands in for it.
+        keep: how many of the last ticks the log has; None is all.
 
     Raises:
         ValueError: a setting out of range.
@@ -110,12 +112,14 @@ class ControlLoop:
         watchdog: float | None = 0.5,
         stop: Callable[[], None] = lambda: None,
         clock: Any = None,
+        keep: int | None = 100_000,
     ):
         self.plan, self.observe, self.act, self.policy, self.stop = plan, observe, act, policy, stop
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         self.ahead, self.on_miss, self.clock = ahead, on_miss, clock or RealClock()
         self.watchdog = np.inf if watchdog is None else watchdog
         self.max_rate = np.inf if max_rate is None else max_rate
+        self.log: deque[Tick] = deque(maxlen=keep)
         self.period = 1 / hz if 0 < hz < np.inf else 0.0
         self.deadline = (0.0 if ahead else 0.9 * self.period) if deadline is None else deadline
         for fits, told in (
@@ -128,21 +132,21 @@ class ControlLoop:
             (self.max_rate > 0, f"max_rate must be above 0, got {max_rate}"),
             (
                 self.watchdog >= self.period,
-                f"watchdog must be a period, {self.period:g} s, or more: {watchdog}",
+                f"watchdog must be at least a period, {self.period:g} s, got {watchdog}",
             ),
         ):
             if not fits:
                 raise ValueError(told)
 
     def run(self, ticks: int, until: Callable[[], bool] = lambda: False) -> list[Tick]:
-        """So many periods, or until `until`, which is asked after each, is true; gives the log.
+        """Run so many periods, or until `until`, which is asked after each, is true; give the log.
 
         Raises:
             TooSlow: see `watchdog`.
             ValueError: an action that is not finite. Whatever `plan`, `observe` and `act` raise ends the
                 loop, too.
         """
-        self.log: list[Tick] = []
+        self.log.clear()
         self._plans: dict[int, np.ndarray] = {}  # [H, A], by the tick that they begin with
         self._running: list[tuple[int, Future[tuple[np.ndarray, float]]]] = []
         self._last: np.ndarray | None = None
@@ -157,7 +161,7 @@ class ControlLoop:
                 number = max(number + 1, int((self.clock.now() - self._began) / self.period))
         finally:
             self._end()
-        return self.log
+        return list(self.log)
 
     def _tick(self, number: int) -> None:
         begins = self._began + number * self.period
@@ -233,8 +237,8 @@ class ControlLoop:
             self.stop()
 
     def report(self) -> dict[str, float]:
-        """Share of periods without a plan in time, also those left out; jitter and planning time, ms."""
-        found: dict[str, float] = {"ticks": self.log[-1].number + 1 if self.log else 0}
+        """Over the log: periods without a plan in time, as a share; jitter and planning time, ms."""
+        found: dict[str, float] = {"ticks": self.log[-1].number + 1 - self.log[0].number if self.log else 0}
         found["missed"] = 1 - sum(not tick.missed for tick in self.log) / max(found["ticks"], 1)
         for name in ("jitter", "plan"):
             seconds = [tick.jitter if name == "jitter" else tick.plan_s for tick in self.log]

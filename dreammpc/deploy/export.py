@@ -9,7 +9,7 @@ from dreammpc.agent import Agent
 from dreammpc.deploy import check
 from dreammpc.deploy.description import describe
 from dreammpc.deploy.exported import ExportedAgent
-from dreammpc.deploy.formats import ENDINGS, FORMATS, write
+from dreammpc.deploy.formats import ENDINGS, FORMATS, check_needs, write
 from dreammpc.deploy.graph import program
 from dreammpc.interfaces import RunError, UsageError
 from dreammpc.planning import make_planner
@@ -73,8 +73,9 @@ def export(
 
 
 def check_kind(kind: str, path: Path) -> None:
-    """Raise UsageError unless there is such a format, and `path` ends as its files do."""
+    """Raise UsageError without such a format or what it needs, or if `path` ends otherwise than its files."""
     if kind not in FORMATS:
         raise UsageError(unknown(f"format {kind!r}", kind, list(FORMATS)))
+    check_needs(kind)
     if path.suffix != ENDINGS[kind]:
         raise UsageError(f"output {path}: a file of format {kind} ends in {ENDINGS[kind]}")

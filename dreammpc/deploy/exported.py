@@ -117,7 +117,8 @@ class ExportedAgent:
     def _loaded(self) -> Any:
         try:
             if self.kind == "pt2":
-                return torch.export.load(self.path).module()
+                with quiet():
+                    return torch.export.load(self.path).module()
             if self.kind == "aoti":
                 self._check_machine()
                 with quiet():

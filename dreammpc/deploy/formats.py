@@ -42,6 +42,12 @@ def needs(name: str, what: str) -> Any:
         ) from error
 
 
+def check_needs(kind: str) -> None:
+    """Raise UsageError unless the packages of a format are installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime") if kind.endswith("onnx") else ():
+        needs(package, f"--format {kind}")
+
+
 def write(made: Program, kind: str, description: Mapping[str, Any]) -> bytes:
     """The bytes of a file.
 
@@ -85,8 +91,6 @@ def write_aoti(exported: Any, path: Path, description: Mapping[str, Any]) -> Non
 
 def write_onnx(exported: Any, path: Path, description: Mapping[str, Any]) -> None:
     """A model of ONNX. The carry goes in as `carry.NAME` and comes out as `next.NAME`."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        needs(package, "--format onnx")
     prefixed = {"carry": ("carry.", "next.")}
     names_in = [prefixed.get(e["kind"], ("", ""))[0] + e["name"] for e in description["inputs"]]
     names_out = [prefixed.get(e["kind"], ("", ""))[1] + e["name"] for e in description["outputs"]]

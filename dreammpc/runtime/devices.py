@@ -107,7 +107,9 @@ def _first_tensor(module: object) -> torch.Tensor | None:
 
 def tensor_device(values: TensorDictBase) -> torch.device:
     """Where the tensors of a TensorDict are, whatever it says itself; the CPU if it has none."""
-    tensors = list(values.values(True, True))  # all of them: torch 2.14 compiles no iterator that is left halfway
+    tensors = list(
+        values.values(True, True)
+    )  # all of them: torch 2.14 compiles no iterator that is left halfway
     return tensors[0].device if tensors else CPU
 
 
