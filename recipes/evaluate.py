@@ -81,8 +81,10 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.tracking.kind == "mlflow":
         to = config.tracking
         artifacts = [*files, *([video] if video else [])]
-        name = to.run_name or f"evaluate {rows[0]['task']}"
-        print(record_evaluation(asdict(config), *as_metrics(rows), artifacts, to.uri, to.experiment, name))
+        planners = ", ".join(dict.fromkeys(row["planner"] for row in rows))
+        name = to.run_name or f"evaluate {rows[0]['task']}: {planners}"
+        there = (to.uri, to.experiment, name, to.parent)
+        print(record_evaluation(asdict(config), *as_metrics(rows), artifacts, *there))
 
 
 def print_table(results: list[Played], row: Row) -> None:

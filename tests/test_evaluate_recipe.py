@@ -101,7 +101,8 @@ def test_mlflow_has_every_episode(folder, monkeypatch, capsys):
     rows = read_rows(["two.csv"])
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("dreammpc").experiment_id])
-    assert run.info.run_name == "evaluate cartpole-swingup" and run.info.status == "FINISHED"
+    assert run.info.run_name == "evaluate cartpole-swingup: policy" and run.info.status == "FINISHED"
+    assert run.data.tags["dreammpc.kind"] == "evaluation"
     name = "cartpole-swingup/seed2/policy/return"
     assert [p.value for p in client.get_metric_history(run.info.run_id, name)] == [r["return"] for r in rows]
     assert run.data.metrics[f"mean/{name}"] == pytest.approx(sum(r["return"] for r in rows) / 2)

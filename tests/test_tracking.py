@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,6 +158,7 @@ def test_wrong_frames_are_refused(tmp_path, wrong, write):
     ],
 )
 def test_an_address_that_mlflow_does_not_know(uri, said, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     asked = [
         ("tracking.uri", lambda: TrackingConfig(uri=uri)),
@@ -169,6 +172,17 @@ def test_an_address_that_mlflow_does_not_know(uri, said, monkeypatch):
         with pytest.raises(UsageError, match=f"{key}: {said}") as caught:
             ask()
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:///tmp/mlruns"])
+def test_a_folder_is_refused_where_mlflow_writes_none(uri, monkeypatch):
+    allowed = SimpleNamespace(name="ALLOWED", get=lambda: False)
+    monkeypatch.setattr("mlflow.environment_variables.MLFLOW_ALLOW_FILE_STORE", allowed, raising=False)
+    line = f"tracking.uri={uri}: this version of MLflow writes no folders; choose sqlite:///mlflow.db, or set"
+    with pytest.raises(UsageError, match=f"{re.escape(line)} ALLOWED=true"):
+        tracking.address(uri)
+    monkeypatch.delattr("mlflow.environment_variables.MLFLOW_ALLOW_FILE_STORE")  # of older versions
+    assert tracking.address(uri) == uri
 
 
 def test_a_log_whose_folder_was_deleted_ends_the_run(tmp_path):

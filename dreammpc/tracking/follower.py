@@ -83,7 +83,7 @@ class Follower:
     def _tell(self, error: Exception) -> None:
         if not self._down:
             log.warning(
-                "%s can't be written (%s); training goes on, and %s keeps all",
+                "%s can't be written (%s); the run goes on, and %s keeps all",
                 self._receiver,
                 one_line(error),
                 self._source,

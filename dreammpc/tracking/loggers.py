@@ -1,6 +1,5 @@
 """The loggers of a run: a local JSONL file, which MLflow gets too unless it is not wanted."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,9 @@ from dreammpc.tracking.provenance import provenance_tags
 KINDS = ("mlflow", "none")
 PARENT_TAG = "mlflow.parentRunId"
 """By which MLflow nests runs."""
+
+KIND_TAG = "dreammpc.kind"
+"""Of runs that no training made: what they are."""
 
 SCHEMES = (
     "http",
@@ -57,16 +59,33 @@ def check_uri(uri: str, key: str) -> None:
         raise UsageError(f"{key}: expected {scheme}://HOST:PORT, with a port of digits up to 65535")
 
 
-def address(uri: str | None, folder: str | Path = ".", key: str = "tracking.uri") -> str:
-    """Of MLflow: `uri`, given as `key`, else what MLFLOW_TRACKING_URI says, else a database in `folder`.
+def check_folder(uri: str, key: str) -> None:
+    """Raise UsageError if `uri`, given as `key`, is a folder and the MLflow that is installed writes none."""
+    scheme = uri.partition(":")[0] if ":" in uri else ""
+    if scheme != "file" and (len(scheme) > 1 or uri in ("databricks", "uc")):
+        return
+    from mlflow import environment_variables
+
+    allowed = getattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE", None)  # of newer versions
+    if allowed is not None and not allowed.get():
+        raise UsageError(
+            f"{key}={uri}: this version of MLflow writes no folders; choose sqlite:///mlflow.db, or set"
+            f" {allowed.name}=true in the environment"
+        )
+
+
+def address(uri: str | None, key: str = "tracking.uri") -> str:
+    """Of MLflow: `uri`, given as `key`, else what MLFLOW_TRACKING_URI says, else `mlflow.db` in this folder.
 
     Raises:
-        UsageError: see `check_uri`.
+        UsageError: see `check_uri` and `check_folder`.
     """
     from dreammpc.tracking.mlflow_logger import usual_uri
 
-    check_uri(uri or os.environ.get("MLFLOW_TRACKING_URI", ""), key if uri else "MLFLOW_TRACKING_URI")
-    return uri or usual_uri(folder)
+    found, key = uri or usual_uri(), key if uri else "MLFLOW_TRACKING_URI"
+    check_uri(found, key)
+    check_folder(found, key)
+    return found
 
 
 def check_model_name(name: str, key: str) -> None:
@@ -172,6 +191,7 @@ def record_evaluation(
     uri: str | None = None,
     experiment: str = "dreammpc",
     run_name: str | None = None,
+    parent: str | None = None,
     folder: Path = Path("."),
 ) -> str:
     """An MLflow run of scores that no training made; says in one line where to look at it.
@@ -181,13 +201,14 @@ def record_evaluation(
         episodes: metrics of episode 0, 1, …, logged at that step.
         metrics: over all episodes.
         artifacts: files.
-        uri, experiment, run_name: MLflow's, as in `make_loggers`.
+        uri, experiment, run_name, parent: MLflow's, as in `make_loggers`.
         folder: has a folder `.mlflow`, where records wait that could not be sent.
     """
     from dreammpc.tracking.mlflow_logger import MLflowTracker
 
     place = folder / OWN_FOLDER / f"evaluation-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    run = MLflowTracker(address(uri), experiment, run_name, None, provenance_tags(), place)
+    tags = provenance_tags() | {KIND_TAG: "evaluation"} | ({PARENT_TAG: parent} if parent else {})
+    run = MLflowTracker(address(uri), experiment, run_name, None, tags, place)
     run.log_hyperparams(params)
     for number, values in enumerate(episodes):
         run.log_metrics(values, step=number)

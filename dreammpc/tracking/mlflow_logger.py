@@ -20,8 +20,8 @@ from dreammpc.tracking.note import FINISHED, RUNNING, STATUS, Note, is_id, read_
 log = logging.getLogger(__name__)
 
 CONNECT_WAIT_S = 5.0
-CREATE_WAIT_S = 60.0  # a new database takes 3 s of migrations, longer on a busy machine
 FINALIZE_WAIT_S = 10.0
+LOCAL_WAIT_S = 60.0  # for a database: a new one takes 3 s of migrations, longer on a busy machine
 
 
 def default_tracking_uri(folder: str | Path) -> str:
@@ -29,9 +29,9 @@ def default_tracking_uri(folder: str | Path) -> str:
     return f"{SQLITE}{(Path(folder).resolve() / 'mlflow.db').as_posix()}"
 
 
-def usual_uri(folder: str | Path = ".") -> str:
-    """MLflow's address where none is given: MLFLOW_TRACKING_URI, else a database in `folder`."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "") or default_tracking_uri(folder)
+def usual_uri() -> str:
+    """MLflow's address where none is given: MLFLOW_TRACKING_URI, else a database in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "") or default_tracking_uri(".")
 
 
 class MLflowTracker(JSONLLogger):
@@ -78,7 +78,8 @@ class MLflowTracker(JSONLLogger):
         self._delivery = Delivery(self._path.parent, note, tracking_uri)
         self._follower = Follower(self._delivery.send, f"MLflow at {self._uri}", self._path.parent)
         self.log_tags(tags or {})
-        self._follower.flush(CREATE_WAIT_S if tracking_uri.startswith(SQLITE) else CONNECT_WAIT_S)
+        self._local = tracking_uri.startswith(SQLITE)
+        self._follower.flush(LOCAL_WAIT_S if self._local else CONNECT_WAIT_S)
 
     @property
     def name(self) -> str:
@@ -158,7 +159,10 @@ class MLflowTracker(JSONLLogger):
         assert self._delivery is not None
         self._delivery.change(status=STATUS[status])
         self._follower.wake()
-        if not self._follower.flush(FINALIZE_WAIT_S) and STATUS[status] != FINISHED:
+        if (
+            not self._follower.flush(LOCAL_WAIT_S if self._local else FINALIZE_WAIT_S)
+            and STATUS[status] != FINISHED
+        ):
             log.warning(self.hint())  # which is printed of a run that ends well
 
     def _sync(self) -> str:
