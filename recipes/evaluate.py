@@ -83,8 +83,9 @@ def evaluate(config: EvaluateConfig) -> None:
         artifacts = [*files, *([video] if video else [])]
         planners = ", ".join(dict.fromkeys(row["planner"] for row in rows))
         name = to.run_name or f"evaluate {rows[0]['task']}: {planners}"
-        there = (to.uri, to.experiment, name, to.parent)
-        print(record_evaluation(asdict(config), *as_metrics(rows), artifacts, *there))
+        episodes, means = as_metrics(rows)
+        there = to.uri, to.experiment, name, to.parent
+        print(record_evaluation(asdict(config), episodes, means, artifacts, *there))
 
 
 def print_table(results: list[Played], row: Row) -> None:

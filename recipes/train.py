@@ -41,7 +41,7 @@ def train(config: TrainConfig) -> int:
     speed, seed = assembly.set_speed(config), seed_everything(config.seed)
 
     # Environment, world model, planner: the agent. The algorithm says which model it trains.
-    env = assembly.build_env(config.task, seed, config.env)
+    env = assembly.build_env(config.task, start := resuming.start_seed(seed, resumed), config.env)
     model = assembly.build_model(env, asdict(config.model), config.algorithm)
     if resumed:
         resuming.check_resumed(config.resume, resumed, env, model)
@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> int:
     # Collector and replay: the feed of the Trainer. Its clock counts environment steps. Then the updates.
     need = assembly.check_replay_fits(env, agent, config, world_size())
     known, said = recorded.build_demonstrations(data, env, agent, config, seed, world_size())
-    collector = collectors.build_collector(env, agent, seed, config)
+    collector = collectors.build_collector(env, agent, start, config)
     place, fresh = assembly.replay_folder(config), not (config.init or config.data.updates)
     shared = world_size(), place, collector, known, fresh
     feed = assembly.build_feed(env, agent, config.steps, seed, config.algorithm, *shared)

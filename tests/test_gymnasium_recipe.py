@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from commands import PENDULUM, ROOT, logged, refused, train
 
+from dreammpc.configuration import assembly
+from dreammpc.configuration.resuming import start_seed
 from dreammpc.trained.loading import load_model
 from dreammpc.training.checkpoint import load_checkpoint
 
@@ -46,9 +48,17 @@ def test_predicted_against_actual_terminations(run, monkeypatch, capsys):
     assert (run / "ends.png").stat().st_size > 10_000
 
 
-def test_resume_with_another_time_limit_says_what_that_changes(run, caplog):
-    more = "steps=450", "tracking=none", "env.max_episode_steps=500"
+def test_resume_with_another_time_limit_says_what_that_changes(run, caplog, monkeypatch):
+    more, seeds = ("steps=450", "tracking=none", "env.max_episode_steps=500"), []
+    make = assembly.make_env
+    monkeypatch.setattr(
+        assembly, "make_env", lambda task, seed, **k: seeds.append(seed) or make(task, seed=seed, **k)
+    )
     assert train(run, f"resume={LAST}", *more) == 0
+    began = load_checkpoint(run / LAST)["dreammpc"]["config"]["seed"]
+    assert (
+        seeds == [start_seed(began, {"env_steps": 400})] and began not in seeds
+    )  # not its first episodes again
     assert load_checkpoint(run / LAST)["dreammpc"]["env_steps"] == 450
     assert "collected with env.max_episode_steps=null, now it is 500: the replay holds" in caplog.text
     assert "learned values of discount 0.995, now they are of 0.99 " in caplog.text
@@ -123,3 +133,11 @@ def test_balancing_is_learned(algorithm, tmp_path):
     more += ["evaluation.every=4000", "evaluation.episodes=5", "algorithm.discount=0.99"]
     assert train(tmp_path, *PENDULUM, *more, f"algorithm={algorithm}") == 0
     assert max(line.get("final/dream_mpc", 0) for line in logged(tmp_path / "run")) > 100
+
+
+def test_environments_start_from_another_seed_wherever_a_run_goes_on():
+    assert start_seed(7, None) == start_seed(7, {"env_steps": 0}) == 7  # nothing was collected before
+    seeds = {
+        start_seed(seed, {"env_steps": steps}) for seed in (1, 2, 10_001) for steps in (100, 10_000, 20_000)
+    }
+    assert len(seeds | {1, 2, 10_001}) == 12 and all(0 <= seed < 2**31 for seed in seeds)

@@ -1,9 +1,12 @@
 """What a run that goes on has in common with the one whose checkpoint it goes on from."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dreammpc import training
 from dreammpc.configuration.assembly import check_spaces
@@ -96,3 +99,15 @@ def check_resumed(
 def _word(value: Any) -> str:
     """A setting's value as one types it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def start_seed(seed: int, resumed: Mapping[str, Any] | None) -> int:
+    """The seed of the environments of a process with this `seed`.
+
+    A run that goes on has another one than at its beginning. Environments whose state cannot be taken up
+    again would repeat its first episodes with that one.
+    """
+    if not resumed or not resumed["env_steps"]:
+        return seed
+    (word,) = np.random.SeedSequence([seed, resumed["env_steps"]]).generate_state(1)
+    return int(word) % 2**31
