@@ -35,7 +35,7 @@ def play(task: str, steps: int, seed: int) -> TensorDictBase:
     )
     agent.random = True
     collector = make_collector(env, agent, steps)
-    played = next(iter(collector)).exclude("belief")
+    played = next(iter(collector))
     collector.shutdown()
     return played
 

@@ -75,8 +75,9 @@ class Agent(TensorDictModuleBase):
         self._compiled = compile
         self._act = prepared(act_tensors, self._compiled, self.planner)
         self._templates: dict[int, Any] = {}
-        """Captured plans; what `act` returns, by the size of the batch."""
+        """What `act` returns, by the size of the batch."""
         self._graphs: dict[tuple, Graphed] = {}
+        """Captured plans."""
         self.checked = False
         """The planner's promises have been checked, which the first `step` does."""
 

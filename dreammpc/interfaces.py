@@ -26,6 +26,13 @@ OBS_KEYS = {"state": ("observation",), "pixels": ("pixels",), "both": ("observat
 FRAME_SHAPE = (3, 64, 64)
 """Of one camera's frame, bytes: color, height, width (64×64 as in TD-MPC2, arXiv 2310.16828)."""
 
+STACK = 3
+"""Frames that an encoder sees at once (arXiv 2310.16828, App. H)."""
+
+LARGEST = 1e15
+"""Of an observation's entries and of a reward. The square of what is ten thousand times larger overflows
+float32."""
+
 MEMORY = "memory"
 """A belief's entry that only the next `observe` reads (recent frames): planning goes on without it."""
 
@@ -75,7 +82,7 @@ class Plan(NamedTuple):
     state: TensorDictBase
     """TensorDict [B], the warm start for the next call."""
     diagnostics: TensorDictBase
-    """TensorDict [B] of scalars per environment, the same keys from every built-in planner.
+    """TensorDict [B] of scalars per environment. Every built-in planner has these keys, and may have more.
 
     In return units: `objective`, the best J of all that could have been chosen; `objective_before`, that of
     the first candidates, before any refinement; `objective_policy`, that of the un-optimized policy rollouts;

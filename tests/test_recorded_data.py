@@ -562,7 +562,7 @@ def test_the_recipe_learns_from_a_recording_without_a_step(tmp_path):
 
 
 def lerobot(folder: Path, images: str = "") -> list[Episode]:
-    """Two episodes in one file; `images`: where frames are, in it (`parquet`) or in a `video` each."""
+    """Two episodes; `images`: where frames are, with them (`parquet`), in a `video` each or in one `film`."""
     pyarrow = pytest.importorskip("pyarrow")
     import io
 
@@ -573,8 +573,9 @@ def lerobot(folder: Path, images: str = "") -> list[Episode]:
     features = {"observation.state": {"dtype": "float32"}, "action": {"dtype": "float32"}}
     if images:
         features["observation.top"] = {"dtype": "image" if images == "parquet" else "video"}
-    (folder / "meta").mkdir(parents=True)
-    (folder / "meta/info.json").write_text(json.dumps({"codebase_version": "v3.0", "features": features}))
+    (folder / "meta/episodes/chunk-000").mkdir(parents=True)
+    info = {"codebase_version": "v2.1" if images == "video" else "v3.0", "features": features, "fps": 10}
+    (folder / "meta/info.json").write_text(json.dumps(info))
     tables = []
     for number, one in enumerate(episodes):
         rows = len(one)
@@ -589,11 +590,21 @@ def lerobot(folder: Path, images: str = "") -> list[Episode]:
         frames = one.obs["pixels"][:-1].transpose(0, 2, 3, 1)
         if images == "parquet":
             own["observation.top"] = [{"bytes": png(io.BytesIO(), frame), "path": None} for frame in frames]
-        elif images:
+        elif images == "video":
             place = folder / f"videos/chunk-000/observation.top/file-{number:03d}.mp4"
             place.parent.mkdir(parents=True, exist_ok=True)
             imageio.imwrite(place, np.full((rows, 96, 128, 3), 60 * number + 60, np.uint8), fps=10)
         tables.append(pyarrow.table(own))
+    if images == "film":  # a second of another episode, and then both
+        place = folder / "videos/observation.top/chunk-000/file-002.mp4"
+        place.parent.mkdir(parents=True)
+        shades = np.repeat(np.uint8([240, 60, 120]), [10, 6, 9])
+        film = np.broadcast_to(shades[:, None, None, None], (25, 96, 128, 3))
+        imageio.imwrite(place, film, fps=10)
+        where = {"chunk_index": [0, 0], "file_index": [2, 2], "from_timestamp": [1.0, 1.6]}
+        where = {f"videos/observation.top/{key}": values for key, values in where.items()}
+        said = pyarrow.table({"episode_index": [0, 1], **where})
+        parquet.write_table(said, folder / "meta/episodes/chunk-000/file-000.parquet")
     (folder / "data/chunk-000").mkdir(parents=True)
     if images == "video":
         for number, table in enumerate(tables):
@@ -625,10 +636,52 @@ def test_lerobots_frames(tmp_path):
     written = lerobot(tmp_path / "inside", "parquet")
     read = list(opened(tmp_path / "inside", "both", columns={"pixels": "observation.top"}).pieces())
     assert np.array_equal(read[1].obs["pixels"], written[1].obs["pixels"][:-1])
-    lerobot(tmp_path / "videos", "video")
-    read = list(opened(tmp_path / "videos", "pixels", columns={"pixels": "observation.top"}).pieces())
-    assert [each.obs["pixels"].shape for each in read] == [(6, 3, 64, 64), (9, 3, 64, 64)]
-    assert [abs(each.obs["pixels"].mean() - value) < 4 for each, value in zip(read, (60, 120), strict=True)]
+    for kind in ("video", "film"):
+        lerobot(tmp_path / kind, kind)
+        data = opened(tmp_path / kind, "pixels", columns={"pixels": "observation.top"})
+        read = list(data.pieces())
+        assert [each.obs["pixels"].shape for each in read] == [(6, 3, 64, 64), (9, 3, 64, 64)]
+        for each, shade in zip(read, (60, 120), strict=True):
+            assert np.abs(each.obs["pixels"].astype(int) - shade).max() < 6
+        assert "frames of 3 × 64 × 64, 1 action" in data.said()[0] and "observation" not in data.said()[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: next(folder.glob("videos/*/*/*")).unlink(), "there is no video .*file-002.mp4"),
+        (lambda folder: next(folder.glob("videos/*/*/*")).write_bytes(b"x" * 99), "file-002.mp4 is damaged"),
+        (
+            lambda folder: next(folder.glob("meta/episodes/*/*")).unlink(),
+            "does not say where .* of episode 0 are",
+        ),
+        (
+            lambda folder: next(folder.glob("meta/episodes/*/*")).write_bytes(b"x"),
+            "file-000.parquet is damaged",
+        ),
+        (lambda folder: without(folder, "fps"), "meta/info.json has no frames per second, `fps`"),
+    ],
+)
+def test_videos_of_lerobots_that_cannot_be_read(spoil, said, tmp_path):
+    lerobot(tmp_path / "set", "film")
+    spoil(tmp_path / "set")
+    with pytest.raises(UsageError, match=said):
+        opened(tmp_path / "set", "pixels", columns={"pixels": "observation.top"})
+
+
+def without(folder: Path, key: str) -> None:
+    path = folder / "meta/info.json"
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key})
+    )
+
+
+def test_a_column_of_frames_that_nobody_asked_for_is_told(tmp_path):
+    lerobot(tmp_path / "set", "parquet")
+    with pytest.raises(
+        UsageError, match=r"data\.columns\.pixels needs obs=pixels or obs=both, and obs is state"
+    ):
+        opened(tmp_path / "set", columns={"pixels": "observation.top"})
 
 
 def change_column(folder: Path, name: str, change):

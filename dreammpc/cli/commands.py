@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -145,20 +146,21 @@ def import_checkpoint(
     if size not in (None, found.size):
         widths = ", ".join(f"{key} {value}" for key, value in found.widths.items())
         raise UsageError(f"checkpoint {file} is of size {found.size} ({widths}), not {size}")
-    env = assembly.build_env(task, 0)
-    observations, actions = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
+    with closing(assembly.build_env(task, 0)) as env:
+        observations, actions = env.observation_spec["observation"].shape[-1], env.action_spec.shape[-1]
+        discount = heuristic_discount(assembly.episode_length(env))
     if found.action_dim != actions or (found.obs == "state" and found.obs_dim != observations):
         sees = f"{found.obs_dim} observations" if found.obs == "state" else "pixels"
         raise UsageError(
             f"checkpoint {file} was trained with {sees} and {found.action_dim} actions, but task {task} has"
             f" {observations} and {actions}"
         )
-    model = found.model(heuristic_discount(assembly.episode_length(env)))
+    model = found.model(discount)
     settings = {
         "task": task,
         "seed": seed,
         "env": {"num_envs": 1, "action_repeat": None},
-        "model": {"name": found.size, **found.widths, **({} if found.obs == "state" else {"obs": found.obs})},
+        "model": {"name": found.size, **found.widths},
         "algorithm": {"name": found.algorithm},
     }
     facts = assembly.describe(task, model, settings, [], format=FORMAT, env_steps=env_steps)

@@ -8,7 +8,7 @@ from torchrl.envs.transforms import Transform
 
 
 def make_collector(env: EnvBase, agent, steps_per_batch: int = 1) -> Collector:
-    """Collects forever with `agent` (a policy with `make_tensordict_primer()`) in `env`.
+    """Collect forever with `agent` (a policy with `make_tensordict_primer()`) in `env`.
 
     Every item is a TensorDict [*B, steps_per_batch], B being the batch size of `env`, which may be []. The
     agent's own weights act: no copy is made. Trajectories are not numbered: no one reads the numbers, and a

@@ -62,6 +62,8 @@ class Mapped:
                     raise UsageError(f"{name} has no column {column!r}; {self._there()}")
             self.roles[role] = listed or [each for each in usual if each in columns][:1]
         needed = OBS_KEYS[obs]
+        if given.get("pixels") and "pixels" not in needed:
+            raise UsageError(f"data.columns.pixels needs obs=pixels or obs=both, and obs is {obs}")
         for role in ("observation", "pixels"):
             if role not in needed:
                 self.roles[role] = self.roles[f"next_{role}"] = []

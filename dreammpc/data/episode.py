@@ -2,17 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import LARGEST, UsageError
 
-LARGEST = 1e15
-"""Of an observation's entries and of a reward, as of an environment's."""
 TOLERANCE = 1e-4
 """Of half the width between an action's bounds: a value that is rounded to beyond one counts as on it."""
 
@@ -188,8 +186,7 @@ def as_float32(episode: Episode) -> Episode:
     """Numbers as they are learned from; actions keep their type until they are scaled."""
     seen: Mapping[str, np.ndarray] = episode.obs
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is told
-        episode.obs = {
+        obs = {
             key: value if key == "pixels" else np.asarray(value, np.float32) for key, value in seen.items()
         }
-        episode.reward = np.asarray(episode.reward, np.float32)
-    return episode
+        return replace(episode, obs=obs, reward=np.asarray(episode.reward, np.float32))

@@ -10,10 +10,7 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
-from dreammpc.interfaces import FRAME_SHAPE
-
-STACK = 3
-"""Frames in a stack (arXiv 2310.16828, App. H)."""
+from dreammpc.interfaces import FRAME_SHAPE, STACK
 
 
 def ring_size(capacity: int, num_envs: int, episodes: int = 0) -> int:
@@ -115,7 +112,7 @@ class FrameStore:
 
     def state_dict(self) -> dict[str, int | Tensor]:
         """The counter, and which frames an unfinished episode saw last."""
-        return {"written": self.written, "recent": self._recent}
+        return {"written": self.written, "recent": self._recent.clone()}
 
     def load_state_dict(self, state: dict) -> None:
         """Set what `state_dict` gave; the frames themselves come by `put`."""

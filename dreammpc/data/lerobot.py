@@ -3,6 +3,7 @@
     data/chunk-000/episode_000000.parquet     an episode each (versions 2.0, 2.1)
     data/chunk-000/file-000.parquet           several episodes each (version 3.0)
     videos/chunk-000/KEY/episode_000000.mp4   frames, where they are not in the parquet files (2.0, 2.1)
+    videos/KEY/chunk-000/file-000.mp4         frames of several episodes, as meta/episodes says (3.0)
 
 There is no observation after an episode's last frame, so that one has no transition.
 """
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dreammpc.data.columns import FRAME, Mapped, flat_episodes
+from dreammpc.data.columns import Mapped, flat_episodes
 from dreammpc.data.episode import Episode
 from dreammpc.data.formats import DAMAGED, damaged, package
+from dreammpc.data.lerobot_videos import Film, FramesOfRows, resized
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json
 
@@ -44,9 +46,10 @@ class LeRobot:
             self.videos = {key for key, feature in features.items() if feature["dtype"] == "video"}
         except (*DAMAGED, AttributeError) as error:
             raise damaged(self.name, "data set of LeRobot's: meta/info.json", error) from error
-        version = str(self.info.get("codebase_version", "v2.1"))
-        if version.lstrip("v").partition(".")[0] not in ("2", "3"):
-            raise UsageError(f"{self.name} has version {version} of LeRobot's layout; 2.x and 3.x are read")
+        told = str(self.info.get("codebase_version", "v2.1"))
+        self.version = told.lstrip("v")
+        if self.version.partition(".")[0] not in ("2", "3"):
+            raise UsageError(f"{self.name} has version {told} of LeRobot's layout; 2.x and 3.x are read")
         self.files = sorted(path.glob("data/*/*.parquet"))
         if not self.files:
             raise UsageError(f"{self.name}: no data/*/*.parquet in it")
@@ -57,6 +60,8 @@ class LeRobot:
         shapes: dict[str, tuple[int, ...]] = {column: () for column in schema.names}
         shapes |= {key: () for key in self.videos}
         self.mapped = Mapped(self.name, shapes, columns, obs)
+        self.films = {key: Film() for key in self.videos & set(self.mapped.roles["pixels"])}
+        self.begins = {key: self._begins(key) for key in self.films if self.version.startswith("3")}
         self.facts: Mapping[str, Any] = {}
         self.absent = {"meta/info.json counts them, and no file has them": self._absent()}
 
@@ -89,31 +94,55 @@ class LeRobot:
                 raise damaged(f"data {file}", "parquet file", error) from error
             if missing:
                 raise UsageError(f"data {file} has no column {missing[0]!r}, which the first file has")
-            for key in self.videos & set(used):
-                arrays[key] = self._video(key, file, table.num_rows)
-            read = lambda key, a, b, own=arrays: own[key][a:b]  # noqa: E731
+            frames = {key: self._frames(key, file, table.num_rows) for key in self.films}
+            read = lambda key, a, b, own=arrays | frames: own[key][a:b]  # noqa: E731
             whole = not self.mapped.has("episode")  # a file is one episode at least
             for episode in flat_episodes(self.mapped, read, table.num_rows, self.length, whole, number):
                 yield episode
                 number += 1
 
-    def _video(self, key: str, file: Path, rows: int) -> np.ndarray:
-        """The frames [T, 64, 64, 3] that belong to a parquet file of one episode."""
-        path = self.path / "videos" / file.parent.name / key / f"{file.stem}.mp4"
-        if not path.is_file():
-            raise UsageError(
-                f"{self.name}: there is no video {path.relative_to(self.path)}; frames are read of images in"
-                " parquet files, and of videos of one episode each (LeRobot 2.0, 2.1)"
-            )
-        import imageio.v3 as imageio
-
+    def _frames(self, key: str, file: Path, rows: int) -> FramesOfRows:
+        """The frames of a video feature that belong to a parquet file with so many rows."""
+        if self.version.startswith("2"):  # an episode each
+            path = self.path / "videos" / file.parent.name / key / f"{file.stem}.mp4"
+            return FramesOfRows(self.films[key], [(path, row) for row in range(rows)])
+        table = self._table(file, ["episode_index", "frame_index"])
+        begins = self.begins[key]
         try:
-            frames = np.stack([resized(frame) for frame in imageio.imiter(path)])
-        except DAMAGED as error:
-            raise damaged(f"data {path}", "video", error) from error
-        if len(frames) < rows:
-            raise UsageError(f"data {path} has {len(frames)} frames, and {file.name} {rows} rows")
-        return frames[:rows]
+            places = [
+                (begins[episode][0], begins[episode][1] + number)
+                for episode, number in zip(*table.values(), strict=True)
+            ]
+        except KeyError as error:
+            raise UsageError(
+                f"{self.name}: meta/episodes does not say where the frames of episode {error} are"
+            ) from error
+        return FramesOfRows(self.films[key], places)
+
+    def _begins(self, key: str) -> dict[int, tuple[Path, int]]:
+        """Where the frames of each episode begin: the video, and the number of the first (version 3)."""
+        found, fps = {}, self.info.get("fps")
+        if not isinstance(fps, int | float) or not fps > 0:
+            raise UsageError(
+                f"{self.name}: meta/info.json has no frames per second, `fps`, which videos need"
+            )
+        names = [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
+        for file in sorted(self.path.glob("meta/episodes/*/*.parquet")):
+            table = self._table(file, ["episode_index", *names])
+            for episode, chunk, number, seconds in zip(*table.values(), strict=True):
+                path = self.path / f"videos/{key}/chunk-{chunk:03d}/file-{number:03d}.mp4"
+                found[episode] = path, round(seconds * fps)
+        return found
+
+    def _table(self, file: Path, columns: list[str]) -> dict[str, list[Any]]:
+        """Columns of a parquet file, in this order."""
+        try:
+            table = self.parquet.read_table(file, columns=columns)
+        except (*DAMAGED, self._arrow_error()) as error:
+            raise damaged(f"data {file}", "parquet file", error) from error
+        if absent := [column for column in columns if column not in table.column_names]:
+            raise UsageError(f"data {file} has no column {absent[0]!r}")
+        return {column: table[column].to_pylist() for column in columns}
 
 
 def array(column: Any, name: str) -> np.ndarray:
@@ -145,12 +174,3 @@ def decoded(content: bytes | None) -> np.ndarray:
     if content is None:
         raise ValueError("its images are not in the parquet files")
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def resized(frame: np.ndarray) -> np.ndarray:
-    """[height, width, 3] as 64 × 64, averaged over what lies under each pixel."""
-    from PIL import Image
-
-    if frame.shape[:2] == FRAME:
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(FRAME, Image.Resampling.BOX))

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from dreammpc.data.frames import STACK, ring_size
-from dreammpc.interfaces import FRAME_SHAPE, UsageError
+from dreammpc.data.frames import ring_size
+from dreammpc.interfaces import FRAME_SHAPE, STACK, UsageError
 from dreammpc.runtime.devices import choose_device
 
 SHARED = Path("/dev/shm")

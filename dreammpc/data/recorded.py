@@ -180,7 +180,8 @@ class Recorded:
         ends += [f"{cut:,} cut without an end, learned as at a time limit"] if cut else []
         finite = [one for one in self.returns if np.isfinite(one)]
         returns = f"{np.mean(finite):.1f} ({min(finite):.1f} to {max(finite):.1f})" if finite else "no number"
-        of_each = [f"{self.obs_dim} observation{'s' * (self.obs_dim != 1)}"]
+        of_each = [f"{self.obs_dim} observation{'s' * (self.obs_dim != 1)}"] if self.obs_dim else []
+        of_each += [f"frames of {self.channels} × 64 × 64"] if self.channels else []
         of_each += [f"{self.action_dim} action{'s' * (self.action_dim != 1)}"]
         there = (
             f"{self.name}: {amount(self.transitions, self.episodes)} ({', '.join(ends)}); the whole episodes,"

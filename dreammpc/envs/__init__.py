@@ -1,16 +1,16 @@
 """Environments: a task's name in, a batched TorchRL environment out.
 
-``make_env("walker-walk", num_envs=8)`` is the door. Behind it:
+`make_env("walker-walk", num_envs=8)` is the door. Behind it:
 
-- ``families``: which family of tasks a name belongs to (longest registered prefix) and how to make it;
-- ``dmcontrol``, ``dmcontrol_extra``: the DeepMind control suite and eleven further tasks on its bodies;
-- ``metaworld``, ``humanoidbench``: ``mw-NAME``, ``h1hand-NAME`` and other robots', where they are installed;
-- ``gymnasium``: any environment that Gymnasium knows by an id, as ``gym-ID``;
-- ``torchrl``: any environment of TorchRL's, batched and on its own device, as ``torchrl:module:factory``;
-- ``task_env``: what all of them are to a run. ``wrapper`` makes it of plain Gymnasium environments with flat
-  Box spaces, in which most families are written, and ``torchrl_env`` of TorchRL's.
+- `families`: which family of tasks a name belongs to (longest registered prefix) and how to make it;
+- `dmcontrol`, `dmcontrol_extra`: the DeepMind control suite and eleven further tasks on its bodies;
+- `metaworld`, `humanoidbench`: `mw-NAME`, `h1hand-NAME` and other robots', where they are installed;
+- `gymnasium`: any environment that Gymnasium knows by an id, as `gym-ID`;
+- `torchrl`: any environment of TorchRL's, batched and on its own device, as `torchrl:module:factory`;
+- `task_env`: what all of them are to a run. `wrapper` makes it of plain Gymnasium environments with flat
+  Box spaces, in which most families are written, and `torchrl_env` of TorchRL's.
 
-Simulators are imported when a task of theirs is made, never by ``import dreammpc.envs``.
+Simulators are imported when a task of theirs is made, never by `import dreammpc.envs`.
 """
 
 import functools

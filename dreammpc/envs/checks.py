@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import LARGEST, UsageError
 
-LARGEST = 1e15
-"""Of an observation's entries and of a reward. The square of what is ten thousand times larger overflows
-float32."""
 _SQUARE = LARGEST**2
 
 

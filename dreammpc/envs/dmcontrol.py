@@ -17,7 +17,7 @@ import numpy as np
 
 from dreammpc.envs.state import mujoco_state, set_mujoco_state, set_stream_state, stream_state
 
-#: Control steps in an episode, in every task. Only ``lqr`` has no limit of its own; it gets the same one.
+#: Control steps in an episode, in every task. Only `lqr` has no limit of its own; it gets the same one.
 CONTROL_STEPS = 1000
 
 _SHORT_NAMES = {"ball_in_cup": "cup", "point_mass": "pointmass"}
@@ -54,29 +54,29 @@ _NEED_GL = {("quadruped", "escape")}
 
 
 class DMControl(gymnasium.Env):
-    """One task of the control suite, or one of :mod:`dreammpc.envs.dmcontrol_extra`.
+    """One task of the control suite, or one of `dreammpc.envs.dmcontrol_extra`.
 
     Observation: float32 [O], the task's values concatenated in the order in which dm_control defines them.
     Action: the task's own bounds (the wrapper to TorchRL rescales them to [-1, 1]); an actuator without
     bounds is given [-1, 1].
-    Reward: the sum over the repeated control steps, so within [0, ``action_repeat``] (``lqr`` aside).
-    ``terminated`` only where dm_control ends with discount 0; the time limit gives ``truncated``.
+    Reward: the sum over the repeated control steps, so within [0, `action_repeat`] (`lqr` aside).
+    `terminated` only where dm_control ends with discount 0; the time limit gives `truncated`.
 
     Args:
-        domain: dm_control's name of the domain, such as ``"ball_in_cup"``.
-        task: dm_control's name of the task, such as ``"turn_easy"``.
-        action_repeat: control steps per call of :meth:`step`; fewer where the episode ends between.
-        render_mode: ``"rgb_array"`` if frames will be asked for. On Linux without a display, and only
-            then, this chooses EGL unless the user has set ``MUJOCO_GL``.
+        domain: dm_control's name of the domain, such as `"ball_in_cup"`.
+        task: dm_control's name of the task, such as `"turn_easy"`.
+        action_repeat: control steps per call of `step`; fewer where the episode ends between.
+        render_mode: `"rgb_array"` if frames will be asked for. On Linux without a display, and only
+            then, this chooses EGL unless the user has set `MUJOCO_GL`.
 
     Attributes:
         action_repeat: as given.
-        max_episode_steps: the time limit, in calls of :meth:`step`.
+        max_episode_steps: the time limit, in calls of `step`.
         episodic: whether an episode can end before it.
-        full_return: 1000, for 1000 control steps of reward at most 1; ``lqr`` has no such bound.
+        full_return: 1000, for 1000 control steps of reward at most 1; `lqr` has no such bound.
 
     Raises:
-        ValueError: no such domain or task, or ``action_repeat`` below 1.
+        ValueError: no such domain or task, or `action_repeat` below 1.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -115,7 +115,7 @@ class DMControl(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode. With a seed the random stream starts anew, without one it goes on."""
+        """Start an episode. With a seed the random stream starts anew, without one it goes on."""
         if seed is not None:
             # The task draws from this very object, so seeding it in place spares a reload of the model.
             self._random.seed(seed)
@@ -125,7 +125,7 @@ class DMControl(gymnasium.Env):
         return _flatten(self._env.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Applies ``action`` [A] for ``action_repeat`` control steps."""
+        """Apply `action` [A] for `action_repeat` control steps."""
         assert self._steps < CONTROL_STEPS, "the episode is over: reset() comes before step()"
         reward = 0.0
         for _ in range(self.action_repeat):
@@ -139,7 +139,7 @@ class DMControl(gymnasium.Env):
         return _flatten(time_step.observation), reward, terminated, truncated, {}
 
     def get_state(self) -> dict[str, Any]:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         physics = self._env.physics
         return {
             "steps": self._steps,
@@ -150,7 +150,7 @@ class DMControl(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         physics = self._env.physics
         set_mujoco_state(physics.model.ptr, physics.data.ptr, state["mujoco"], _CHANGED_BY_EPISODES)
         set_stream_state(self._random, state["random"])
@@ -161,7 +161,7 @@ class DMControl(gymnasium.Env):
         """Draws the current state, uint8 [height, width, 3], from the camera that TD-MPC2 uses.
 
         Raises:
-            ValueError: the environment was made without ``render_mode="rgb_array"``.
+            ValueError: the environment was made without `render_mode="rgb_array"`.
         """
         if self.render_mode is None:
             raise ValueError(
@@ -171,18 +171,18 @@ class DMControl(gymnasium.Env):
         return self._env.physics.render(height, width, camera_id=camera)
 
     def close(self) -> None:
-        """Frees the simulation and its graphics context."""
+        """Free the simulation and its graphics context."""
         self._env.physics.free()
 
 
 def make(task: str, *, action_repeat: int | None, render: bool) -> DMControl:
-    """Makes the environment of a name from :func:`list_tasks`; action repeat 2 by default."""
+    """Make the environment of a name from `list_tasks`; action repeat 2 by default."""
     domain, name = _table()[task]
     return DMControl(domain, name, action_repeat or 2, "rgb_array" if render else None)
 
 
 def list_tasks() -> list[str]:
-    """Names as TD-MPC2's users write them: ``walker-walk``, ``cup-catch``, ``finger-turn-hard``."""
+    """Names as TD-MPC2's users write them: `walker-walk`, `cup-catch`, `finger-turn-hard`."""
     return list(_table())
 
 
@@ -226,7 +226,7 @@ def _flatten(observation: dict[str, Any]) -> np.ndarray:
 
 
 def use_egl_if_headless() -> None:
-    """Chooses EGL for whatever renders with MuJoCo, on Linux without a display, unless the user chose."""
+    """Choose EGL for whatever renders with MuJoCo, on Linux without a display, unless the user chose."""
     if not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"):
         return
     imported = "dm_control._render" in sys.modules

@@ -1,8 +1,8 @@
 """Eleven further tasks on the control suite's bodies, as TD-MPC2's authors defined them.
 
 Source: Hansen et al., "TD-MPC2", 2024 (arXiv:2310.16828), appendix on tasks. Bodies, observations and time
-limits are the suite's own; what differs is the reward, the third link of ``reacher-three``, and where the
-ball of ``cup-spin`` starts. All rewards lie in [0, 1] per control step. Heights in meters, speeds in m/s.
+limits are the suite's own; what differs is the reward, the third link of `reacher-three`, and where the
+ball of `cup-spin` starts. All rewards lie in [0, 1] per control step. Heights in meters, speeds in m/s.
 
 Imports dm_control: import this module only when a task is made.
 """
@@ -46,7 +46,7 @@ class CheetahBackwards(cheetah.Cheetah):
 
 
 class CheetahOneFoot(cheetah.Cheetah):
-    """Runs forward on one pair of legs: ``foot`` is the one in the air."""
+    """Runs forward on one pair of legs: `foot` is the one in the air."""
 
     def __init__(self, foot: str, random: np.random.RandomState):
         super().__init__(random)

@@ -156,7 +156,7 @@ GRAPHICS = {"OpenGL", "glfw", "_render", "renderer.py", "mujoco_rendering.py", "
 
 @contextlib.contextmanager
 def explained(obs: str) -> Iterator[None]:
-    """Turns what graphics libraries raise into one line that says what mends it.
+    """Turn what graphics libraries raise into one line that says what mends it.
 
     Raises:
         UsageError: there is no renderer.

@@ -14,31 +14,29 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from dreammpc.envs import checks
 from dreammpc.envs.drawing import Undrawable
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.task_env import TaskEnv
 from dreammpc.envs.wrapper import frames_per_second
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.interfaces import LARGEST, RunError, UsageError
 
 INSTALL = "pip install 'dreammpc[envpool]'"
 
 
 class EnvPoolEnv(TaskEnv):
-    """B environments of EnvPool; arguments and attributes as :class:`BatchedEnv` has them.
+    """B environments of EnvPool; arguments and attributes as `BatchedEnv` has them.
 
     Args:
         task: its name here.
         own: the task's own environment, whose spaces, limits and order of observations hold.
         num_envs: B.
-        threads: of EnvPool; 0 lets it choose.
 
     Raises:
         UsageError: EnvPool has no such task, or one with other spaces; an action repeat at which an episode
             may end between two decisions.
     """
 
-    def __init__(self, task: str, own: gymnasium.Env, num_envs: int, threads: int = 0):
+    def __init__(self, task: str, own: gymnasium.Env, num_envs: int):
         import envpool
 
         self._name, limit = pool_name(task, own), own.get_wrapper_attr("max_episode_steps")
@@ -59,7 +57,7 @@ class EnvPoolEnv(TaskEnv):
                 f"task {task!r}: env.backend=envpool takes no action repeat where episodes can end"
             )
         self._keys = list(own.unwrapped._env.observation_spec()) if hasattr(own.unwrapped, "_env") else []
-        self._own_actions, self._threads = Actions(actions, task), threads
+        self._own_actions = Actions(actions, task)
         self._pool: Any = None
         self._seeds = list(range(num_envs))
         self._reseed = True
@@ -76,7 +74,6 @@ class EnvPoolEnv(TaskEnv):
             self._name,
             env_type="gymnasium",
             num_envs=self.num_envs,
-            num_threads=self._threads,
             seed=seeds,
             max_episode_steps=self.max_episode_steps * self.action_repeat,  # type: ignore[operator]
         )
@@ -96,9 +93,9 @@ class EnvPoolEnv(TaskEnv):
         # A row that goes on past its end has been reset by EnvPool; whoever steps here resets before.
         self._observe(observation, slice(None))
         for name, values in (("observation", self._row), ("reward", total[:, None])):
-            if not (well := np.abs(values) <= checks.LARGEST).all():
+            if not (well := np.abs(values) <= LARGEST).all():
                 row = int(np.flatnonzero(~well.all(1))[0])
-                raise RunError(f"{self._place(row)}: the {name} is not finite, or beyond {checks.LARGEST:g}")
+                raise RunError(f"{self._place(row)}: the {name} is not finite, or beyond {LARGEST:g}")
         over = truncated & ~terminated
         return self._state(terminated, over, reward=torch.from_numpy(total.astype(np.float32))[:, None])
 

@@ -30,7 +30,7 @@ class Needs(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """What a family says of itself, see :func:`register_env`."""
+    """What a family says of itself, see `register_env`."""
 
     tasks: Callable[[], Iterable[str]] | None = None
     open: bool = True
@@ -58,22 +58,22 @@ def register_env(
     batched: bool = False,
     needs: Needs | None = None,
 ):
-    """Adds a family of tasks: every task whose name begins with ``prefix``. Also a decorator.
+    """Add a family of tasks: every task whose name begins with `prefix`. Also a decorator.
 
     The longest registered prefix of a name wins, so a family may carve tasks out of another one.
 
     Args:
-        prefix: what the names of the family begin with, its separator included, such as ``"gym-"``.
-        factory: ``factory(task, action_repeat=, render=) -> gymnasium.Env`` with flat Box spaces. ``task``
-            is the whole name; ``action_repeat=None`` asks for the family's own default; ``render=True``
-            says that frames will be asked for, through ``env.render(height=, width=)`` -> uint8 [H, W, 3].
-            The environment may carry the attributes ``action_repeat``, ``max_episode_steps``,
-            ``episodic``, ``full_return`` and ``variant``; see :class:`BatchedEnv`.
+        prefix: what the names of the family begin with, its separator included, such as `"gym-"`.
+        factory: `factory(task, action_repeat=, render=) -> gymnasium.Env` with flat Box spaces. `task`
+            is the whole name; `action_repeat=None` asks for the family's own default; `render=True`
+            says that frames will be asked for, through `env.render(height=, width=)` -> uint8 [H, W, 3].
+            The environment may carry the attributes `action_repeat`, `max_episode_steps`,
+            `episodic`, `full_return` and `variant`; see `BatchedEnv`.
         tasks: lists the family's names. Without it the set is open.
-        open: the family has more names than it lists; the factory itself raises ``ValueError`` for a name
+        open: the family has more names than it lists; the factory itself raises `ValueError` for a name
             that it does not know.
-        batched: the factory makes all rows at once, as a :class:`TaskEnv`:
-            ``factory(task, num_envs, action_repeat=, render=, obs=)``.
+        batched: the factory makes all rows at once, as a `TaskEnv`:
+            `factory(task, num_envs, action_repeat=, render=, obs=)`.
         needs: the package that it needs, if that may be missing; nothing else is asked of the family then.
 
     Raises:
@@ -169,28 +169,28 @@ def make_env(
     backend: str | None = None,
     **options: Any,
 ) -> TaskEnv:
-    """Makes ``num_envs`` copies of a task as one batched environment.
+    """Make `num_envs` copies of a task as one batched environment.
 
     Args:
-        task: a name from :func:`list_tasks` (after a prefix dashes and underscores are the same), or one
+        task: a name from `list_tasks` (after a prefix dashes and underscores are the same), or one
             with the prefix of an open family.
         num_envs: rows B of the batch, stepped one after the other in this process. A TorchRL environment
             comes in batches of its own: it has at least as many.
-        seed: row i is seeded with ``seed + i``.
+        seed: row i is seeded with `seed + i`.
         action_repeat: control steps per decision, rewards summed; None for the family's default (2 for
             the control suite).
         render: say so here if frames will be asked for: without it no graphics library is set up.
-        obs: what is observed: ``state``, ``pixels`` or ``both``; the latter two draw once per decision.
-        backend: `envpool` simulates in threads (:mod:`dreammpc.envs.envpool`) whatever is not drawn.
+        obs: what is observed: `state`, `pixels` or `both`; the latter two draw once per decision.
         normalize: noted in the environment, for whoever makes a model for it; observations are as they are.
-        options: what the task's own family takes besides, of Gymnasium ``kwargs``, ``max_episode_steps`` and
-            ``action_bound``; None is as good as nothing.
+        backend: `envpool` simulates in threads (`dreammpc.envs.envpool`) whatever is not drawn.
+        options: what the task's own family takes besides, of Gymnasium `kwargs`, `max_episode_steps` and
+            `action_bound`; None is as good as nothing.
 
     Returns:
-        An environment with ``batch_size=[num_envs]``; see :class:`TaskEnv`.
+        An environment with `batch_size=[num_envs]`; see `TaskEnv`.
 
     Raises:
-        ValueError: an unknown task, ``num_envs`` or ``action_repeat`` below 1, or spaces that do not fit.
+        ValueError: an unknown task, `num_envs` or `action_repeat` below 1, or spaces that do not fit.
         UsageError: pixels of a task that cannot be drawn, or on a machine that cannot draw.
     """
     if num_envs < 1:
@@ -229,15 +229,15 @@ def first_text(values: object) -> str | None:
 def check_task(task: str, where: str, named: Collection[str] = (), kwargs: object = None) -> None:
     """Raise UsageError if `task`, which stands in a file, would do what nobody chose.
 
-    ``gym-package:Name-v0`` imports ``package``: one that is installed with environments for Gymnasium or for
-    us may be in a file, any other if today's command line names the task. So may ``torchrl:NAME`` that an
-    installed package offers, but no ``torchrl:module:factory``. The same holds for texts among the
+    `gym-package:Name-v0` imports `package`: one that is installed with environments for Gymnasium or for
+    us may be in a file, any other if today's command line names the task. So may `torchrl:NAME` that an
+    installed package offers, but no `torchrl:module:factory`. The same holds for texts among the
     arguments of an environment, which may take them for paths or addresses.
 
     Args:
         task: as the file has it.
         where: what the message calls the file.
-        named: see :func:`dreammpc.plugins.registry.named_by`.
+        named: see `dreammpc.plugins.registry.named_by`.
         kwargs: the environment's arguments, as the file has them.
     """
     if not isinstance(task, str):
@@ -266,7 +266,7 @@ def make_rows(
     """The environments of a task, as their family makes them, not yet wrapped.
 
     Raises:
-        ValueError, UsageError, ForeignError: see :func:`make_env`.
+        ValueError, UsageError, ForeignError: see `make_env`.
     """
     task = canonical(task)
     factory = _factory(task, options)

@@ -1,7 +1,7 @@
-"""Gymnasium's environments as tasks: ``gym-Hopper-v5`` is the environment ``Hopper-v5``.
+"""Gymnasium's environments as tasks: `gym-Hopper-v5` is the environment `Hopper-v5`.
 
-Any registered id with a Box of actions will do, also ``gym-package:Name-v0``, whose package Gymnasium then
-imports. Rewards and ends are the environment's own; one call of its ``step`` is one environment step.
+Any registered id with a Box of actions will do, also `gym-package:Name-v0`, whose package Gymnasium then
+imports. Rewards and ends are the environment's own; one call of its `step` is one environment step.
 """
 
 import atexit
@@ -22,13 +22,12 @@ from dreammpc.envs import checks
 from dreammpc.envs.dmcontrol import use_egl_if_headless
 from dreammpc.envs.drawing import picture, scaled
 from dreammpc.envs.observations import Joined, is_flat, is_picture, leaves
+from dreammpc.envs.task_env import TIME_LIMIT
 from dreammpc.envs.wrapper import frames_per_second
 from dreammpc.interfaces import ForeignError, UsageError
 from dreammpc.support.faults import exception_line
 
 PREFIX = "gym-"
-TIME_LIMIT = 1000
-"""Steps after which an environment without a limit of its own is cut off."""
 _NEVER_END = {"HalfCheetah", "HumanoidStandup", "Pendulum", "Pusher", "Reacher", "Swimmer"}
 
 
@@ -39,14 +38,14 @@ class GymTask(gymnasium.Wrapper):
 
     Args:
         env: as `gymnasium.make` gives it, time limit included.
-        action_repeat: steps of `env` per call of :meth:`step`, rewards summed; fewer where it ends between.
+        action_repeat: steps of `env` per call of `step`, rewards summed; fewer where it ends between.
         time_limit: of `env`, in its own steps.
         episodic: whether an episode can end before the time limit.
         action_bound: of actions that have none of their own.
 
     Attributes:
         action_repeat, episodic: as given.
-        max_episode_steps: the time limit, in calls of :meth:`step`.
+        max_episode_steps: the time limit, in calls of `step`.
         limited: whether the time limit is the environment's own.
     """
 
@@ -73,7 +72,7 @@ class GymTask(gymnasium.Wrapper):
         self.metadata = {**(env.metadata or {}), "render_fps": frames_per_second(env) / action_repeat}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Applies ``action`` [A] up to ``action_repeat`` times."""
+        """Apply `action` [A] up to `action_repeat` times."""
         action = action.reshape(self._shape)
         if self.action_repeat == 1:
             return self.env.step(action)  # type: ignore[return-value]
@@ -104,10 +103,10 @@ def make(
     max_episode_steps: int | None = None,
     action_bound: float | None = None,
 ) -> GymTask:
-    """Makes the environment of ``gym-ID``; action repeat 1 by default.
+    """Make the environment of `gym-ID`; action repeat 1 by default.
 
     Args:
-        task, action_repeat, render: see :func:`register_env`.
+        task, action_repeat, render: see `register_env`.
         kwargs: the environment's own arguments, by name.
         max_episode_steps: a time limit in place of its own, in its own steps.
         action_bound: of actions that have none of their own.

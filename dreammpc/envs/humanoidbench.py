@@ -1,4 +1,4 @@
-"""HumanoidBench's tasks (Sferrazza et al., 2024, arXiv:2403.10506), as ``h1hand-NAME``, ``h1-NAME``, ….
+"""HumanoidBench's tasks (Sferrazza et al., 2024, arXiv:2403.10506), as `h1hand-NAME`, `h1-NAME`, ….
 
 One control step per decision, 1000 in most tasks. The benchmark is on no package index and pins old versions.
 What it needs of its surroundings is provided here while it is imported: the part of JAX that it imports and
@@ -33,16 +33,16 @@ INSTALL = (
 class HumanoidBench(MujocoTask):
     """One task of HumanoidBench.
 
-    Observation: float32 [O]. Action: [A] in [-1, 1]; 61 for ``h1hand``, 19 for ``h1``.
-    ``terminated`` where the benchmark ends an episode, by a fall; ``truncated`` at the time limit.
+    Observation: float32 [O]. Action: [A] in [-1, 1]; 61 for `h1hand`, 19 for `h1`.
+    `terminated` where the benchmark ends an episode, by a fall; `truncated` at the time limit.
 
     Args:
-        name: Gymnasium's id of the task, such as ``"h1hand-run-v0"``.
-        action_repeat: control steps per call of :meth:`step`.
-        render_mode: ``"rgb_array"`` if frames will be asked for.
+        name: Gymnasium's id of the task, such as `"h1hand-run-v0"`.
+        action_repeat: control steps per call of `step`.
+        render_mode: `"rgb_array"` if frames will be asked for.
 
     Attributes:
-        full_return: the task's ``success_bar``, the return from which the benchmark calls it solved.
+        full_return: the task's `success_bar`, the return from which the benchmark calls it solved.
 
     Raises:
         UsageError: the benchmark cannot make the task.
@@ -67,7 +67,7 @@ class HumanoidBench(MujocoTask):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode. With a seed the random streams start anew, without one they go on."""
+        """Start an episode. With a seed the random streams start anew, without one they go on."""
         if seed is not None:
             self._random.seed(seed)
         with self._as_global():
@@ -83,11 +83,11 @@ class HumanoidBench(MujocoTask):
         return [self._env, self._env.task]
 
     def get_state(self) -> dict[str, Any] | None:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         return {**super().get_state(), "stream": stream_state(self._random)}  # type: ignore[dict-item]
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         super().set_state(state)
         set_stream_state(self._random, state["stream"])
 
@@ -104,12 +104,12 @@ class HumanoidBench(MujocoTask):
 
 
 def make(task: str, *, action_repeat: int | None, render: bool) -> HumanoidBench:
-    """Makes the environment of a name from :func:`list_tasks`; action repeat 1 by default."""
+    """Make the environment of a name from `list_tasks`; action repeat 1 by default."""
     return HumanoidBench(_table()[task], action_repeat or 1, "rgb_array" if render else None)
 
 
 def list_tasks(robot: str) -> list[str]:
-    """All tasks of a robot, as ``ROBOT-NAME``, NAME as the benchmark writes it: ``h1hand-balance_hard``."""
+    """All tasks of a robot, as `ROBOT-NAME`, NAME as the benchmark writes it: `h1hand-balance_hard`."""
     return [task for task in _table() if task.startswith(f"{robot}-")]
 
 
@@ -142,7 +142,7 @@ def _import() -> types.ModuleType:
 
 @contextlib.contextmanager
 def _jax_stands_in() -> Iterator[None]:
-    """Without JAX, NumPy stands for ``jax.numpy``: a module that no task uses imports it."""
+    """Without JAX, NumPy stands for `jax.numpy`: a module that no task uses imports it."""
     try:
         importlib.import_module("jax.numpy")
     except ImportError:

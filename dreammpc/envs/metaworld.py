@@ -1,6 +1,6 @@
-"""Meta-World's 50 tasks in its environments of version 3, as ``mw-NAME``.
+"""Meta-World's 50 tasks in its environments of version 3, as `mw-NAME`.
 
-Source: Yu et al., "Meta-World", 2019 (arXiv:1910.10897), and the package ``metaworld``. The protocol is that
+Source: Yu et al., "Meta-World", 2019 (arXiv:1910.10897), and the package `metaworld`. The protocol is that
 of published scores (Hansen et al., 2024, arXiv:2310.16828): action repeat 2 with summed rewards, 100
 decisions, a goal drawn anew for every episode, and success at the last step. Those scores are on version 2,
 whose rewards and starts are the same on the eight tasks that were compared, but whose physics differ a bit.
@@ -28,12 +28,12 @@ class MetaWorld(MujocoTask):
 
     Observation: float32 [39]: the hand, gripper and objects of this step and of the one before, and the goal.
     Action: [4] in [-1, 1]: the hand's motion and the gripper's force. Episodes never terminate.
-    ``info["success"]`` is that of the last step, ``info["any_success"]`` that of any step of this decision.
+    `info["success"]` is that of the last step, `info["any_success"]` that of any step of this decision.
 
     Args:
-        name: as the package calls the task, without its version, such as ``"window-open"``.
-        action_repeat: control steps per call of :meth:`step`, rewards summed.
-        render_mode: ``"rgb_array"`` if frames will be asked for.
+        name: as the package calls the task, without its version, such as `"window-open"`.
+        action_repeat: control steps per call of `step`, rewards summed.
+        render_mode: `"rgb_array"` if frames will be asked for.
     """
 
     episodic = False
@@ -54,7 +54,7 @@ class MetaWorld(MujocoTask):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts an episode with a goal of its own. Without a seed the random stream goes on."""
+        """Start an episode with a goal of its own. Without a seed the random stream goes on."""
         if seed is not None:
             self._env.seed(seed)  # the seed of its reset() is ignored
         observation, info = self._env.reset()
@@ -63,19 +63,19 @@ class MetaWorld(MujocoTask):
 
 
 def make(task: str, *, action_repeat: int | None, render: bool) -> MetaWorld:
-    """Makes the environment of ``mw-NAME``; action repeat 2 by default."""
+    """Make the environment of `mw-NAME`; action repeat 2 by default."""
     _names()
     return MetaWorld(task.removeprefix(PREFIX), action_repeat or 2, "rgb_array" if render else None)
 
 
 def list_tasks() -> list[str]:
-    """All 50, as ``mw-NAME``."""
+    """All 50, as `mw-NAME`."""
     return [PREFIX + name for name in _names()]
 
 
 @functools.cache
 def _names() -> list[str]:
-    """Imports the package.
+    """Import the package.
 
     Raises:
         UsageError: another version of it.

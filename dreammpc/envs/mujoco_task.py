@@ -20,19 +20,19 @@ class MujocoTask(gymnasium.Env):
     """A Gymnasium MujocoEnv of another package under a time limit of ours.
 
     Observation: float32 [O] without bounds, whatever the package declares. Action: as it declares.
-    Reward: the sum over repeated steps. ``terminated`` is the package's own, ``truncated`` the time limit.
+    Reward: the sum over repeated steps. `terminated` is the package's own, `truncated` the time limit.
 
     Args:
         env: the package's environment, without Gymnasium's wrappers.
-        action_repeat: steps of `env` per call of :meth:`step`; fewer where the episode ends between.
+        action_repeat: steps of `env` per call of `step`; fewer where the episode ends between.
         time_limit: steps of `env` in an episode.
         camera: that draws; the model's name of it.
         flipped: whether that camera stands on its head.
-        render_mode: ``"rgb_array"`` if frames will be asked for.
+        render_mode: `"rgb_array"` if frames will be asked for.
 
     Attributes:
         action_repeat: as given.
-        max_episode_steps: the time limit, in calls of :meth:`step`.
+        max_episode_steps: the time limit, in calls of `step`.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -58,7 +58,7 @@ class MujocoTask(gymnasium.Env):
         self._steps = time_limit  # none may follow before a reset
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Applies ``action`` [A] up to ``action_repeat`` times."""
+        """Apply `action` [A] up to `action_repeat` times."""
         assert self._steps < self._limit, "the episode is over: reset() comes before step()"
         total, succeeded = 0.0, False
         for _ in range(self.action_repeat):
@@ -82,7 +82,7 @@ class MujocoTask(gymnasium.Env):
         return [self._env]
 
     def get_state(self) -> dict[str, Any] | None:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         env = self._env
         return {
             "steps": self._steps,
@@ -92,7 +92,7 @@ class MujocoTask(gymnasium.Env):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """See :mod:`dreammpc.envs.state`."""
+        """See `dreammpc.envs.state`."""
         env, self._steps = self._env, state["steps"]
         env.np_random.bit_generator.state = state["random"]
         set_mujoco_state(env.model, env.data, state["mujoco"], self.changed_by_episodes)
@@ -103,14 +103,14 @@ class MujocoTask(gymnasium.Env):
         """Draws the current state, uint8 [height, width, 3].
 
         Raises:
-            ValueError: the environment was made without ``render_mode="rgb_array"``.
+            ValueError: the environment was made without `render_mode="rgb_array"`.
         """
         if self.render_mode is None:
             raise ValueError("made without render_mode='rgb_array' (render=True)")
         return self._frames.draw(self._env.data, height, width)
 
     def close(self) -> None:
-        """Frees the simulation and its graphics context."""
+        """Free the simulation and its graphics context."""
         self._frames.close()
         self._env.close()
 

@@ -37,7 +37,7 @@ class Joined(gymnasium.ObservationWrapper):
 
     Attributes:
         channels: of all pictures together, three for each.
-        layout: the entries in order, with their lengths: ``"goal[2], joints[7]; picture: camera"``.
+        layout: the entries in order, with their lengths: `"goal[2], joints[7]; picture: camera"`.
 
     Raises:
         UsageError: an entry that is no numbers, or a stack of pictures.

@@ -14,22 +14,25 @@ from dreammpc.envs.drawing import observed
 from dreammpc.interfaces import FRAME_SHAPE, ForeignError, RunError, UsageError
 from dreammpc.support.faults import exception_line
 
+TIME_LIMIT = 1000
+"""Steps after which an environment without a limit of its own is cut off."""
+
 
 class TaskEnv(EnvBase):
     """B environments of one task; `batch_size=[B]` always, also for one. Keys:
 
-    - ``observation`` float32 [B, O]; not with ``obs="pixels"``
-    - ``pixels`` uint8 [B, channels, 64, 64], the present frame, of all cameras; not with ``obs="state"``
-    - ``action`` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
-    - ``reward`` float32 [B, 1]
-    - ``terminated``, ``truncated``, ``done`` bool [B, 1]; done = terminated or truncated
+    - `observation` float32 [B, O]; not with `obs="pixels"`
+    - `pixels` uint8 [B, channels, 64, 64], the present frame, of all cameras; not with `obs="state"`
+    - `action` float32 [B, A] in [-1, 1], rescaled here and nowhere else to the environments' own bounds
+    - `reward` float32 [B, 1]
+    - `terminated`, `truncated`, `done` bool [B, 1]; done = terminated or truncated
 
-    A reset with a mask ``"_reset"`` [B, 1] restarts the rows that it names; the others go on. What the
+    A reset with a mask `"_reset"` [B, 1] restarts the rows that it names; the others go on. What the
     environments return is checked on every step.
 
     Args:
         task: its name, for messages and logs.
-        obs: what is observed: ``state``, ``pixels`` or ``both``.
+        obs: what is observed: `state`, `pixels` or `both`.
         num_envs: B.
         observation_dim: O, 0 with pixels alone.
         action_dim: A.
@@ -50,7 +53,7 @@ class TaskEnv(EnvBase):
             they do not: success is the score there, if it is reported.
         variant: which of several versions of the task's environment this is, for tables; else empty.
         layout: the entries that the observation was joined of, if it was.
-        options: those of :func:`make_env` for the task's own family.
+        options: those of `make_env` for the task's own family.
         normalize: whether a model that learns here is to scale observations by running statistics.
         steps: that every environment has been asked for.
         stateless: why the last `get_state` was None, where the environments can be blamed for it.
@@ -140,7 +143,7 @@ class TaskEnv(EnvBase):
         raise NotImplementedError
 
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
-        """Draws row ``index`` as uint8 [height, width, 3].
+        """Draw row `index` as uint8 [height, width, 3].
 
         Raises:
             Undrawable: there is no picture.

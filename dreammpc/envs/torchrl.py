@@ -1,7 +1,7 @@
-"""TorchRL's environments as tasks: ``torchrl:package.module:factory``.
+"""TorchRL's environments as tasks: `torchrl:package.module:factory`.
 
 The factory is called and gives an `EnvBase` of any batch size on any device. An installed package offers
-names of its own by the entry-point group ``dreammpc.torchrl``: ``torchrl:NAME``.
+names of its own by the entry-point group `dreammpc.torchrl`: `torchrl:NAME`.
 """
 
 import inspect
@@ -38,14 +38,14 @@ def make(
     max_episode_steps: int | None = None,
     action_bound: float | None = None,
 ) -> TorchRLEnv:
-    """Makes what the factory of ``torchrl:package.module:factory`` gives, at least `num_envs` rows of it.
+    """Make what the factory of `torchrl:package.module:factory` gives, at least `num_envs` rows of it.
 
     The factory is told `num_envs`, or `batch_size=[num_envs]`, if it has a parameter of that name; `kwargs`
     say otherwise. If it gives fewer rows, it is called again until there are enough.
 
     Raises:
         UsageError: no such factory, arguments that it does not take, no `EnvBase`, specs that do not hold
-            (TorchRL's `check_env_specs`), and what :class:`TorchRLEnv` refuses.
+            (TorchRL's `check_env_specs`), and what `TorchRLEnv` refuses.
         ForeignError: the factory raises something.
     """
     if observed(obs) != ("observation",):

@@ -10,16 +10,13 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from dreammpc.envs import checks
 from dreammpc.envs import torchrl_specs as specs
 from dreammpc.envs.drawing import Undrawable, rendered
 from dreammpc.envs.state import Unusable, plain, unplain
-from dreammpc.envs.task_env import TaskEnv
-from dreammpc.interfaces import RunError
+from dreammpc.envs.task_env import TIME_LIMIT, TaskEnv
+from dreammpc.interfaces import LARGEST, RunError
 from dreammpc.support.faults import exception_line
 
-TIME_LIMIT = 1000
-"""Steps after which an environment without a limit of its own is cut off."""
 VIOLATION = ("violation", "cost", ("info", "violation"), ("info", "cost"))
 SUCCESS = ("success", "is_success", ("info", "success"), ("info", "is_success"))
 
@@ -44,7 +41,7 @@ class TorchRLEnv(TaskEnv):
         action_bound: of actions that have none of their own.
 
     Attributes:
-        envs: as given; those of :class:`TaskEnv` besides. `action_repeat`, `episodic`, `full_return`,
+        envs: as given; those of `TaskEnv` besides. `action_repeat`, `episodic`, `full_return`,
             `variant` and `fps` are the environments' own attributes, where they have them; success is their
             entry `success` or `is_success`, at the root or in `info`.
         limited: whether the time limit is one that somebody set.
@@ -201,14 +198,14 @@ class TorchRLEnv(TaskEnv):
         """Raise RunError for what is not finite or too large; where all is well it costs one flag."""
         numbers = {"action": action, "reward": reward, "observation": observation}
         given = {name: value for name, value in numbers.items() if value is not None}
-        well = [(value.abs() <= checks.LARGEST).all() for value in given.values()]
+        well = [(value.abs() <= LARGEST).all() for value in given.values()]
         if bool(torch.stack(well).all()):
             return
         for name, value in given.items():
-            for row, entry in (~(value.abs() <= checks.LARGEST)).nonzero().tolist()[:1]:
+            for row, entry in (~(value.abs() <= LARGEST)).nonzero().tolist()[:1]:
                 found = float(value[row, entry])
                 which = "the reward" if name == "reward" else f"{name}[{entry}]"
-                bad = f"is {found:g}, beyond {checks.LARGEST:g}" if math.isfinite(found) else "is not finite"
+                bad = f"is {found:g}, beyond {LARGEST:g}" if math.isfinite(found) else "is not finite"
                 raise RunError(f"{self._place(row, what)}: {which} {bad}: {found}")
 
     def _state(self, terminated: Tensor, truncated: Tensor, **extra: Tensor) -> TensorDict:

@@ -30,20 +30,20 @@ class BatchedEnv(TaskEnv):
 
     Frames are drawn once per decision; actions have the dtype that the environments want, whole numbers where
     they want integers. A lean wrapper rather than TorchRL's own, which cost two to four times the simulation
-    of a small task. What the environments return is checked here, by :mod:`dreammpc.envs.checks`.
+    of a small task. What the environments return is checked here, by `dreammpc.envs.checks`.
 
     Args:
         envs: B environments with equal spaces; what their observation space says of bounds is ignored.
         task: the task's name, for messages and logs.
-        obs: what is observed: ``state``, ``pixels`` or ``both``.
+        obs: what is observed: `state`, `pixels` or `both`.
 
     Attributes:
-        envs: as given; those of :class:`TaskEnv` besides. Success is `info["success"]` or
+        envs: as given; those of `TaskEnv` besides. Success is `info["success"]` or
             `info["is_success"]`.
 
     Raises:
         UsageError: no environments; a space that is not a flat Box; spaces that differ; action bounds that
-            are not finite; a ``full_return`` that is no positive number; no such ``obs``.
+            are not finite; a `full_return` that is no positive number; no such `obs`.
         RunError: when stepping or resetting, an action that is not finite, or an answer that is not what was
             declared; a ForeignError where an environment raises something. Both name task, environment and
             step.
@@ -154,7 +154,7 @@ class BatchedEnv(TaskEnv):
         )
 
     def get_state(self) -> dict[str, Any] | None:
-        """All that the following steps depend on (see :mod:`dreammpc.envs.state`).
+        """All that the following steps depend on (see `dreammpc.envs.state`).
 
         None where an environment does not offer it (`stateless` says why), and after a step that failed.
         """
@@ -181,7 +181,7 @@ class BatchedEnv(TaskEnv):
         self._seeds = list(state["seeds"])
 
     def render(self, index: int = 0, height: int = 64, width: int = 64) -> np.ndarray:
-        """Draws row ``index`` as uint8 [height, width, 3]; the environment must be made with rendering.
+        """Draw row `index` as uint8 [height, width, 3]; the environment must be made with rendering.
 
         Raises:
             Undrawable: `render` gave no picture, or raised something.
@@ -190,7 +190,7 @@ class BatchedEnv(TaskEnv):
         return rendered(self.task, lambda: drawing.render(height=height, width=width))
 
     def close(self, *, raise_if_closed: bool = True) -> None:
-        """Closes every environment; a second call does nothing. What one raises is only reported."""
+        """Close every environment; a second call does nothing. What one raises is only reported."""
         if self._open:  # TorchRL's `is_closed` is True of whoever does not set it
             self._open = False
             super().close(raise_if_closed=False)

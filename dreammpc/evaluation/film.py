@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dreammpc.envs import make_env
+from dreammpc.envs import TaskEnv, make_env
 from dreammpc.envs.drawing import Undrawable, advice
 from dreammpc.evaluation.episodes import Episodes, run_episodes
 from dreammpc.interfaces import UsageError
@@ -54,6 +54,7 @@ def film(
         The episodes by the agents' names; `None` if interrupted, or where nothing can be drawn (logged).
     """
     episodes: dict[str, Episodes] = {}
+    env: TaskEnv | None = None
     try:
         check_writer()
         env = make_env(task, 1, seed, action_repeat, render=True, obs=obs, **(options or {}))
@@ -61,6 +62,8 @@ def film(
         env.render(0, VIDEO_SIZE, VIDEO_SIZE)
     except Exception as error:  # whatever OpenGL says: a training must not end without its table
         _say_no_video(error)
+        if env is not None:
+            env.close()
         return None
     try:
         for name, agent in agents.items():

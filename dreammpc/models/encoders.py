@@ -7,11 +7,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS
+from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS, STACK
 from dreammpc.nn import MLP, ConvFeatures, mish, simnorm
-
-STACK = 3
-"""Frames that an encoder sees at once (arXiv 2310.16828, App. H)."""
 
 
 def make_encoder(

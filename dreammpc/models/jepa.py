@@ -113,11 +113,11 @@ class JEPAModel(nn.Module):
         return Outcome(zeros, zeros + 1)
 
     def value(self, latent: TensorDictBase, action: Tensor) -> Tensor:
-        """None: zeros [M, 1]."""
+        """The model has no value: zeros [M, 1]."""
         return torch.zeros_like(action[:, :1])
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
-        """None: noise, clamped [M, A]."""
+        """The model has no policy: clamped noise [M, A]."""
         return (self.policy_std * noise).clamp(-1, 1)
 
     def goal_distance(self, latents: TensorDictBase, goals: TensorDictBase) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dreammpc.interfaces import FRAME_SHAPE, MEMORY, OBS_KEYS, Outcome, UsageError
 from dreammpc.models.encoders import make_encoder, no_frames, with_frame
 from dreammpc.nn import MLP, Normalizer, StackedMLP, TwoHot, simnorm
+from dreammpc.nn.layers import SIMNORM_GROUP
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ class LatentModel(nn.Module):
         for name, value in vars(self.size).items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if latent_dim % 8:
-            raise ValueError(f"latent_dim must be a multiple of 8 (SimNorm's groups), got {latent_dim}")
+        if latent_dim % SIMNORM_GROUP:
+            raise ValueError(
+                f"latent_dim must be a multiple of {SIMNORM_GROUP} (SimNorm's groups), got {latent_dim}"
+            )
         self.obs_dim, self.action_dim, self.latent_dim = obs_dim, action_dim, latent_dim
         self.num_heads, self.mlp_dim = num_heads, mlp_dim
         self.discount, self.episodic = discount, episodic

@@ -56,5 +56,5 @@ def load_pets(
     bounds = torch.cat([weights["min_logvar"], weights["max_logvar"]])
     networks = GaussianEnsemble(matrices, biases, bounds, activation)
     settings = {"particles": 4 * networks.members, **settings}
-    state_dim = networks.inside - action_dim
+    state_dim = networks.in_features - action_dim
     return ProbabilisticEnsemble(networks, state_dim, action_dim, reward, **settings).eval()

@@ -33,7 +33,7 @@ class ProbabilisticEnsemble(nn.Module):
         particles: P, a multiple of E.
         propagation: `tsinf` keeps each particle with one member, `ts1` deals them out anew at each step.
         input_mean, input_std: of states and actions side by side, [D + A].
-        delta: networks say the change of the state.
+        delta: networks predict the change of the state.
         discount: γ per step, above 0.
         policy_std: standard deviation of proposals, around zero.
         seed: of the random numbers.
@@ -60,7 +60,7 @@ class ProbabilisticEnsemble(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        members, inside, outside = networks.members, networks.inside, networks.outside
+        members, inside, outside = networks.members, networks.in_features, networks.out_features
         wanted = state_dim + (reward is None)
         if inside != state_dim + action_dim or outside != wanted:
             raise UsageError(
@@ -136,7 +136,7 @@ class ProbabilisticEnsemble(nn.Module):
         return gain if self.value_fn is None else gain + self.value_fn(x.flatten(0, 1)).view(gain.shape)
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
-        """None: noise, clamped [M, A]."""
+        """The model has no policy: clamped noise [M, A]."""
         return (self.policy_std * noise).clamp(-1, 1)
 
     def goal_distance(self, latents: TensorDictBase, goals: TensorDictBase) -> Tensor:

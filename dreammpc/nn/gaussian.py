@@ -1,4 +1,4 @@
-"""E networks that each say a Gaussian: mean and standard deviation of what follows (arXiv 1805.12114, §4)."""
+"""E networks that each predict a Gaussian: mean and standard deviation of the next (arXiv 1805.12114, §4)."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,8 +26,8 @@ class GaussianEnsemble(nn.Module):
         super().__init__()
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
         self.activation = activation
-        self.members, self.inside = weights[0].shape[:2]
-        self.outside = weights[-1].shape[2] // 2
+        self.members, self.in_features = weights[0].shape[:2]
+        self.out_features = weights[-1].shape[2] // 2
         self.bounds: Tensor
         self.register_buffer("bounds", bounds)
 

@@ -35,7 +35,6 @@ class Graphed:
             tensor's value and copy nothing from or to the host.
         device: where it runs.
         state: all tensors that a call changes in place. Those that a first call makes must begin as zeros.
-        generators: it draws from, besides torch's own of the device.
         to_host: results are copied to the host, in one transfer; else they stay in place until the next call.
         what: what is captured, as an error message names it.
     """
@@ -45,13 +44,12 @@ class Graphed:
         function: Callable[..., Any],
         device: torch.device,
         state: Callable[[], Iterable[Tensor]] = tuple,
-        generators: Sequence[torch.Generator] = (),
         to_host: bool = False,
         what: str = "what was asked for",
     ):
         self.device = torch.empty(0, device=device).device  # with its index
         self.function, self.state = function, state
-        self.generators, self.to_host, self.what = tuple(generators), to_host, what
+        self.to_host, self.what = to_host, what
         self._inputs: tuple[Buffer, Any] | None = None
         self._results: tuple[Buffer, Any] | None = None
         self._output: Any = None
@@ -95,7 +93,7 @@ class Graphed:
 
     def _capture(self, static: Any) -> None:
         before = copies(self.state())
-        streams = [torch.cuda.get_rng_state(self.device), *(g.get_state() for g in self.generators)]
+        stream = torch.cuda.get_rng_state(self.device)
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
@@ -104,12 +102,8 @@ class Graphed:
         torch.cuda.current_stream(self.device).wait_stream(side)
         put_back(before, self.state())
         del before
-        torch.cuda.set_rng_state(streams[0], self.device)
-        for generator, stream in zip(self.generators, streams[1:], strict=True):
-            generator.set_state(stream)
+        torch.cuda.set_rng_state(stream, self.device)
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
         gc.collect()  # nodes in cycles, too
         # On `side` cuBLAS has its workspace by now. Other threads, such as a logger's, may do what they do.
         # Without the second context a refused capture would leave `side` the current stream.
@@ -123,7 +117,7 @@ class Graphed:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns what a capture refuses into one line."""
+        """Turn what a capture refuses into one line."""
         try:
             yield
         except RuntimeError as error:

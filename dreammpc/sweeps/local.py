@@ -31,7 +31,7 @@ class Runner:
         self.count, self.report = count, report
         self.signal: int | None = None
         self._children: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may interrupt another one's
         # As the launcher does: a Ctrl-C while a run imports is a word in its log, and no traceback.
         own = {"DREAMMPC_LAUNCHER": str(os.getpid()), "DREAMMPC_STARTING": "1"}
         self.environment = {**os.environ, **own}

@@ -7,6 +7,7 @@ import dataclasses
 import glob
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def compare(
         made = EnvConfig(
             action_repeat=loading.action_repeat_of(facts), obs=model.obs, **loading.model_options(facts)
         )
-        env = assembly.build_env(name, 0, made)
-        assembly.check_spaces(path, facts, env)
-        if record is not None:
-            record.expect(env)
+        with closing(assembly.build_env(name, 0, made)) as env:
+            assembly.check_spaces(path, facts, env)
+            if record is not None:
+                record.expect(env)
     if algorithm not in (None, *trained_by):
         raise UsageError(
             f"algorithm={algorithm} trained none of these; they name {', '.join(sorted(set(trained_by)))}"
@@ -167,26 +168,26 @@ def compare(
             "options": loading.model_options(facts),
         }
         evaluator = Evaluator(name, len(seeds), seeds[0], loading.action_repeat_of(facts), **arguments)
-        for planner_name, planner in made_for(path, model.action_dim).items():
-            if ensemble and "value_reduction" not in (settings or {}):
-                planner = loading.averaged(planner)
-            agent = Agent(model, planner, noise_scale, compile)
-            episodes = evaluator.play(agent, record=record)
-            assert episodes is not None  # nothing interrupts it
-            own = dataclasses.asdict(planner)
-            rows = make_rows(
-                episodes,
-                evaluator.seeds,
-                **identity(path, facts, name),
-                **origin,
-                action_repeat=evaluator.env.action_repeat,
-                variant=evaluator.env.variant or None,
-                planner=planner_name,
-                settings={key: value for key, value in own.items() if key != "action_dim"},
-            )
-            last = planner_name == names[path][-1]
-            yield Played(path, name, planner_name, agent, episodes, rows, evaluator, last)
-        evaluator.close()
+        with closing(evaluator):
+            for planner_name, planner in made_for(path, model.action_dim).items():
+                if ensemble and "value_reduction" not in (settings or {}):
+                    planner = loading.averaged(planner)
+                agent = Agent(model, planner, noise_scale, compile)
+                episodes = evaluator.play(agent, record=record)
+                assert episodes is not None  # nothing interrupts it
+                own = dataclasses.asdict(planner)
+                rows = make_rows(
+                    episodes,
+                    evaluator.seeds,
+                    **identity(path, facts, name),
+                    **origin,
+                    action_repeat=evaluator.env.action_repeat,
+                    variant=evaluator.env.variant or None,
+                    planner=planner_name,
+                    settings={key: value for key, value in own.items() if key != "action_dim"},
+                )
+                last = planner_name == names[path][-1]
+                yield Played(path, name, planner_name, agent, episodes, rows, evaluator, last)
 
 
 def listed(names: str | Sequence[str]) -> Sequence[str]:

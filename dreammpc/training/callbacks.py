@@ -168,6 +168,9 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") i
 AGAIN_S = 1.0
 """Signals closer together than this are one: launchers and dying parents send theirs several times over."""
 
+AGREE_EVERY = 10
+"""Training steps between two questions among several processes."""
+
 
 class GracefulStop(Callback):
     """Ends the training when the feed does, and on SIGINT, SIGTERM or SIGUSR1 after the running update.
@@ -179,11 +182,10 @@ class GracefulStop(Callback):
 
     Args:
         feed: whose end is the training's.
-        agree_every: training steps between two questions among several processes.
     """
 
-    def __init__(self, feed: Feed, agree_every: int = 10) -> None:
-        self.feed, self.agree_every = feed, agree_every
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
         self.signal: int | None = None
         self._came = 0.0
         self._steps = 0
@@ -202,7 +204,7 @@ class GracefulStop(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._steps += 1
-        if trainer.world_size > 1 and self._steps % self.agree_every == 0:
+        if trainer.world_size > 1 and self._steps % AGREE_EVERY == 0:
             self.signal = all_reduce_max(trainer, self.signal or 0) or None
             trainer.should_stop = self.signal is not None
         trainer.should_stop |= self.feed.exhausted
