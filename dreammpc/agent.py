@@ -250,9 +250,8 @@ def check_arguments(obs: Any, carry: Any, is_init: Any) -> None:
             f" the agent's initial_carry({size}) makes one"
         )
     if not isinstance(is_init, Tensor) or is_init.dtype != torch.bool or is_init.shape != (size, 1):
-        got = type(is_init).__name__
-        if isinstance(is_init, Tensor):
-            got = f"{is_init.dtype} {list(is_init.shape)}"
+        tensor = isinstance(is_init, Tensor)
+        got = f"{is_init.dtype} {list(is_init.shape)}" if tensor else type(is_init).__name__
         raise UsageError(f"is_init: expected bool [{size}, 1], got {got.removeprefix('torch.')}")
 
 

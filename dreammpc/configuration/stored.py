@@ -70,8 +70,6 @@ def stored_words(
 
 
 class _Reader:
-    """What a stored configuration says of a new one's settings."""
-
     def __init__(self, facts: dict[str, Any], where: str, words: list[str]):
         self.where, self.config = where, facts.get("config", {})
         self.given = {_key(word): word.partition("=")[2].strip("'\"") for word in words}

@@ -5,9 +5,7 @@ data.h5, .hdf5    a group for each episode, in which there is one observation mo
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor
 from dreammpc.data.episode import Episode
 from dreammpc.data.formats import FACTS, package
 from dreammpc.interfaces import RunError, UsageError
+from dreammpc.support.atomic import replacing
 
 FILES = (".npz", ".h5", ".hdf5")
 OBS = {"observation": "observations", "pixels": "pixels"}
@@ -49,21 +48,16 @@ def write_episodes(path: Path, episodes: Iterable[Episode], facts: Mapping[str, 
     Raises:
         RunError: no space, no permission; `path` is then what it was.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps({**facts, "format": 1})
     write: Callable[..., tuple[int, int]] = _npz if path.suffix.lower() == ".npz" else _hdf5
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        counts = write(draft, episodes, text)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            return write(draft, episodes, text)
     except OSError as error:
         raise RunError(
             f"record {path} cannot be written: {error.strerror or error}", saveable=False
         ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-    return counts
 
 
 def amount(transitions: int, episodes: int) -> str:

@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file beside `path`, synced, and rename it over `path`.
+    """Write a file as `replacing` does.
 
     Raises:
         OSError: no space, no permission, no such folder; `path` is then what it was.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with replacing(path) as draft:
+        draft.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, ending: str = "") -> Iterator[Path]:
+    """Name a draft beside `path`, which is synced and renamed over `path` at the end; an error deletes it.
+
+    Args:
+        ending: of the draft's name, for writers that look at it.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp{ending}")
     sweep_killed(path)
     try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield draft
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
@@ -74,8 +84,8 @@ KILLED_S = 60.0
 
 def sweep_killed(path: Path) -> None:
     """Delete the drafts of `path` that killed processes left."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = draft.name.removesuffix(".tmp").rpartition(".")[2]
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        number = draft.name.rpartition(".tmp")[0].rpartition(".")[2]
         with contextlib.suppress(OSError):
             old = time.time() - draft.stat().st_mtime > KILLED_S
             if old and number.isdigit() and not psutil.pid_exists(int(number)):

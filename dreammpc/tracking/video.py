@@ -1,12 +1,12 @@
 """Frames to files that browsers play."""
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dreammpc.support.atomic import replacing
 
 
 def write_video(path: str | Path, frames: Any, fps: float) -> None:
@@ -94,10 +94,5 @@ def _checked(frames: Any, fps: float) -> np.ndarray:
 def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path` and put it in place when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.tmp{path.suffix}")  # keeps the ending, which names the format
-    try:
+    with replacing(path, path.suffix) as draft:  # whose ending names the format
         write(draft)
-        os.replace(draft, path)
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)

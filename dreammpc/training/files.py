@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from dreammpc.support.atomic import replacing
+
 MARK = b"dreammpc-crc32="
 COMMENT = len(MARK) + 8
 """Length of the comment in bytes: the mark and eight hexadecimal digits."""
@@ -36,8 +38,7 @@ def save_atomically(content: Mapping[str, Any], path: Path, keep: tuple[Path, Pa
         OSError: no space, no permission; `path` is then what it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as draft:
         with draft.open("wb") as file:
             write_summed(serialized(content), file)
             file.flush()
@@ -47,12 +48,8 @@ def save_atomically(content: Mapping[str, Any], path: Path, keep: tuple[Path, Pa
             raise OSError(errno.EIO, "what was written reads back otherwise", str(draft))
         if keep is not None:
             keep_as(*keep)
-        os.replace(draft, path)
-        sync_folder(path.parent)
-        return summed
-    finally:
-        with contextlib.suppress(OSError):  # a folder that has become read-only
-            draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return summed
 
 
 def serialized(content: Mapping[str, Any]) -> memoryview:
@@ -125,5 +122,5 @@ def sync_folder(folder: Path) -> None:
 
 def sweep_drafts(folder: Path) -> None:
     """Delete the temporary files that a killed process left in a folder."""
-    for draft in folder.glob(".*.tmp"):
+    for draft in folder.glob(".*.tmp*"):
         draft.unlink(missing_ok=True)
