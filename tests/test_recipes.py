@@ -166,6 +166,7 @@ def test_signal_saves_and_says_where(tmp_path, number, code):
         ("algorithm.lr_decay_from=1", ["algorithm.lr_decay_from", "below 1", "1.0"]),
         ("algorithm.noise_correlation=1", ["algorithm.noise_correlation", "below 1", "1.0"]),
         ("env.num_envs=0", ["env.num_envs", "at least 1"]),
+        ("env.num_envs=1000000", ["env.num_envs=1000000", "more than the run has steps"]),
         ("obs=pixel", ["env.obs", "'pixel'", "did you mean pixels?", "both", "state"]),
         ("evaluation.planners=policy,mpi", ["mpi", "mppi"]),
         ("tracking=wandb", ["tracking", "mlflow", "none", "wandb"]),
