@@ -241,7 +241,7 @@ class TrainConfig:
         if not self.steps and not self.data.updates:
             raise UsageError("steps=0 learns from recorded data alone: data=PATH data.updates=N")
         if self.env.num_envs > self.steps > 0:
-            raise UsageError(f"env.num_envs={self.env.num_envs} are more than the run has steps, {self.steps}")
+            raise UsageError(f"env.num_envs={self.env.num_envs}: more than the run has steps, {self.steps}")
 
     def learning(self) -> str:
         """In one line, which model learns with which settings."""
