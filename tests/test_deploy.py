@@ -72,7 +72,7 @@ def test_a_file_acts_as_the_agent_to_the_bit(archive, capsys):
     cli.main(["verify", str(archive)])
     out = capsys.readouterr().out
     assert "| pt2    |    12 |            0.0e+00 | 0.0e+00 |     100.0 % |" in out
-    assert out.strip().endswith(f"acts as its agent did: {AGENT}, tdmpc2-seed1, planned by dream_mpc")
+    assert out.strip().endswith(f"acts as its agent did: {AGENT}, {AGENT}/tdmpc2-seed1, planned by dream_mpc")
 
 
 def test_a_file_needs_nothing_of_ours(archive):

@@ -15,7 +15,7 @@ from dreammpc.deploy.control_loop import ControlLoop, RealClock, Tick, TooSlow
 from dreammpc.deploy.export import check_kind
 from dreammpc.deploy.export import export as export_file
 from dreammpc.deploy.exported import ExportedAgent
-from dreammpc.deploy.formats import ENDINGS
+from dreammpc.deploy.formats import ENDINGS, check_needs
 from dreammpc.deploy.plant import Plant, simulate
 from dreammpc.envs import make_env
 from dreammpc.envs.families import check_task
@@ -26,6 +26,7 @@ from dreammpc.support.atomic import write_text
 from dreammpc.support.names import file_name, printable
 from dreammpc.trained import locate
 from dreammpc.trained.loading import action_repeat_of, model_options, model_width
+from dreammpc.trained.mlflow_download import is_address
 from dreammpc.training import open_target
 
 MAX_AHEAD = 100
@@ -59,6 +60,7 @@ def export(
         raise UsageError(
             f"format policy-onnx has the policy alone, not planner {settings['name']}; --format onnx has both"
         )
+    check_needs(kind)
     path = locate(agent)
     model, facts = load_checked(path, "cpu", choices)
     set_threads(model_width(facts))
@@ -68,7 +70,7 @@ def export(
     check_kind(kind, target)
     env = task_env(facts, seed)
     about = {
-        "agent": agent,
+        "agent": agent if Path(agent).exists() or is_address(agent) else f"{path.parent.name}/{path.stem}",
         "task": facts["task"],
         "algorithm": facts["config"]["algorithm"]["name"],
         "model": facts["model"].get("name"),

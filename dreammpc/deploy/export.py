@@ -47,6 +47,7 @@ def export(
         RunError: a compiler failed, or the file acts otherwise than the agent; nothing is written then.
     """
     check_kind(kind, path)
+    check_needs(kind)
     if kind == "policy-onnx":
         agent = Agent(agent.model, make_planner("policy", agent.model.action_dim))
         about = {**about, "planner": {"name": "policy"}}
@@ -73,9 +74,8 @@ def export(
 
 
 def check_kind(kind: str, path: Path) -> None:
-    """Raise UsageError without such a format or what it needs, or if `path` ends otherwise than its files."""
+    """Raise UsageError unless there is such a format, and `path` ends as its files do."""
     if kind not in FORMATS:
         raise UsageError(unknown(f"format {kind!r}", kind, list(FORMATS)))
-    check_needs(kind)
     if path.suffix != ENDINGS[kind]:
         raise UsageError(f"output {path}: a file of format {kind} ends in {ENDINGS[kind]}")
