@@ -257,6 +257,7 @@ def test_a_loop_on_the_real_clock_runs_twice():
         ({"on_miss": "policy"}, "on_miss=policy needs a policy"),
         ({"low": 1.0, "high": [2.0, 1.0]}, "low must be below high"),
         ({"max_rate": -1.0}, "max_rate must be above 0"),
+        ({"keep": 0}, "keep must be at least 1, got 0"),
         ({"watchdog": 0.1}, "watchdog must be at least a period, 0.125 s, got 0.1"),
     ],
 )

@@ -660,6 +660,10 @@ def test_lerobots_frames(tmp_path):
             "file-000.parquet is damaged",
         ),
         (lambda folder: without(folder, "fps"), "meta/info.json has no frames per second, `fps`"),
+        (lambda folder: change_place(folder, "file_index", None), "does not say where .* of episode 1 are"),
+        (lambda folder: change_place(folder, "from_timestamp", float("nan")), "file-000.parquet is damaged"),
+        (lambda folder: change_place(folder, "from_timestamp", float("inf")), "file-000.parquet is damaged"),
+        (lambda folder: change_place(folder, "from_timestamp", 9.0), "file-002.mp4 ends before its frame 99"),
     ],
 )
 def test_videos_of_lerobots_that_cannot_be_read(spoil, said, tmp_path):
@@ -667,6 +671,13 @@ def test_videos_of_lerobots_that_cannot_be_read(spoil, said, tmp_path):
     spoil(tmp_path / "set")
     with pytest.raises(UsageError, match=said):
         opened(tmp_path / "set", "pixels", columns={"pixels": "observation.top"})
+
+
+def change_place(folder: Path, name: str, value: float | None) -> None:
+    """Of the second episode's frames."""
+    change_column(
+        folder, f"videos/observation.top/{name}", lambda cells: [cells[0], value], "meta/episodes/*/*"
+    )
 
 
 def without(folder: Path, key: str) -> None:
@@ -684,11 +695,11 @@ def test_a_column_of_frames_that_nobody_asked_for_is_told(tmp_path):
         opened(tmp_path / "set", columns={"pixels": "observation.top"})
 
 
-def change_column(folder: Path, name: str, change):
+def change_column(folder: Path, name: str, change, files: str = "data/*/*"):
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
-    (path,) = folder.glob("data/*/*")
+    (path,) = folder.glob(files)
     table = parquet.read_table(path)
     place = table.column_names.index(name)
     parquet.write_table(table.set_column(place, name, pyarrow.array(change(table[name].to_pylist()))), path)

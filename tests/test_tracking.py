@@ -105,6 +105,20 @@ def frames():
     return np.broadcast_to(brightness, (10, 33, 51, 3)).copy()
 
 
+def test_a_video_that_ffmpeg_leaves_unfinished_replaces_nothing(tmp_path, monkeypatch):
+    (tmp_path / "x.mp4").write_bytes(b"before")
+    frames = np.zeros((3, 64, 64, 3), np.uint8)
+    for found in (lambda path: (2, 0.1), fail):
+        monkeypatch.setattr("imageio_ffmpeg.count_frames_and_secs", found)
+        with pytest.raises(OSError, match="unfinished: is the disk full"):
+            tracking.write_video(tmp_path / "x.mp4", frames, fps=25)
+        assert (tmp_path / "x.mp4").read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+def fail(path):
+    raise RuntimeError("Could not load meta information")
+
+
 def test_a_video_reads_back(tmp_path, frames):
     import imageio.v3
 

@@ -9,6 +9,7 @@ There is no observation after an episode's last frame, so that one has no transi
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,13 @@ class LeRobot:
         return package("pyarrow", "data in LeRobot's layout").ArrowException
 
     def episodes(self) -> Iterator[Episode]:
+        try:
+            yield from self._episodes()
+        finally:
+            for film in self.films.values():
+                film.close()
+
+    def _episodes(self) -> Iterator[Episode]:
         used = [column for columns in self.mapped.roles.values() for column in columns]
         stored = [column for column in used if column not in self.videos]
         number = 0
@@ -117,21 +125,30 @@ class LeRobot:
             raise UsageError(
                 f"{self.name}: meta/episodes does not say where the frames of episode {error} are"
             ) from error
+        except TypeError as error:  # empty cells
+            raise damaged(f"data {file}", "parquet file", error) from error
         return FramesOfRows(self.films[key], places)
 
     def _begins(self, key: str) -> dict[int, tuple[Path, int]]:
         """Where the frames of each episode begin: the video, and the number of the first (version 3)."""
         found, fps = {}, self.info.get("fps")
-        if not isinstance(fps, int | float) or not fps > 0:
+        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
             raise UsageError(
                 f"{self.name}: meta/info.json has no frames per second, `fps`, which videos need"
             )
         names = [f"videos/{key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
         for file in sorted(self.path.glob("meta/episodes/*/*.parquet")):
             table = self._table(file, ["episode_index", *names])
-            for episode, chunk, number, seconds in zip(*table.values(), strict=True):
-                path = self.path / f"videos/{key}/chunk-{chunk:03d}/file-{number:03d}.mp4"
-                found[episode] = path, round(seconds * fps)
+            for episode, *place in zip(*table.values(), strict=True):
+                if None in place:  # which is told if the episode is needed
+                    continue
+                try:
+                    path = self.path / "videos/{}/chunk-{:03d}/file-{:03d}.mp4".format(
+                        key, *map(int, place[:2])
+                    )
+                    found[episode] = path, round(place[2] * fps)
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise damaged(f"data {file}", "parquet file", error) from error
         return found
 
     def _table(self, file: Path, columns: list[str]) -> dict[str, list[Any]]:

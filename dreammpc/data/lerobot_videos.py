@@ -16,6 +16,10 @@ class Film:
     """Reads videos forward, so that frames that are asked for in their order are decoded once."""
 
     def __init__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what decodes; the next frames are read from a video's beginning."""
         self.path: Path | None = None
         self.at = 0
         self.frames: Iterator[np.ndarray] = iter(())
@@ -37,7 +41,7 @@ class Film:
         except DAMAGED as error:
             raise damaged(f"data {path}", "video", error) from error
         if len(found) < stop - start:
-            raise UsageError(f"data {path} has {start + len(found)} frames, and {stop} are needed")
+            raise UsageError(f"data {path} ends before its frame {stop}, which is needed")
         self.at = stop
         return np.stack(found)
 

@@ -55,9 +55,8 @@ def write_episodes(path: Path, episodes: Iterable[Episode], facts: Mapping[str, 
         with replacing(path) as draft:
             return write(draft, episodes, text)
     except OSError as error:
-        raise RunError(
-            f"record {path} cannot be written: {error.strerror or error}", saveable=False
-        ) from error
+        why = error.strerror or " ".join(str(error).split())
+        raise RunError(f"record {path} cannot be written: {why}", saveable=False) from error
 
 
 def amount(transitions: int, episodes: int) -> str:

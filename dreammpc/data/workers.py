@@ -170,7 +170,7 @@ class WorkerCollector:
         try:
             with spared_signals():
                 self._make_workers()
-        except self.deaths:
+        except BaseException:
             for process in set(active_children()).difference(before):
                 process.kill()
             raise

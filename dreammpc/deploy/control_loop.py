@@ -119,7 +119,6 @@ class ControlLoop:
         self.ahead, self.on_miss, self.clock = ahead, on_miss, clock or RealClock()
         self.watchdog = np.inf if watchdog is None else watchdog
         self.max_rate = np.inf if max_rate is None else max_rate
-        self.log: deque[Tick] = deque(maxlen=keep)
         self.period = 1 / hz if 0 < hz < np.inf else 0.0
         self.deadline = (0.0 if ahead else 0.9 * self.period) if deadline is None else deadline
         for fits, told in (
@@ -129,6 +128,7 @@ class ControlLoop:
             (on_miss in ON_MISS, f"on_miss must be one of {', '.join(ON_MISS)}, got {on_miss!r}"),
             (on_miss != "policy" or policy is not None, "on_miss=policy needs a policy"),
             (np.all(self.low < self.high), f"low must be below high, got {low} and {high}"),
+            (keep is None or keep >= 1, f"keep must be at least 1, got {keep}"),
             (self.max_rate > 0, f"max_rate must be above 0, got {max_rate}"),
             (
                 self.watchdog >= self.period,
@@ -137,6 +137,7 @@ class ControlLoop:
         ):
             if not fits:
                 raise ValueError(told)
+        self.log: deque[Tick] = deque(maxlen=keep)
 
     def run(self, ticks: int, until: Callable[[], bool] = lambda: False) -> list[Tick]:
         """Run so many periods, or until `until`, which is asked after each, is true; give the log.
@@ -155,7 +156,7 @@ class ControlLoop:
         if self.watchdog < np.inf:
             self.clock.watch(self._watch, self.watchdog / 4)
         try:
-            while number < ticks and not (self.log and until()):
+            while number < ticks and not (number and until()):
                 self.clock.sleep_until(self._began + number * self.period)
                 self._tick(number)
                 number = max(number + 1, int((self.clock.now() - self._began) / self.period))

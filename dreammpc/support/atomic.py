@@ -82,9 +82,14 @@ KILLED_S = 60.0
 """A draft of a process that is not there any more is swept when it is as old as this, in seconds."""
 
 
+def drafts(folder: Path, prefix: str = "") -> list[Path]:
+    """What `replacing` writes first in a folder, and a killed process leaves there."""
+    return [*folder.glob(f"{prefix}.*.tmp"), *folder.glob(f"{prefix}.*.tmp.*")]
+
+
 def sweep_killed(path: Path) -> None:
     """Delete the drafts of `path` that killed processes left."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+    for draft in drafts(path.parent, f".{glob.escape(path.name)}"):
         number = draft.name.rpartition(".tmp")[0].rpartition(".")[2]
         with contextlib.suppress(OSError):
             old = time.time() - draft.stat().st_mtime > KILLED_S

@@ -61,13 +61,17 @@ def check_uri(uri: str, key: str) -> None:
 
 def check_folder(uri: str, key: str) -> None:
     """Raise UsageError if `uri`, given as `key`, is a folder and the MLflow that is installed writes none."""
-    scheme = uri.partition(":")[0] if ":" in uri else ""
-    if scheme != "file" and (len(scheme) > 1 or uri in ("databricks", "uc")):
+    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
+    if scheme != "file" and (len(scheme) > 1 or uri in SCHEMES):
         return
     from mlflow import environment_variables
 
     allowed = getattr(environment_variables, "MLFLOW_ALLOW_FILE_STORE", None)  # of newer versions
-    if allowed is not None and not allowed.get():
+    try:
+        fits = allowed is None or allowed.get()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if allowed is not None and not fits:
         raise UsageError(
             f"{key}={uri}: this version of MLflow writes no folders; choose sqlite:///mlflow.db, or set"
             f" {allowed.name}=true in the environment"

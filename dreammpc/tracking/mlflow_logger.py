@@ -142,7 +142,9 @@ class MLflowTracker(JSONLLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Set the run's status and wait, 10 s at most, until all is sent; `hint` says whether it is.
+        """Set the run's status and wait until all is sent; `hint` says whether it is.
+
+        It waits 10 s at most, for a local database 60 s.
 
         May be called more than once, with logging in between; the last status holds. Does nothing while
         `goes_on` is true.

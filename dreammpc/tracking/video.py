@@ -1,6 +1,8 @@
 """Frames to files that browsers play."""
 
+import errno
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ def write_video(path: str | Path, frames: Any, fps: float) -> None:
         for frame in video:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
+        with suppress(RuntimeError):  # of a file that cannot be read
+            if imageio_ffmpeg.count_frames_and_secs(draft)[0] == len(video):
+                return
+        raise OSError(errno.EIO, "ffmpeg left it unfinished: is the disk full?", str(path))
 
     _write_atomically(Path(path), write)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dreammpc.support.atomic import replacing
+from dreammpc.support.atomic import drafts, replacing
 
 MARK = b"dreammpc-crc32="
 COMMENT = len(MARK) + 8
@@ -122,5 +122,6 @@ def sync_folder(folder: Path) -> None:
 
 def sweep_drafts(folder: Path) -> None:
     """Delete the temporary files that a killed process left in a folder."""
-    for draft in folder.glob(".*.tmp*"):
-        draft.unlink(missing_ok=True)
+    for draft in drafts(folder):
+        with contextlib.suppress(OSError):  # it is gone, or no file
+            draft.unlink()
