@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from commands import ROOT
 from tensordict import TensorDict
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from toy_models import random_tdmpc2
@@ -89,3 +90,10 @@ def test_what_is_compiled_is_kept_where_a_reboot_leaves_it(monkeypatch, tmp_path
     monkeypatch.delenv(key)
     keep_compiled()
     assert key not in os.environ
+
+
+def test_nothing_that_is_compiled_leaves_an_iterator_halfway():
+    """`next(iter(…))` of a TensorDict's values, which torch 2.14 cannot compile; this suite's torch can."""
+    rooms = [ROOT / "dreammpc" / room for room in ("planning", "models", "nn", "runtime", "algorithms")]
+    files = [ROOT / "dreammpc/agent.py", *(path for room in rooms for path in room.rglob("*.py"))]
+    assert len(files) > 50 and not [path.name for path in files if "next(iter(" in path.read_text()]
