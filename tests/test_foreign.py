@@ -191,7 +191,8 @@ def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
         workers, "MultiSyncCollector", lambda envs, policy_factory, **_: sent.append(policy_factory)
     )
     collector = WorkerCollector(make_drift, agent, workers=1, num_envs=2, steps=1, seed=0)
-    mailbox, _ = collector._make_workers()
+    collector._make_workers()
+    mailbox = collector._mailbox
     (factory,) = sent
     assert module_device(factory.agent) == CPU
     assert module_device(agent) == device
