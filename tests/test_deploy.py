@@ -404,7 +404,12 @@ def test_a_rate_that_the_machine_cannot_keep(archive, tmp_path, capsys):
     log = tmp_path / "ticks.csv"
     words = ["loop", str(archive), "--hz", "100000", "--watchdog", "0.01", "--log", str(log)]
     line = refused(words, capsys, code=1)
-    assert "the rate of 100000 Hz cannot be kept: no plan came in time for 0.01 s; the last took" in line
+    assert "the rate of 100000 Hz cannot be kept: " in line
+    late = (
+        "no plan came in time for 0.01 s; the last took",
+        "simulating what had passed took",
+    )  # on a busy machine
+    assert any(words in line for words in late), line
     assert log.exists()
 
 

@@ -141,6 +141,7 @@ def ros(tmp_path, monkeypatch):
         assert state.up, "publisher's context is invalid"
         self.sent.append(message.data)
         state.after(self)
+        state.up = len(self.sent) < 1000  # not for ever, whatever goes wrong
 
     def shut_down():
         state.up = False
@@ -162,9 +163,11 @@ def ros(tmp_path, monkeypatch):
         vars(sys.modules[name]).update(content)
     monkeypatch.setattr(Node, "publish", publish, raising=False)
     monkeypatch.setattr(Node, "parameters", {"file": str(path), "max_rate": 1e6, "watchdog": 60.0})
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
     yield state
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def run_node():
