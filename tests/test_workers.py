@@ -170,6 +170,19 @@ def test_no_worker_is_left_behind(tmp_path, end, number, code):
     assert not any(map(alive, workers))
 
 
+def run_script(folder: Path, text: str) -> subprocess.CompletedProcess:
+    """Run a program in a session of its own."""
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, str(folder / "script.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        start_new_session=True,
+        timeout=300,
+    )
+
+
 STARTING = """
 import os, signal
 from multiprocessing import get_context
@@ -195,15 +208,7 @@ else:  # in the new process, which has yet to read its argument
 
 
 def test_signals_while_a_worker_starts_are_for_its_parent(tmp_path):
-    (tmp_path / "starting.py").write_text(STARTING)
-    ended = subprocess.run(
-        [sys.executable, str(tmp_path / "starting.py")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
-        start_new_session=True,
-        timeout=300,
-    )
+    ended = run_script(tmp_path, STARTING)
     assert sorted(ended.stdout.split()) == ["-15", "1000000", "SIGINT", "SIGTERM", "True"], ended.stderr
 
 
@@ -225,14 +230,7 @@ else:  # in the new process, which has yet to read its argument
 
 
 def test_a_process_that_dies_before_it_has_read_its_arguments_is_told(tmp_path):
-    (tmp_path / "dying.py").write_text(DYING)
-    ended = subprocess.run(
-        [sys.executable, str(tmp_path / "dying.py")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
-        timeout=300,
-    )
+    ended = run_script(tmp_path, DYING)
     assert ended.stdout.split() == ["told"], ended.stderr
 
 

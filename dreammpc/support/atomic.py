@@ -83,7 +83,7 @@ KILLED_S = 60.0
 
 
 def drafts(folder: Path, prefix: str = "") -> list[Path]:
-    """What `replacing` writes first in a folder, and a killed process leaves there."""
+    """Drafts of `replacing` in a folder: of writes under way, and of processes that were killed."""
     return [*folder.glob(f"{prefix}.*.tmp"), *folder.glob(f"{prefix}.*.tmp.*")]
 
 
