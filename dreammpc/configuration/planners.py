@@ -13,13 +13,14 @@ from dreammpc.planning.contract import graphable
 from dreammpc.planning.factory import planner_settings
 from dreammpc.plugins.settings import no_setting
 from dreammpc.runtime.compiling import compile_mode
+from dreammpc.support.nested import chosen_name
 
 log = logging.getLogger(__name__)
 
 
 def planner_name(settings: dict[str, Any]) -> str:
-    """What a planner's settings call it: its `name`, else its dotted path `_target_`."""
-    return str(settings.get("name") or settings.get("_target_"))
+    """What a planner's settings call it."""
+    return str(chosen_name(settings))
 
 
 def build_planner(settings: dict[str, Any], action_dim: int) -> Any:

@@ -24,7 +24,7 @@ from dreammpc.planning import PLANNERS
 from dreammpc.planning.factory import planner_settings
 from dreammpc.plugins.registry import named_by
 from dreammpc.plugins.settings import converted
-from dreammpc.support.nested import flattened
+from dreammpc.support.nested import chosen_name, flattened
 
 GROUPS = ("planner", "algorithm", "model")
 SETS = ("experiment", "learning")
@@ -89,7 +89,7 @@ class _Reader:
             return
         without = compose([word for word in chosen if _key(word) != kind])
         for group in GROUPS:
-            if _name_of(now[group]) != _name_of(without[group]):
+            if chosen_name(now[group]) != chosen_name(without[group]):
                 self.given.setdefault(group, "")
         old = dict(flattened(without))
         self.given |= {key: "" for key, value in flattened(now) if repr(old.get(key)) != repr(value)}
@@ -102,7 +102,7 @@ class _Reader:
             if name is None or group in self.given:
                 continue
             self._check_name(group, name)
-            if name != _name_of(now[group]):
+            if name != chosen_name(now[group]):
                 words.append(f"{group}={name if name.isidentifier() and name != 'null' else _text(name)}")
         return words
 
@@ -245,7 +245,7 @@ class _Reader:
             ) from None
 
     def _hints(self, group: str, now: dict[str, Any]) -> dict[str, Any]:
-        name = _name_of(now[group])
+        name = chosen_name(now[group])
         if group == "planner":
             return {setting.name: setting.type for setting in planner_settings(name)}
         if group == "algorithm":
@@ -256,12 +256,7 @@ class _Reader:
         stored = self.config.get(group)
         if stored is not None and not isinstance(stored, dict):
             raise UsageError(f"{self.where}: its settings {group} are damaged")
-        return _name_of(stored)
-
-
-def _name_of(group: Any) -> Any:
-    """A planner's, algorithm's or model's."""
-    return (group.get("name") or group.get("_target_")) if group else None
+        return chosen_name(stored)
 
 
 def _spelt(key: str) -> str:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -157,16 +158,21 @@ def number(value: Any) -> float | None:
     return float(array.reshape(()))
 
 
+def declared(env: gymnasium.Env, name: str, default: Any = None) -> Any:
+    """An attribute of the environment or of one that it wraps."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default
+
+
 def full_return(value: Any) -> float | None:
     """The return that an environment declares as a score of 1; None where it declares none.
 
     Raises:
         Mismatch: no positive, finite number.
     """
-    declared = None if value is None else number(value)
-    if value is not None and (declared is None or not 0 < declared < math.inf):
+    score = None if value is None else number(value)
+    if value is not None and (score is None or not 0 < score < math.inf):
         raise Mismatch(f"full_return must be a positive number or None, got {described(value)}")
-    return declared
+    return score
 
 
 def as_array(value: Any) -> np.ndarray | None:

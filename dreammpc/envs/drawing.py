@@ -12,7 +12,7 @@ import torch
 from mujoco import FatalError
 from torch.nn.functional import interpolate
 
-from dreammpc.envs.checks import Mismatch, as_array, described
+from dreammpc.envs.checks import Mismatch, as_array, declared, described
 from dreammpc.interfaces import FRAME_SHAPE, OBS_KEYS, RunError, UsageError
 from dreammpc.plugins.registry import unknown
 from dreammpc.support.faults import exception_line
@@ -104,7 +104,7 @@ def draw(env: gymnasium.Env) -> np.ndarray:
     Of several that it observes the channels follow each other.
     """
     _, height, width = FRAME_SHAPE
-    if _sees(env):
+    if declared(env, "sees"):
         return env.get_wrapper_attr("seen")(height, width).transpose(2, 0, 1)
     frame = picture(env.render(height=height, width=width))  # type: ignore[call-arg]
     if frame.shape != (height, width, 3):
@@ -113,10 +113,6 @@ def draw(env: gymnasium.Env) -> np.ndarray:
             f" got {described(frame)}"
         )
     return frame.transpose(2, 0, 1)
-
-
-def _sees(env: gymnasium.Env) -> bool:
-    return env.has_wrapper_attr("sees") and env.get_wrapper_attr("sees")
 
 
 def check_drawing(env: gymnasium.Env, task: str, obs: str) -> None:

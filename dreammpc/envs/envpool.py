@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from dreammpc.envs.checks import declared
 from dreammpc.envs.drawing import Undrawable
 from dreammpc.envs.spaces import Actions, flat_box
 from dreammpc.envs.task_env import TaskEnv
@@ -48,9 +49,7 @@ class EnvPoolEnv(TaskEnv):
         self.action_repeat = own.get_wrapper_attr("action_repeat")
         self.max_episode_steps = limit
         self.episodic = own.get_wrapper_attr("episodic")
-        self.full_return = (
-            own.get_wrapper_attr("full_return") if own.has_wrapper_attr("full_return") else None
-        )
+        self.full_return = declared(own, "full_return")
         self.fps, self.variant = frames_per_second(own), "EnvPool"
         if self.action_repeat > 1 and self.episodic:
             raise UsageError(

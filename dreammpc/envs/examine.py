@@ -93,11 +93,10 @@ def _spaces(
         found.error("action space", str(error).removeprefix(prefix))
         if isinstance(own := getattr(env, "action_space", None), Box) and own.shape[0]:
             act = lambda stream: _sampled(own, stream)  # noqa: E731
-    limit = env.get_wrapper_attr("max_episode_steps") if env.has_wrapper_attr("max_episode_steps") else None
+    limit = checks.declared(env, "max_episode_steps")
     found.facts.append(f"episodes of at most {many(limit, 'step')}" if limit else "no time limit")
     try:
-        if env.has_wrapper_attr("full_return"):
-            checks.full_return(env.get_wrapper_attr("full_return"))
+        checks.full_return(checks.declared(env, "full_return"))
     except UsageError as error:
         found.error("full_return", str(error))
     unwrapped = env.unwrapped

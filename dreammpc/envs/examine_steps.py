@@ -149,8 +149,7 @@ def _rest(
                 "large reward",
                 f"step {step}: the reward is {value:g}: rewards and values beyond {LARGE_REWARD:g} are cut",
             )
-        ends = not env.has_wrapper_attr("episodic") or env.get_wrapper_attr("episodic")
-        if name == "terminated" and value and not ends:
+        if name == "terminated" and value and not checks.declared(env, "episodic", True):
             found.warn("episodic", f"step {step}: it terminates, though it is said never to")
     try:
         checks.success_of(info)

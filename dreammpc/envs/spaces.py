@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
+from dreammpc.envs.checks import declared
 from dreammpc.interfaces import UsageError
 
 EXACT = 2.0**53
@@ -33,7 +34,7 @@ def flat_box(envs: Sequence[gymnasium.Env], which: str, task: str, empty: bool =
             f" got {one_line(first)}{ours}"
         )
     if not first.shape[0] and not empty:
-        seen = envs[0].has_wrapper_attr("sees") and envs[0].get_wrapper_attr("sees")
+        seen = declared(envs[0], "sees")
         what = f"no entries: {one_line(first)}" if not seen else "a picture alone: it needs env.obs=pixels"
         raise UsageError(f"task {task!r}: the {which} space has {what}")
     if any(space.shape != first.shape for space in spaces) or (

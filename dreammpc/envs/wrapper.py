@@ -54,22 +54,22 @@ class BatchedEnv(TaskEnv):
             raise UsageError(f"task {task!r}: needs at least one environment")
         observation_dim = flat_box(envs, "observation", task, empty=obs == "pixels").shape[0]
         actions = flat_box(envs, "action", task)
-        channels = _attribute(envs[0], "channels", 3)
+        channels = checks.declared(envs[0], "channels", 3)
         super().__init__(task, obs, len(envs), observation_dim, actions.shape[0], channels=channels)
         self.envs = list(envs)
-        self.action_repeat = _attribute(envs[0], "action_repeat", 1)
+        self.action_repeat = checks.declared(envs[0], "action_repeat", 1)
         spec = envs[0].spec
-        self.max_episode_steps = _attribute(
+        self.max_episode_steps = checks.declared(
             envs[0], "max_episode_steps", spec.max_episode_steps if spec else None
         )
-        self.episodic = _attribute(envs[0], "episodic", True)
+        self.episodic = checks.declared(envs[0], "episodic", True)
         try:
-            self.full_return = checks.full_return(_attribute(envs[0], "full_return", None))
+            self.full_return = checks.full_return(checks.declared(envs[0], "full_return", None))
         except checks.Mismatch as error:
             raise UsageError(f"task {task!r}: {error}") from None
-        self.variant = _attribute(envs[0], "variant", "")
+        self.variant = checks.declared(envs[0], "variant", "")
         self.fps = frames_per_second(envs[0])
-        self.layout = _attribute(envs[0], "layout", "")
+        self.layout = checks.declared(envs[0], "layout", "")
         self._own_actions = Actions(actions, task)
 
         rows, pixels_shape = (self.num_envs, 1), (self.num_envs, channels, *FRAME_SHAPE[1:])
@@ -205,8 +205,3 @@ def frames_per_second(env: gymnasium.Env) -> float:
     """What the environment says of itself under `render_fps`, if that is a positive number."""
     fps = checks.number((env.metadata or {}).get("render_fps"))
     return fps if fps is not None and 0 < fps < math.inf else FPS
-
-
-def _attribute(env: gymnasium.Env, name: str, default: Any) -> Any:
-    """An attribute of the environment or of one that it wraps."""
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else default

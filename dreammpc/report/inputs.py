@@ -13,6 +13,7 @@ from dreammpc.evaluation.results import titled
 from dreammpc.evaluation.rows import ENDINGS, Row, read_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import from_json
+from dreammpc.support.nested import chosen_name
 from dreammpc.support.run_folder import LOG, PARAMS, find_runs
 
 METRICS = {"return": ("final", "reward"), "success": ("final_success", "success")}
@@ -133,8 +134,7 @@ def read_run(folder: Path) -> list[Curve]:
         text = (folder / LOG).read_text()
         whole = text[: text.rfind("\n") + 1]  # the last line may be in writing
         lines = [from_json(line) for line in whole.splitlines()]
-        planner = params["planner"].get("name") or params["planner"].get("_target_")
-        planners = params.get("eval_planner") or [planner]
+        planners = params.get("eval_planner") or [chosen_name(params["planner"])]
         pixels = is_pixels(params)
         agent = f"{params['algorithm']['name']} {params['model'].get('name', '')}"
         agent += " from pixels" if pixels else ""

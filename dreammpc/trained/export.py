@@ -19,6 +19,7 @@ from torch import Tensor
 from dreammpc.interfaces import UsageError
 from dreammpc.support.atomic import check_not_read, read_json, write_text
 from dreammpc.support.names import file_name
+from dreammpc.support.nested import chosen_name
 from dreammpc.support.run_folder import LOG, ORIGIN
 from dreammpc.tracking.jsonl import read_log
 from dreammpc.tracking.provenance import provenance_tags
@@ -100,7 +101,7 @@ def export_agent(
         "bytes": path.stat().st_size,
         "seed": settings.get("seed"),
         "env_steps": facts.get("env_steps"),
-        "planner": trained_with(settings),
+        "planner": chosen_name(settings.get("planner")),
         "command": command(facts.get("overrides", [])),
         **history(run / LOG, facts),
         "evaluations": [],  # those of the run may be of other settings, and are of weights not rounded
@@ -156,12 +157,6 @@ def command(overrides: list[str]) -> str:
     return shlex.join(["lightning", "run", "train", *public(overrides)])
 
 
-def trained_with(settings: dict[str, Any]) -> str | None:
-    """The planner that collected, by name or dotted path."""
-    planner = settings.get("planner") or {}
-    return planner.get("name") or planner.get("_target_")
-
-
 def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """`seconds` and `curve` of a run up to its checkpoint, from its `metrics.jsonl`."""
     steps, settings = facts.get("env_steps"), facts["config"]
@@ -179,7 +174,8 @@ def history(log: Path, facts: dict[str, Any]) -> dict[str, Any]:
         for key, value in line.items()
         if key.startswith("final/") and line["env_steps"] == steps and value is not None
     }
-    planner = (settings.get("eval_planner") or [trained_with(settings)])[0]  # that of `eval/return`
+    evaluated = settings.get("eval_planner") or [chosen_name(settings.get("planner"))]
+    planner = evaluated[0]  # that of `eval/return`
     if planner in finals and (not curve or curve[-1][0] < steps):
         curve.append([steps, round(finals[planner], 1)])
     return {"seconds": max(times, default=None), "curve": curve}

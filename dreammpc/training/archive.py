@@ -10,7 +10,7 @@ interrupted, the files of an earlier checkpoint stay as they are.
 import math
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -25,6 +25,12 @@ FRAMES = "#frames"
 
 SEGMENT_BYTES = 64 * 2**20
 """Of rows in one file, at most."""
+
+
+class TakesFrames(Protocol):
+    """A replay, or what stands for one while its files are read."""
+
+    def put_frames(self, rows: TensorDictBase, frames: Tensor) -> None: ...
 
 
 class ReplayArchive:
@@ -97,15 +103,7 @@ class ReplayArchive:
         self._sums = dict(sums(saved))
         for name in self._files():
             self._sums.setdefault(name, checksum(self.folder / name) or "")
-        chunks = [
-            load_rows(self.folder / name, replay, self._sums[name], stop - start)
-            for start, stop, name in self.segments
-        ]
-        if replay.mutable and chunks and self._mutable:
-            mutable = load_rows(self.folder / self._mutable, None, self._sums[self._mutable])
-            rows: TensorDictBase = torch.cat(chunks)[-len(mutable) :]  # type: ignore[assignment]
-            chunks = [rows.update(mutable)]
-        replay.restore(chunks, saved["replay"])
+        replay.restore(read_rows(self.folder, {**saved, "sums": self._sums}, replay), saved["replay"])
 
     def _files(self) -> set[str]:
         return {name for _, _, name in self.segments} | ({self._mutable} if self._mutable else set())
@@ -145,8 +143,26 @@ def flat(rows: TensorDictBase) -> dict[str, Tensor]:
     }
 
 
+def read_rows(folder: Path, saved: dict[str, Any], frames: TakesFrames) -> list[TensorDictBase]:
+    """The rows of the files in `folder` that `saved` names, in chunks, oldest first; frames go to `frames`.
+
+    Raises:
+        UsageError: a file is missing or damaged, or is not the one that was saved.
+    """
+    summed = sums(saved)
+    chunks = [
+        load_rows(folder / name, frames, summed.get(name), stop - start)
+        for start, stop, name in saved["segments"]
+    ]
+    if chunks and saved["mutable"]:
+        mutable = load_rows(folder / saved["mutable"], None, summed.get(saved["mutable"]))
+        rows: TensorDictBase = torch.cat(chunks)  # type: ignore[arg-type, assignment]
+        chunks = [rows[-len(mutable) :].update(mutable)]
+    return chunks
+
+
 def load_rows(
-    path: Path, replay: Replay | None = None, summed: str | None = None, count: int | None = None
+    path: Path, replay: TakesFrames | None = None, summed: str | None = None, count: int | None = None
 ) -> TensorDictBase:
     """What `flat` gave and was saved at `path`; frames that lie there too go to their places in `replay`.
 

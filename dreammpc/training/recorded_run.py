@@ -14,7 +14,7 @@ from dreammpc.data.episode import Episode
 from dreammpc.data.replay import EPISODE
 from dreammpc.interfaces import UsageError
 from dreammpc.support.run_folder import CHECKPOINTS, LAST
-from dreammpc.training.archive import load_rows, sums
+from dreammpc.training.archive import read_rows
 from dreammpc.training.resume import load_resumable
 
 PLACES = (f"{CHECKPOINTS}/{LAST}", LAST, f"../{LAST}")
@@ -59,9 +59,11 @@ class RunReplay:
     def episodes(self) -> Iterator[Episode]:
         number = 0
         for rank, share in enumerate(self.ranks):
-            rows, frames = self._rows(self.folder / f"rank{rank}", share)
-            if rows is None:
+            frames = Frames()
+            chunks = read_rows(self.folder / f"rank{rank}", share, frames)
+            if not chunks:
                 continue
+            rows: TensorDictBase = torch.cat(chunks)  # type: ignore[arg-type, assignment]
             order = torch.argsort(rows["frame"], stable=True)
             stamps = rows["frame"][order]
             ends = (stamps[1:] != stamps[:-1] + 1).nonzero().flatten() + 1
@@ -69,19 +71,6 @@ class RunReplay:
             for start, stop in itertools.pairwise(edges):
                 yield self._episode(rows[order[start:stop]], frames, number)
                 number += 1
-
-    def _rows(self, folder: Path, share: dict[str, Any]) -> tuple[TensorDictBase | None, "Frames"]:
-        frames, chunks = Frames(), []
-        summed = sums(share)
-        for start, stop, name in share["segments"]:
-            chunks.append(load_rows(folder / name, frames, summed.get(name), stop - start))  # type: ignore[arg-type]
-        if not chunks:
-            return None, frames
-        rows: TensorDictBase = torch.cat(chunks)  # type: ignore[arg-type, assignment]
-        if share["mutable"]:
-            mutable = load_rows(folder / share["mutable"], None, summed.get(share["mutable"]))
-            rows = rows[-len(mutable) :].update(mutable)  # type: ignore[assignment]
-        return rows, frames
 
     def _episode(self, rows: TensorDictBase, frames: "Frames", number: int) -> Episode:
         seen: dict[str, np.ndarray] = {}
@@ -105,7 +94,7 @@ class RunReplay:
 
 
 class Frames:
-    """Takes the frames of a replay's files by their numbers, where `load_rows` wants a replay."""
+    """Takes the frames of a replay's files by their numbers, where `read_rows` wants a replay."""
 
     def __init__(self) -> None:
         self.chunks: list[tuple[int, Tensor]] = []
