@@ -1,12 +1,18 @@
 """The control loop on a clock of the tests' own: what acts when, what a miss does, who stops the machine."""
 
+import gc
 import math
+import shutil
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
-from dreammpc.deploy import ControlLoop, RealClock, TooSlow
+from dreammpc.deploy import ControlLoop, RealClock, TooSlow, control_loop
 from dreammpc.deploy.plant import SimulatedClock
 
 PERIOD = 0.125
@@ -187,6 +193,104 @@ def test_the_watchdog_stops_a_machine_whose_loop_hangs():
     with pytest.raises(TooSlow):
         loop.run(10)
     assert len(machine.acts) == 3 and machine.stops == 1
+
+
+def test_no_action_follows_stop():
+    """The watchdog ends the loop while the policy thinks; the loop ends when the machine has been stopped."""
+    clock, told, stopping = Clock(100.0), [], threading.Event()
+
+    def policy(seen):
+        clock.time += 1.0
+        threading.Thread(target=clock.over).start()
+        assert stopping.wait(60)
+        return np.array([1.0])
+
+    def stop():
+        stopping.set()
+        time.sleep(2 * PERIOD)  # the watchdog has patience for one
+        told.append("stop")
+
+    settings = {"on_miss": "policy", "policy": policy, "clock": clock, "stop": stop}
+    loop = ControlLoop(plan, lambda: 0, lambda action: told.append("act"), 1 / PERIOD, **settings)
+    with pytest.raises(TooSlow, match=r"no plan came in time for 0\.5 s"):
+        loop.run(100)
+    assert told == ["stop"]
+
+
+def test_an_action_that_hangs_is_not_waited_for_and_not_the_last_word():
+    clock, told = Clock(), []
+
+    def act(action):
+        clock.time += 1.0
+        watchdog = threading.Thread(target=clock.over, daemon=True)
+        watchdog.start()
+        watchdog.join(60)
+        told.append("act")
+
+    loop = ControlLoop(plan, lambda: 0, act, 1 / PERIOD, clock=clock, stop=lambda: told.append("stop"))
+    with pytest.raises(TooSlow):
+        loop.run(100)
+    assert told == ["stop", "act", "stop"]
+
+
+@pytest.mark.parametrize("ahead", [4, 5, 6])
+def test_the_watchdog_waits_for_a_first_plan_that_is_due_late(ahead):
+    loop, machine = played(Clock(0.25 * PERIOD), ticks=ahead + 3, ahead=ahead)
+    assert len(machine.acts) == 3 and not any(tick.missed for tick in loop.log)
+
+
+def test_the_watchdog_ends_a_loop_whose_first_plan_never_comes():
+    clock = Clock(100.0)
+    machine = Machine(clock)
+    loop = ControlLoop(
+        plan, machine.observe, machine.act, 1 / PERIOD, ahead=6, clock=clock, stop=machine.stop
+    )
+    with pytest.raises(TooSlow):
+        loop.run(100)
+    assert len(loop.log) == 6 + 0.5 / PERIOD + 1 and not machine.acts
+
+
+ALONE = """
+import threading
+import time
+import control_loop
+from control_loop import ControlLoop, TooSlow
+
+def plan(seen, pending):
+    PLAN
+
+try:
+    control_loop.LINGER_S = LINGER
+    ControlLoop(plan, lambda: 0, print, 20.0, ahead=1, stop=lambda: print("stopped")).run(TICKS)
+except TooSlow:
+    print("too slow")
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "linger", "ticks", "said"),
+    [
+        ("threading.Event().wait()", "0.1", "100", "stopped too slow"),
+        ("time.sleep(0.5), print('planned')", "60.0", "1", "stopped planned"),
+    ],
+)
+def test_a_plan_is_waited_for_at_the_end_but_not_for_ever(plan, linger, ticks, said, tmp_path):
+    """The file alone, as on a robot: a plan that hangs keeps no process, and one that is slow is finished."""
+    shutil.copy(control_loop.__file__, tmp_path)
+    code = ALONE.replace("PLAN", plan).replace("= LINGER", f"= {linger}").replace("TICKS", ticks)
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", said.split())
+
+
+def test_a_thread_that_plans_ends_with_its_clock():
+    clock = RealClock()
+    worker, planned = clock.worker, clock.submit(lambda clock=clock: clock.now())
+    assert planned.result(60) <= clock.now()
+    del clock
+    gc.collect()
+    worker.join(60)
+    assert not worker.is_alive()
 
 
 def test_periods_that_a_slow_machine_took_are_left_out():

@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from dreammpc import load_agent
+from dreammpc.agent import Agent
 from dreammpc.cli import parser as cli
 from dreammpc.deploy import formats
 from dreammpc.deploy.check import Record
 from dreammpc.deploy.control_loop import ControlLoop
+from dreammpc.deploy.description import read_description
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.deploy.graph import program
 from dreammpc.interfaces import UsageError
+from dreammpc.models import SimulatorModel
+from dreammpc.planning import Tracking, make_planner
 from dreammpc.trained import find_agent
 
 AGENT = "cartpole-swingup"
@@ -123,6 +127,40 @@ def test_ahead_plans_for_the_predicted_state():
             expected = agent.model.policy(latent, torch.zeros(1, 1))
             latent = agent.model.step(latent, pending[:, min(count, 1)])
         torch.testing.assert_close(action, expected)
+
+
+def tracker(**sizes):
+    """An agent that is moved by its action and is to go from 0 to 1 in the third step."""
+    model = SimulatorModel(1, 1, lambda x, a: x + a, cost=lambda x, a, after: 0 * after.sum(-1))
+    for name, value in sizes.items():
+        setattr(model, name, value)
+    reference = tuple((float(t >= 3),) for t in range(9))
+    terms = [Tracking(reference=reference)]
+    return Agent(model, make_planner("cem", 1, horizon=1, num_samples=64, num_elites=8, terms=terms))
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, 0.0), (1, 0.0), (2, 1.0)])
+def test_a_plan_ahead_tracks_where_to_be_then(ahead, expected):
+    """After two pending steps the plan's own is the third; the carried time is that of the observation."""
+    made = program(tracker(obs_dim=1), ahead=2)
+    inputs = made.example()[0] | {"ahead": torch.tensor([ahead])}
+    torch.manual_seed(0)
+    action, _, _, carry = made.module(inputs, dict(made.initial))
+    assert float(action) == pytest.approx(expected, abs=0.2) and float(carry["plan.time"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ({}, "has no attribute obs_dim, which an export needs for the shape of observation"),
+        ({"obs_dim": None}, "has no attribute obs_dim"),
+        ({"obs_keys": ("pixels",)}, "has no attribute channels, which an export needs for the shape of pix"),
+        ({"obs_keys": ("sound",)}, "observes 'sound'; what is exported takes observation and pixels"),
+    ],
+)
+def test_a_model_that_does_not_say_what_it_observes(sizes, told):
+    with pytest.raises(UsageError, match=f"model SimulatorModel {told}"):
+        program(tracker(**sizes))
 
 
 SAMPLING = {"num_samples": 24, "num_elites": 4, "iterations": 1}
@@ -244,6 +282,12 @@ def test_a_damaged_description_is_one_line(archive, change, told, tmp_path, caps
         ({"shape": [1, -2]}, "inputs: shape must be at least 0, got -2"),
         ({"dtype": "text"}, "inputs: dtype must be one of bool, uint8"),
         ({"initial": [[1, 2], [3]]}, "inputs: initial of plan.candidates must be 0 or numbers of shape [1, "),
+        ({"initial": "zeros"}, "inputs: initial of plan.candidates must be 0 or numbers of shape [1, "),
+        ({"initial": None}, "inputs: initial of plan.candidates must be 0 or numbers of shape [1, "),
+        (
+            {"shape": [1], "dtype": "uint8", "initial": [300]},
+            "inputs: initial of plan.candidates must be 0 or numbers of shape [1]",
+        ),
         ({"kind": "noise"}, "inputs: distribution must be of type str, got None"),
     ],
 )
@@ -253,6 +297,15 @@ def test_a_damaged_input_is_one_line(archive, change, told, tmp_path, capsys):
 
     line = refused(["verify", str(rewritten(archive, tmp_path / "changed.pt2", damage))], capsys)
     assert told in line
+
+
+def test_a_carry_begins_with_its_own_type(archive, tmp_path):
+    def change(about):
+        entry = next(entry for entry in about["inputs"] if entry["name"] == "plan.candidates")
+        entry.update(shape=[1, 2], dtype="uint8", initial=[[3, 255]])
+
+    carry = ExportedAgent(rewritten(archive, tmp_path / "bytes.pt2", change)).carry["plan.candidates"]
+    assert carry.dtype == torch.uint8 and carry.tolist() == [[3, 255]]
 
 
 def test_inputs_that_its_program_does_not_have(archive, tmp_path, capsys):
@@ -266,6 +319,22 @@ def test_a_damaged_file(archive, tmp_path, cut, capsys):
     path = tmp_path / "cut.pt2"
     path.write_bytes(archive.read_bytes()[:cut])
     assert "is damaged, or was not made by dreammpc export" in refused(["verify", str(path)], capsys)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "compressed", "ends early"])
+def test_a_damaged_archive(how, tmp_path):
+    """What zipfile itself raises of changed bits: RuntimeError, zlib.error and EOFError."""
+    path = tmp_path / "changed.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if how == "compressed" else 0) as archive:
+        archive.writestr("agent/extra/dreammpc.json", json.dumps({"format": 2, "text": "x" * 99}))
+    data = bytearray(path.read_bytes())
+    entry, start = data.index(b"PK\x01\x02"), data.index(b".json") + len(".json")
+    flips = {"encrypted": [(8, 1)], "compressed": [(start - entry, 6)], "ends early": [(22, 64), (26, 64)]}
+    for place, bits in flips[how]:  # the flags; the first block's kind; both sizes
+        data[entry + place] ^= bits
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="is damaged, or was not made by dreammpc export"):
+        read_description(path)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import base64
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 
 from dreammpc.agent import Agent
 from dreammpc.deploy.exported import ExportedAgent
@@ -110,55 +112,58 @@ class Comparison:
 
 
 def play_agent(agent: Agent, env: Any, seed: int, steps: int | None = None) -> Record:
-    """One episode of `agent` in `env` (a batch of one): the start and the planner's noise are of `seed`.
-
-    Args:
-        agent: acts greedily.
-        env: its task.
-        seed: of both.
-        steps: at most so many; None is the whole episode.
-    """
+    """An episode of `agent`, which acts greedily; see `played`."""
     seen: dict[str, list[np.ndarray]] = {key: [] for key in agent.obs_keys}
     actions: list[np.ndarray] = []
     values: list[float] = []
-    score = 0.0
-    with forked_rng(CPU):
-        torch.manual_seed(seed)
-        env.seed_rows([seed])
-        obs = env.reset()
-        carry, is_init = agent.initial_carry(1), torch.ones(1, 1, dtype=torch.bool)
-        while steps is None or len(actions) < steps:
-            for key, kept in seen.items():
-                kept.append(obs[key][0].numpy().copy())
-            plan, carry = agent.step(obs.select(*agent.obs_keys), carry, is_init)
-            actions.append(plan.action[0].numpy().copy())
-            values.append(float(plan.value))
-            obs = env.step(obs.set("action", plan.action))["next"]
-            score += float(obs["reward"])
-            is_init = torch.zeros_like(is_init)
-            if bool(obs["done"]):
-                break
-            obs = obs.exclude("reward")
+    carry = agent.initial_carry(1)
+
+    def act(obs: TensorDictBase) -> torch.Tensor:
+        nonlocal carry
+        for key, kept in seen.items():
+            kept.append(obs[key][0].numpy().copy())
+        plan, carry = agent.step(obs.select(*agent.obs_keys), carry, torch.full((1, 1), not actions))
+        actions.append(plan.action[0].numpy().copy())
+        values.append(float(plan.value))
+        return plan.action
+
+    score = played(env, seed, steps, act)
     observations = {key: np.stack(kept) for key, kept in seen.items()}
     return Record(seed, observations, np.stack(actions), np.array(values), score)
 
 
 def play_file(file: ExportedAgent, env: Any, seed: int, steps: int | None = None) -> float:
     """The return of the same episode, played by an exported file."""
-    value, count = 0.0, 0
+
+    def act(obs: TensorDictBase) -> torch.Tensor:
+        action, _ = file({entry["name"]: obs[entry["name"]][0].numpy() for entry in file.observed})
+        return torch.from_numpy(action)[None]
+
+    file.reset()
+    return played(env, seed, steps, act)
+
+
+def played(env: Any, seed: int, steps: int | None, act: Callable[[TensorDictBase], torch.Tensor]) -> float:
+    """The return of one episode.
+
+    Args:
+        env: the task, a batch of one.
+        seed: of the start and of the random numbers that `act` draws.
+        steps: at most so many; None is the whole episode.
+        act: what is observed → the action [1, A].
+    """
+    score, count = 0.0, 0
     with forked_rng(CPU):
         torch.manual_seed(seed)
         env.seed_rows([seed])
         obs = env.reset()
-        file.reset()
         while steps is None or count < steps:
-            action, _ = file({entry["name"]: obs[entry["name"]][0].numpy() for entry in file.observed})
-            obs = env.step(obs.set("action", torch.from_numpy(action)[None]))["next"]
-            value, count = value + float(obs["reward"]), count + 1
+            obs = env.step(obs.set("action", act(obs)))["next"]
+            score, count = score + float(obs["reward"]), count + 1
             if bool(obs["done"]):
                 break
             obs = obs.exclude("reward")
-    return value
+    return score
 
 
 def compare(file: ExportedAgent, record: Record) -> Comparison:

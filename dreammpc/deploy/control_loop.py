@@ -5,15 +5,19 @@ Times are seconds of the clock. Tick k begins at k / hz; A actions, H the horizo
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 ON_MISS = ("plan", "policy", "hold")
+LINGER_S = 5.0
+"""Seconds that the interpreter's end waits for a plan: one that PyTorch returns while it ends is an abort."""
 
 
 class TooSlow(RuntimeError):
@@ -33,13 +37,36 @@ class Tick:
     """No plan was there in time, and `on_miss` decided."""
 
 
+Jobs = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+
+
+def work(jobs: Jobs) -> None:
+    """Do one job after another, until there is None."""
+    for future, function in iter(jobs.get, None):
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+        del future, function  # which hold the clock, while the next one is waited for
+
+
+def finish(jobs: Jobs, worker: threading.Thread) -> None:
+    """Let `worker` end, with its clock or the interpreter."""
+    jobs.put(None)
+    if worker is not threading.current_thread():
+        worker.join(LINGER_S)
+
+
 class RealClock:
-    """The machine's clock, a thread that plans and one that watches."""
+    """The machine's clock, a thread that plans and one that watches; a plan that hangs keeps no process."""
 
     def __init__(self) -> None:
-        self.workers = ThreadPoolExecutor(1)
+        self.waiting: Jobs = SimpleQueue()
         self.running: Future[Any] | None = None
         self.now = time.perf_counter
+        self.worker = threading.Thread(target=work, args=(self.waiting,), daemon=True)
+        self.worker.start()
+        weakref.finalize(self, finish, self.waiting, self.worker)
 
     def sleep_until(self, when: float) -> None:
         """The last half millisecond is spun, as sleeping is not that exact."""
@@ -50,7 +77,8 @@ class RealClock:
         """Begin a plan; None while the one before is still being made."""
         if self.running is not None and not self.running.done():
             return None
-        self.running = self.workers.submit(function)
+        self.running = Future()
+        self.waiting.put((self.running, function))
         return self.running
 
     def wait(self, future: "Future[Any]", until: float) -> None:
@@ -86,9 +114,10 @@ class ControlLoop:
         policy: `policy(observation)` gives an action [A] at once, for `on_miss="policy"`.
         low, high: bounds of actions.
         max_rate: largest change of an entry per second, from the second action on; None is no limit.
-        watchdog: seconds without a plan in time after which the loop ends; a thread calls `stop` then, even
-            where `observe` or `act` hang. None never.
-        stop: called once when the loop ends, however it ends: brings the machine to rest.
+        watchdog: seconds without a plan in time, from when the first is due, after which the loop ends; a
+            thread calls `stop` then, even where `observe`, `policy` or `act` hang. None never.
+        stop: called when the loop ends, however it ends: brings the machine to rest. No action is given
+            after it; if an `act` hung when it was called, it is called once more when that has returned.
         clock: a `RealClock`, or what stands in for it.
         keep: how many of the last ticks the log has; None is all.
 
@@ -151,8 +180,10 @@ class ControlLoop:
         self._plans: dict[int, np.ndarray] = {}  # [H, A], by the tick that they begin with
         self._running: list[tuple[int, Future[tuple[np.ndarray, float]]]] = []
         self._last: np.ndarray | None = None
-        self._plan_s, self._ended, number = np.nan, threading.Lock(), 0
-        self._began = self._in_time = self.clock.now()
+        self._guard = threading.RLock()  # held while the machine is told something
+        self._ended = self._stopped = False  # `stop` was called; it was, while no action was being given
+        self._plan_s, number, self._began = np.nan, 0, self.clock.now()
+        self._in_time = self._began + self.ahead * self.period
         if self.watchdog < np.inf:
             self.clock.watch(self._watch, self.watchdog / 4)
         try:
@@ -173,10 +204,7 @@ class ControlLoop:
         missed = number not in self._plans
         if not missed:
             self._in_time = self.clock.now()
-        if self._watch():
-            raise TooSlow(
-                f"no plan came in time for {self.watchdog:g} s; the last took {1e3 * self._plan_s:.1f} ms"
-            )
+        self._check()
         if missed and self.on_miss == "policy" and self.policy is not None:
             self._act(number, self.policy(seen))
         else:
@@ -225,17 +253,32 @@ class ControlLoop:
             step = self.max_rate * self.period
             action = np.clip(action, self._last - step, self._last + step)
         self._last = np.clip(action, self.low, self.high)
-        self.act(self._last)
+        with self._guard:
+            self._check()
+            self.act(self._last)
+
+    def _check(self) -> None:
+        if self._watch():
+            raise TooSlow(
+                f"no plan came in time for {self.watchdog:g} s; the last took {1e3 * self._plan_s:.1f} ms"
+            )
 
     def _watch(self) -> bool:
         """Whether the loop has ended; ends it if no plan has come in time for too long."""
         if self.clock.now() - self._in_time > self.watchdog:
-            self._end()
-        return self._ended.locked()
+            self._end(self.period)
+        return self._ended
 
-    def _end(self) -> None:
-        if self._ended.acquire(blocking=False):
-            self.stop()
+    def _end(self, patience: float = -1.0) -> None:
+        """Stop the machine once nothing else is told it, after `patience` seconds anyway; -1 is no limit."""
+        held = self._guard.acquire(timeout=patience)
+        try:
+            if not self._stopped:
+                self._ended, self._stopped = True, held
+                self.stop()
+        finally:
+            if held:
+                self._guard.release()
 
     def report(self) -> dict[str, float]:
         """Over the log: periods without a plan in time, as a share; jitter and planning time, ms."""

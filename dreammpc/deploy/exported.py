@@ -52,10 +52,9 @@ class ExportedAgent:
         self.value = float("nan")
         self.carry: dict[str, Tensor] = {}
         for entry in self.carried:
-            start = torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"]))
-            self.carry[entry["name"]] = (
-                start if entry["initial"] == 0 else start + torch.tensor(entry["initial"])
-            )
+            dtype = getattr(torch, entry["dtype"])
+            start = torch.tensor(entry["initial"], dtype=dtype)
+            self.carry[entry["name"]] = torch.zeros(entry["shape"], dtype=dtype) + start
 
     def __call__(self, observation: Any, pending: Any = ()) -> tuple[np.ndarray, np.ndarray]:
         """Observe and plan.

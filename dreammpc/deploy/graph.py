@@ -18,6 +18,8 @@ from dreammpc.runtime.recording import ALIASES
 DRAWS = {"randn": "normal", "randn_like": "normal", "rand": "uniform", "rand_like": "uniform"}
 DRAWS |= {"exponential": "exponential", "exponential_": "exponential"}
 """Operations that draw random numbers, and from which distribution: N(0, 1), U[0, 1) or Exp(1)."""
+SIZES = {"observation": "obs_dim", "pixels": "channels"}
+"""What may be observed, and the attribute of a model that says how much: O, or C of [C, 64, 64]."""
 RESULTS = ("action", "plan", "value")
 """What a call gives beside the carry: the action [1, A], the plan [1, H, A] and its J [1]."""
 
@@ -73,7 +75,7 @@ def program(agent: Agent, ahead: int = 0, portable: bool = False) -> Program:
 
     Raises:
         UsageError: a planner whose operations depend on the clock or on values of tensors; one whose random
-            numbers cannot be inputs.
+            numbers cannot be inputs; see `observed`.
     """
     planner, who = agent.planner, f"planner {type(agent.planner).__name__}"
     budget = getattr(planner, "max_ms", torch.inf)
@@ -133,24 +135,40 @@ def plan_once(
     model, last, before = agent.model, carry["prev_action"], carry["belief"].exclude(MEMORY)
     obs = TensorDict({key: seen[key] for key in agent.obs_keys}, [1])
     belief = model.observe(obs, last, carry["belief"])
-    latent = belief.exclude(MEMORY)
+    latent, state = belief.exclude(MEMORY), carry["plan"]
     if "ahead" in seen:
+        state = later(state, seen["ahead"])
         for i, action in enumerate(seen["pending"].unbind(1)):
             counts = seen["ahead"] > i
             latent = torch.where(counts, model.step(latent, action), latent)
             last = torch.where(counts[:, None], action, last)
-    plan = agent.planner.plan(Imagination(model, last, before), latent, carry["plan"])
-    content = {"belief": belief, "prev_action": plan.action, "plan": plan.state, "noise": carry["noise"]}
+    plan = agent.planner.plan(Imagination(model, last, before), latent, state)
+    after = later(plan.state, -seen["ahead"]) if "ahead" in seen else plan.state
+    content = {"belief": belief, "prev_action": plan.action, "plan": after, "noise": carry["noise"]}
     return (plan.action, plan.mean, plan.value), TensorDict(content, [1])
 
 
+def later(state: TensorDictBase, steps: Tensor) -> TensorDictBase:
+    """A planner's state with its `time` [1, 1], if it has one (objective terms do), `steps` [1] later."""
+    return state.copy().set("time", state["time"] + steps[:, None]) if "time" in state else state
+
+
 def observed(model: Any) -> dict[str, Tensor]:
-    """Zeros for what `model` observes of one environment."""
-    kinds = {
-        "observation": lambda: torch.zeros(1, model.obs_dim),
-        "pixels": lambda: torch.zeros(1, model.channels, 64, 64, dtype=torch.uint8),
-    }
-    return {key: kinds[key]() for key in getattr(model, "obs_keys", ("observation",))}
+    """Zeros for what `model` observes of one environment.
+
+    Raises:
+        UsageError: it observes something else, or does not say how much.
+    """
+    found: dict[str, Tensor] = {}
+    for key in getattr(model, "obs_keys", ("observation",)):
+        who, size = f"model {type(model).__name__}", SIZES.get(key)
+        if size is None:
+            raise UsageError(f"{who} observes {key!r}; what is exported takes {' and '.join(SIZES)}")
+        if (count := getattr(model, size, None)) is None:
+            raise UsageError(f"{who} has no attribute {size}, which an export needs for the shape of {key}")
+        pixels = key == "pixels"
+        found[key] = torch.zeros(1, count, 64, 64, dtype=torch.uint8) if pixels else torch.zeros(1, count)
+    return found
 
 
 class Call(nn.Module):
@@ -191,9 +209,7 @@ def noise_as_inputs(graph: fx.Graph, who: str) -> list[Entry]:
         value = node.meta["val"] if "val" in node.meta else node.meta["tensor_meta"]
         with graph.inserting_after(last):
             last = graph.placeholder(f"noise_{i}")
-        entries.append(
-            Entry(f"noise.{i}", tuple(value.shape), str(value.dtype).removeprefix("torch."), DRAWS[operation])
-        )
+        entries.append(Entry.of(f"noise.{i}", value, DRAWS[operation]))
         node.replace_all_uses_with(last)
         graph.erase_node(node)
     return entries
