@@ -96,7 +96,7 @@ def evaluation(job: sweeps.Job, planners: list[str], settings: TrainConfig) -> l
     """The recipe and words that play a trained agent with `planners` and write the episodes as rows."""
     return [
         "evaluate",
-        f"checkpoint={job.checkpoint}",
+        f"checkpoint={quoted(str(job.checkpoint))}",
         *loading.confirmations(job.task, settings.algorithm.name, settings.env.kwargs),
         f"planner={','.join(planners)}",
         f"episodes={settings.evaluation.episodes}",

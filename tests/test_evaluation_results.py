@@ -90,6 +90,15 @@ def test_methods_are_told_apart_by_what_differs():
     assert ("dream_mpc on bmpc nano", "mppi on tdmpc2 nano") not in told
 
 
+def test_kinds_of_agents_are_compared_in_pairs():
+    results = collect(
+        score_rows(planners=["policy", "mppi"]) + score_rows(planners=["mppi"], algorithm="bmpc")
+    )
+    told = [(c.method, c.base) for c in summarize(results).comparisons]
+    first = ("policy on tdmpc2 nano", "mppi on tdmpc2 nano")
+    assert told == [first, ("mppi on bmpc nano", "mppi on tdmpc2 nano")]
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

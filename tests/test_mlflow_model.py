@@ -1,14 +1,17 @@
 """An agent at MLflow: registered, loaded, served; its addresses wherever a checkpoint goes."""
 
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import recipe, refused
+from commands import PENDULUM, recipe, refused, run_here
 from tensordict import TensorDict
 
 from dreammpc import load_agent
+from dreammpc.algorithms import TDMPC2
 from dreammpc.cli import parser as cli
 from dreammpc.configuration.planners import build_planner
 from dreammpc.interfaces import RunError, UsageError
@@ -18,6 +21,10 @@ from dreammpc.trained.mlflow_model import register, save_model
 from dreammpc.training.checkpoint_format import load_checkpoint
 
 AGENT = "cartpole-swingup"
+
+
+class Own(TDMPC2):
+    """Named by its dotted path."""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,37 @@ def test_a_model_of_another_program(there, tmp_path):
     MlflowClient(there[0]).log_artifacts(there[1], str(tmp_path), "other")
     with pytest.raises(UsageError, match=r"is a model of another program: it has no artifacts/agent\.ckpt"):
         locate(f"runs:/{there[1]}/other")
+
+
+def test_a_store_whose_package_is_missing_is_named(there, monkeypatch):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(there[0])
+    run = client.create_run(client.create_experiment("far", artifact_location="s3://bucket/far")).info.run_id
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    text = f"runs:/{run}/agent.ckpt"
+    with pytest.raises(UsageError) as caught:
+        locate(text)
+    line = rf"checkpoint {text}: the store .* keeps it needs boto(3|core), which is not installed here"
+    assert re.fullmatch(line, str(caught.value))
+
+
+def test_an_algorithm_by_dotted_path_is_registered_when_its_training_ends(tmp_path):
+    """It was chosen for the training, and is named for those who register the file later."""
+    words = [word for word in PENDULUM if word != "tracking=none"]
+    small = "planner=policy", "evaluation.planners=[policy]", "evaluation.video=false"
+    own = f"algorithm={__name__}.Own", "tracking.register=poles"
+    done = run_here("train", *words, *small, *own, cwd=tmp_path)
+    assert "models:/poles/1 of run " in done.stdout
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    with pytest.raises(UsageError, match=rf"if you trust it, add algorithm={__name__}\.Own"):
+        register(last, "poles", {"name": "policy"}, "http://127.0.0.1:9")
+    with pytest.raises(RunError) as error:
+        register(last, "poles", {"_target_": "policy"}, "http://127.0.0.1:9", named=[f"{__name__}.Own"])
+    command = (
+        f"dreammpc register {last} poles --uri http://127.0.0.1:9 planner=policy algorithm={__name__}.Own"
+    )
+    assert str(error.value).endswith(f"later, {command}")
 
 
 def test_no_mlflow(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import weakref
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,7 +17,7 @@ from dreammpc.evaluation.rows import write_rows
 from dreammpc.evaluation.summary import summarize
 from dreammpc.interfaces import UsageError
 from dreammpc.report import figures, write_report
-from dreammpc.report.films import names
+from dreammpc.report.films import moments, names
 from dreammpc.report.inputs import Reference, read, read_run
 from dreammpc.report.page import curve_notes
 
@@ -138,9 +139,10 @@ def test_the_last_comparison_of_a_run_is_its_last_evaluation(tmp_path):
     assert len(read_run(tmp_path / "run")[0].returns) == 3
 
 
-def test_references_end_where_they_end():
+def test_references_begin_and_end_where_they_do():
     reference = Reference("a", np.array([0, 100]), np.array([10.0, 30.0]))
     assert reference.at(50) == 20 and reference.at(100) == 30 and np.isnan(reference.at(101))
+    assert reference.at(0) == 10 and np.isnan(reference.at(-1))
 
 
 def test_frames_of_a_video(page):
@@ -153,6 +155,24 @@ def test_frames_of_a_video(page):
     shades = [image.getpixel((160, 80))[0] for image in images]
     assert shades == pytest.approx([0, 40, 80, 120, 160, 200], abs=8)
     assert "6 moments of an episode each, from its start, left" in " ".join(parsed.text)
+
+
+def test_a_video_is_never_held_whole(tmp_path, monkeypatch):
+    """Of a long one no more frames than are shown, and the one or two that a reader is at."""
+    import imageio.v3 as iio
+
+    made, held = [], []
+
+    def frames(path):
+        for shade in range(101):
+            frame = np.full((16, 32, 3), shade, np.uint8)
+            made.append(weakref.ref(frame))
+            held.append(sum(each() is not None for each in made))
+            yield frame
+
+    monkeypatch.setattr(iio, "imiter", frames)
+    assert [width for width, _ in moments(tmp_path / "a.mp4")] == [320] * 6
+    assert max(held) <= 6 + 2
 
 
 def test_headings_tell_videos_apart(tmp_path):

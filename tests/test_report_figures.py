@@ -15,7 +15,7 @@ from dreammpc.evaluation.results import collect
 from dreammpc.evaluation.summary import Estimate, summarize
 from dreammpc.report import figures
 from dreammpc.report.drawing import Picture, look, published_look, swatch
-from dreammpc.report.inputs import Curve
+from dreammpc.report.inputs import Curve, Reference
 
 
 def scores_of(count, monkeypatch):
@@ -118,6 +118,29 @@ def test_evaluations_at_0_lie_above_the_axis(monkeypatch):
     figures.curves([curve], {})
     low, high = drawn[0].get_ylim()
     assert low < -0.02 * (high - low) < 0 and drawn[0].get_xlim()[0] == 0
+
+
+def test_updates_on_recorded_data_are_drawn_below_0(monkeypatch):
+    """A training on data alone counts them down to 0, and may be looked at before that."""
+    drawn = []
+    monkeypatch.setattr(Picture, "render", lambda picture, *words: drawn.append(picture.axes) or "")
+    published = {"walk": [Reference("theirs", np.array([0.0, 1e4]), np.array([1.0, 2.0]))]}
+    for steps in ([-800.0, -400.0, 0.0], [-800.0, -400.0], [-800.0, 0.0, 2e4]):
+        curve = Curve(
+            "a", "walk", 1, "tdmpc2 nano, policy", np.array(steps), np.ones(len(steps)), 1, False, {}
+        )
+        for references in ({}, published):
+            figure = figures.curves([curve], references)
+            low, high = drawn[-1].get_xlim()
+            assert low == -0.8 and high >= steps[-1] / 1000
+            assert "Steps below 0 are updates on recorded data." in figure.caption
+    _, ((*_, last, value, ratio),) = figures.curve_table({"walk": [curve]}, published)
+    assert (last, value, ratio) == ("1", "", "")  # after the end of what is published
+    before = Curve("a", "walk", 1, "tdmpc2 nano, policy", np.array([-800.0]), np.ones(1), 1, False, {})
+    _, ((*_, last, value, ratio),) = figures.curve_table({"walk": [before]}, published)
+    assert (last, value, ratio) == ("1", "", "")  # before its first point
+    after = Curve("a", "walk", 1, "tdmpc2 nano, policy", np.array([1e4]), np.ones(1), 1, False, {})
+    assert "recorded data" not in figures.curves([after], {}).caption
 
 
 def test_published_curves_differ_in_color_and_dash():

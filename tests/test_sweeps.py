@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import pytest
 from commands import logged, recipe, refused
 from score_rows import score_rows
 
-from dreammpc.configuration.command_line import rewrite
+from dreammpc.configuration.command_line import quoted, rewrite
 from dreammpc.configuration.recipe import compose
 from dreammpc.envs import list_tasks
 from dreammpc.evaluation.rows import read_rows, write_rows
 from dreammpc.interfaces import UsageError
 from dreammpc.sweeps import TASK_SETS, Runner, check_installed, expand, grid, reserve_folder
-from dreammpc.sweeps.local import ending, failure
+from dreammpc.sweeps.local import NOT_STARTED, ending, failure
+from dreammpc.trained.compare import find_checkpoints
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -152,6 +154,18 @@ def test_runner_keeps_on_after_a_failure(tmp_path, monkeypatch):
     assert "a/seed1: ended with code 2" in told
 
 
+def test_a_run_that_cannot_begin_stops_no_other(tmp_path):
+    jobs, told = grid(tmp_path, ["a", "b", "c"], [1], []), []
+    (tmp_path / "a").write_text("no folder")
+    good = [sys.executable, "-c", ""]
+    codes = Runner(1, told.append).run([(jobs[0], [good]), (jobs[1], [["/no/program"]]), (jobs[2], [good])])
+    assert codes == {jobs[0]: NOT_STARTED, jobs[1]: NOT_STARTED, jobs[2]: 0}
+    lines = [line for line in told if not line.startswith("c/seed1")]
+    assert len(lines) == 2 and lines[0].startswith("a/seed1: could not be started: [Errno ")
+    assert lines[1].startswith("b/seed1: could not be started: [Errno ") and "/no/program" in lines[1]
+    assert failure(jobs[0], NOT_STARTED) == "a/seed1 could not be started"
+
+
 def test_a_run_that_was_killed_is_told_by_its_signal(tmp_path):
     (job,), told = grid(tmp_path, ["a"], [1], []), []
     kill = "import os; print('resource_tracker: leaked', flush=True); os.kill(os.getpid(), 9)"
@@ -247,6 +261,41 @@ def test_the_recipe_starts_what_is_left(tmp_path, monkeypatch, capsys):
     assert "checkpoint=" in (tmp_path / "a sweep/cup-catch/seed1/run.log").read_text().splitlines()[-1]
     code, out, err = start("tracking=none", "folder=a sweep", "algorithm.utd=2")
     assert code == 2 and "holds a sweep with algorithm.utd=0.5" in err
+
+
+def test_a_run_without_a_folder_leaves_the_others_and_their_means(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stub.py").write_text(STUB)
+    monkeypatch.setattr("dreammpc.cli.launch.find_recipe", lambda name: tmp_path / "stub.py")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/cup-catch").write_text("no folder")
+    words = ["tasks=cup-catch,walker-walk", "seeds=1", "tracking=none", "steps=1000", "folder=runs"]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        recipe("sweep")()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and "cup-catch/seed1: could not be started: [Errno " in out
+    assert "1 of 2 trainings are finished" in out and "policy: mean final return 1.0" in out
+    assert err == "cup-catch/seed1 could not be started\n"
+
+
+@pytest.mark.parametrize("name", ["a,b", "exp[1]", "[x]", "my sweep (1)", "it's"])
+def test_a_sweep_in_any_folder_evaluates_its_own_checkpoints(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["tasks=cup-catch", "seeds=1", "evaluate=policy", "dry=true", f"folder={quoted(name)}"]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        recipe("sweep")()
+    assert stop.value.code == 0
+    _, _, typed = capsys.readouterr().out.partition(" && lightning run evaluate ")
+    config = compose("evaluate", shlex.split(typed))
+    (job,) = grid(tmp_path / name, ["cup-catch"], [1], [])
+    assert config.checkpoint == [str(job.checkpoint)] and config.output == str(job.scores)
+    job.checkpoint.parent.mkdir(parents=True)
+    job.checkpoint.touch()
+    assert find_checkpoints(config.checkpoint) == config.checkpoint
+    alike = str(tmp_path / "*/cup-catch/seed?/checkpoints/last.ckpt")
+    assert find_checkpoints([alike]) == config.checkpoint
 
 
 TINY = [

@@ -72,13 +72,13 @@ class Results:
         """Mean return of each run, [runs]."""
         return np.array([run.returns.mean() for run in self.runs[method, task]])
 
+    def of_method(self, method: str) -> list[Run]:
+        """Its runs on all tasks."""
+        return [run for (name, _), runs in self.runs.items() if name == method for run in runs]
+
     def ms_per_action(self, method: str) -> float:
         """Mean over all runs."""
-        return float(
-            np.mean(
-                [r.ms_per_action for (name, _), runs in self.runs.items() if name == method for r in runs]
-            )
-        )
+        return float(np.mean([run.ms_per_action for run in self.of_method(method)]))
 
     def measured_on(self) -> str:
         """What the milliseconds are of, such as ` (cpu, 2 threads)`; nothing where not all rows say it."""
@@ -87,13 +87,7 @@ class Results:
 
     def model_steps(self, method: str) -> float:
         """Model evaluations per action, mean over all runs; NaN where not reported."""
-        found = [
-            r.diagnostics.get("evaluations", np.nan)
-            for (name, _), runs in self.runs.items()
-            if name == method
-            for r in runs
-        ]
-        return float(np.mean(found))
+        return float(np.mean([run.diagnostics.get("evaluations", np.nan) for run in self.of_method(method)]))
 
 
 def collect(rows: Sequence[Row]) -> Results:

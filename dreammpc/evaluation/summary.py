@@ -100,10 +100,10 @@ def _profile(scores: Scores) -> np.ndarray:
 
 
 def _is_told(results: Results, method: str, base: str) -> bool:
-    """Planners on the same agents, each pair once; and one planner on several kinds of agents."""
+    """Planners on the same agents, and one planner on several kinds of agents; each pair once."""
     planner, other = method.split()[0], base.split()[0]
     if results.agents[method] != results.agents[base]:
-        return planner == other
+        return planner == other and results.methods.index(base) < results.methods.index(method)
     return planner != other and (other, planner) != ("policy", "mppi")
 
 

@@ -60,6 +60,8 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
         " (simulator control steps)."
         " Dots: evaluations. Thin: one training seed of several; thick: their mean, where all have got to."
     )
+    if any(curve.env_steps[0] < 0 for curve in found):
+        caption += " Steps below 0 are updates on recorded data."
     if published:
         caption += (
             " Dashed: published curves, named by their key in the reference file. Between its points the line"
@@ -71,6 +73,7 @@ def curves(found: Sequence[Curve], references: dict[str, list[Reference]]) -> Fi
 def _curve_panel(
     task: str, group: list[Curve], references: list[Reference], kinds: list[str], published: list[str]
 ) -> str:
+    first = min(curve.env_steps[0] for curve in group)
     end = max(curve.env_steps[-1] for curve in group)
     shown = []
     for ref in references:
@@ -105,7 +108,7 @@ def _curve_panel(
                 f"{kind}: {len(own)} trainings, the last evaluations at {last:.{digits}f} in the mean"
             )
     low, high = picture.axes.get_ylim()
-    picture.axes.set(xlim=(0, None), ylim=(min(low, -0.06 * high), high))
+    picture.axes.set(xlim=(min(0, first / STEPS_IN_K), None), ylim=(min(low, -0.06 * high), high))
     return picture.render(f"Learning curves on {task}", "; ".join(descriptions) + ".")
 
 

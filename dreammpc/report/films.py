@@ -50,7 +50,7 @@ def names(videos: Sequence[Path], curves: Sequence[Curve]) -> list[str]:
 
 
 def moments(path: Path) -> list[tuple[int, bytes]]:
-    """Width and JPEG of each of `FRAMES` frames.
+    """Width and JPEG of each of `FRAMES` frames; the video is read twice, so that no others are held.
 
     Raises:
         UsageError: a video that cannot be read.
@@ -59,13 +59,15 @@ def moments(path: Path) -> list[tuple[int, bytes]]:
     from PIL import Image
 
     try:
-        frames = np.stack(list(iio.imiter(path)))
+        count = sum(1 for _ in iio.imiter(path))
+        chosen = np.linspace(0, count - 1, FRAMES).round().astype(int).tolist()
+        kept = {i: frame for i, frame in enumerate(iio.imiter(path)) if i in chosen}
+        frames = [kept[i] for i in chosen]
     except Exception as error:  # the readers raise what they like
         raise UsageError(f"video {path} cannot be read ({type(error).__name__})") from error
-    chosen = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
-    width = round(frames.shape[2] * FRAME_HEIGHT / frames.shape[1])
+    width = round(frames[0].shape[1] * FRAME_HEIGHT / frames[0].shape[0])
     found = []
-    for frame in chosen:
+    for frame in frames:
         file = io.BytesIO()
         picture = Image.fromarray(frame).resize((width, FRAME_HEIGHT)).convert("RGB")
         picture.save(file, "JPEG", quality=82)

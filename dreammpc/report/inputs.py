@@ -67,8 +67,8 @@ class Reference:
         return "pixels" in self.name
 
     def at(self, env_steps: float) -> float:
-        """The mean after so many steps, on a straight line between two points; NaN beyond the last."""
-        return float(np.interp(env_steps, self.env_steps, self.mean, right=math.nan))
+        """The mean after so many steps, on a straight line between two points; NaN beyond its ends."""
+        return float(np.interp(env_steps, self.env_steps, self.mean, left=math.nan, right=math.nan))
 
 
 @dataclass

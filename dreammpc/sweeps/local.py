@@ -13,6 +13,8 @@ from typing import Any
 from dreammpc.sweeps.jobs import Job
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOT_STARTED = 126
+"""In place of the exit code of a command that could not be started; a shell's own."""
 
 
 class Runner:
@@ -43,7 +45,8 @@ class Runner:
         """Run all jobs; a job that fails stops no other.
 
         Returns:
-            The exit code of each job that was started: of its first command that failed, or 0.
+            The exit code of each job that was begun: of its first command that failed, or 0. It is
+            `NOT_STARTED` where its folder, its log or the process could not be made.
         """
         main = threading.current_thread() is threading.main_thread()
         before: dict[int, Any] = {n: signal.signal(n, self._pass_on) for n in SIGNALS} if main else {}
@@ -59,7 +62,11 @@ class Runner:
     def _job(self, job: Job, commands: Sequence[Sequence[str]]) -> int | None:
         code = None
         for command in commands:
-            child = self._start(job, command)
+            try:
+                child = self._start(job, command)
+            except OSError as error:
+                self.report(f"{job.name}: {ending(NOT_STARTED)}: {error}")
+                return NOT_STARTED
             if child is None:
                 break
             if code is None:
@@ -102,6 +109,8 @@ class Runner:
 
 def ending(code: int) -> str:
     """How a process ended, by its exit code; a negative one is that of the signal that killed it."""
+    if code == NOT_STARTED:
+        return "could not be started"
     if code >= 0:
         return f"ended with code {code}"
     known = {each.value: each.name for each in signal.Signals}
@@ -111,8 +120,10 @@ def ending(code: int) -> str:
 
 def failure(job: Job, code: int) -> str:
     """What to say of a job that failed: of one that was killed its log's last line says nothing."""
-    log = job.folder / "run.log"
-    return f"{job.name} {ending(code)}" + (f", see {log}" if code < 0 else f": {last_line(job.folder)}")
+    log, told = job.folder / "run.log", f"{job.name} {ending(code)}"
+    if code == NOT_STARTED:  # why was said at once; a log that is there is of an earlier start
+        return told
+    return told + (f", see {log}" if code < 0 else f": {last_line(job.folder)}")
 
 
 def last_line(folder: Path) -> str:

@@ -6,6 +6,7 @@ Every planner plays the same starts, in the same mode, all episodes side by side
 import dataclasses
 import glob
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -50,14 +51,16 @@ class Played:
 
 
 def find_checkpoints(patterns: Sequence[str]) -> list[str]:
-    """The files that `patterns` name, in their order; `*` and `?` match as in a shell.
+    """The files that `patterns` name, in their order; `*`, `?` and `[]` match as in a shell, unless a file is
+    called just so.
 
     Raises:
         UsageError: a pattern that matches nothing, or a file that is named twice.
     """
     found: list[str] = []
     for pattern in patterns:
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        plain = os.path.isfile(pattern) or not glob.has_magic(pattern)
+        matches = [pattern] if plain else sorted(glob.glob(pattern))
         if not matches:
             raise UsageError(f"checkpoint {pattern}: no file matches")
         found += map(full_name, matches)

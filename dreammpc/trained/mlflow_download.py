@@ -33,8 +33,8 @@ def download(text: str) -> Path:
     The server is that of MLFLOW_TRACKING_URI, else `mlflow.db` in the working folder.
 
     Raises:
-        UsageError: MLflow is not installed, no such address, model, version, run or file, or a model of
-            another program.
+        UsageError: MLflow, or what it needs for the store that has the file, is not installed; no such
+            address, model, version, run or file, or a model of another program.
         RunError: MLflow cannot be reached.
     """
     if find_spec("mlflow") is None:
@@ -66,6 +66,11 @@ def _download(text: str, uri: str) -> Path:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise UsageError(f"checkpoint {text}: MLflow at {uri} has none: {one_line(error)}") from error
         raise RunError(f"checkpoint {text}: MLflow at {uri} can't be read ({one_line(error)})") from error
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"checkpoint {text}: the store where MLflow at {uri} keeps it needs {error.name}, which is not"
+            " installed here"
+        ) from error
     except OSError as error:
         raise RunError(f"checkpoint {text}: MLflow at {uri} can't be read ({one_line(error)})") from error
 

@@ -13,7 +13,7 @@ import torch
 
 from dreammpc import __version__
 from dreammpc.configuration.command_line import words as command_words
-from dreammpc.configuration.planners import build_planner
+from dreammpc.configuration.planners import build_planner, planner_name
 from dreammpc.evaluation.results import default_settings
 from dreammpc.evaluation.rows import plain_value
 from dreammpc.interfaces import RunError, UsageError
@@ -64,32 +64,38 @@ def register(
     run = MlflowRun(full_address(to), note.experiment, note.run_name, note.token, note.run)
     with tempfile.TemporaryDirectory() as draft:
         model = Path(draft) / "model"
-        save_model(path, model, planner, named)
+        algorithm = save_model(path, model, planner, named)
         try:
             version = run.register(model, name)
             if note.status not in (None, RUNNING):
                 run.write_status(note.status)
         except Exception as error:
-            later = register_command(path, name, planner, None if uri is None else to)
+            later = register_command(path, name, planner, None if uri is None else to, algorithm)
             raise RunError(f"MLflow at {to} can't be written ({one_line(error)}): later, {later}") from error
     here = f"models:/{name}/{version}"
     return f"{here} of run {run.run_id} at {to}; serve it: mlflow models serve -m {here} --env-manager local"
 
 
-def register_command(checkpoint: Path, name: str, planner: Mapping[str, Any], uri: str | None) -> str:
-    """What one types to register an agent with a planner's settings, as far as they are not its defaults."""
-    usual = default_settings(planner["name"])
-    own = {key: value for key, value in plain_value(dict(planner), names=True).items() if key != "name"}
-    changed = {f"planner.{key}": value for key, value in own.items() if usual.get(key) != value}
-    chosen = command_words(planner=planner["name"], **changed)
+def register_command(
+    checkpoint: Path, name: str, planner: Mapping[str, Any], uri: str | None, algorithm: str
+) -> str:
+    """What one types to register an agent with a planner's settings, as far as they are not its defaults.
+
+    An `algorithm` that is a dotted path is named, too (see `register`).
+    """
+    kind, dotted = planner_name(dict(planner)), algorithm if "." in algorithm else None
+    usual = {"name": kind, "_target_": kind, **default_settings(kind)}
+    own = plain_value(dict(planner), names=True).items()
+    changed = {f"planner.{key}": value for key, value in own if usual.get(key) != value}
+    chosen = command_words(planner=kind, **changed, algorithm=dotted)
     to = [] if uri is None else ["--uri", uri]
     return f"{shlex.join(['dreammpc', 'register', str(checkpoint), name, *to])} {chosen}"
 
 
 def save_model(
     checkpoint: Path, folder: Path, planner: Mapping[str, Any], named: Collection[str] = ()
-) -> None:
-    """Make `folder`, an MLflow model of an agent and its planner.
+) -> str:
+    """Make `folder`, an MLflow model of an agent and its planner; return the name of its algorithm.
 
     Args:
         checkpoint: its weights go along without what only training needs.
@@ -127,3 +133,5 @@ def save_model(
             model_config={"planner": dict(planner), "named": list(named)},
             metadata={"task": facts["task"], "dreammpc": __version__},
         )
+    algorithm: str = facts["config"]["algorithm"]["name"]
+    return algorithm
