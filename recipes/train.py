@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> int:
     place, fresh = assembly.replay_folder(config), not (config.init or config.data.updates)
     shared = world_size(), place, collector, known, fresh
     feed = assembly.build_feed(env, agent, config.steps, seed, config.algorithm, *shared)
-    algorithm = assembly.build_algorithm(agent, feed, config.algorithm, speed.compile)
+    algorithm = assembly.build_algorithm(agent, feed, config.algorithm, speed.compile, config.seed)
     algorithm.freeze_parts(asdict(config.freeze))
 
     # Evaluation, checkpoints, tracking: what happens over environment steps.
@@ -112,7 +112,7 @@ def train(config: TrainConfig) -> int:
         where = finish_run(loggers, finals(results), feed.env_steps, files)
     print(where)
     if to.register:
-        print(register(checkpoints.last, to.register, settings["planner"], to.uri))
+        print(register(checkpoints.last, to.register, config.planner, to.uri, named=[config.algorithm.name]))
     return 0
 
 

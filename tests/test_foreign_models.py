@@ -1,5 +1,6 @@
 """Models that others trained: their files are read as they are written, and planners plan in them."""
 
+import math
 import subprocess
 import sys
 
@@ -132,7 +133,7 @@ def test_particles_follow_members_and_their_heads_are_their_returns(tmp_path):
 def test_a_particle_is_moved_by_the_networks_of_its_member(tmp_path):
     folder = write_pets(tmp_path, members=3)
     model = load_pets(folder, A, particles=6)
-    weights = torch.load(folder / "model.pth", weights_only=True)["state_dict"]
+    weights = load_saved(folder / "model.pth")["state_dict"]
     obs, action = states(2), torch.rand(2, A) * 2 - 1
     latent, following = after(model, obs), None
     following = model.step(latent, action)
@@ -263,10 +264,17 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 def without(folder, name):
     """mbrl-lib's file with one tensor less."""
-    content = torch.load(folder / "model.pth")
+    content = load_saved(folder / "model.pth")
     del content["state_dict"][name]
     torch.save(content, folder / "less.pth")
     return folder / "less.pth"
+
+
+def elite(folder, members):
+    """mbrl-lib's file with other elite members."""
+    content = load_saved(folder / "model.pth") | {"elite_models": members}
+    torch.save(content, folder / "other.pth")
+    return folder / "other.pth"
 
 
 def configured(folder, text):
@@ -282,6 +290,10 @@ def test_what_does_not_fit_is_named(tmp_path):
         "12 positions of width 75 are not 2 frames": lambda: load_dino_wm(checkpoint, encoder, history=2),
         "particles must be a multiple of the 3 members, got 5": lambda: load_pets(pets, A, particles=5),
         "propagation must be ts1 or tsinf": lambda: load_pets(pets, A, propagation="ts2"),
+        "discount must be above 0 and at most 1, got 0": lambda: load_pets(pets, A, discount=0),
+        "policy_std must be a number of at least 0, got nan": lambda: load_pets(pets, A, policy_std=math.nan),
+        r"elite_models \[0, 7\] are not all of the 5 members": lambda: load_pets(elite(pets, [0, 7]), A),
+        "elite_models are no list of numbers": lambda: load_pets(elite(pets, object), A),
         "expected 2 \\+ 3 to 3": lambda: load_pets(pets, 3),
         "action_std: expected one number or 2, got 3": lambda: load_lewm(lewm, action_std=[1, 1, 1]),
         "max_logvar is missing": lambda: load_pets(without(pets, "max_logvar"), A),

@@ -13,7 +13,11 @@ from foreign_models import foreign_model
 from frames import frames, make_model, observation
 from toy_models import random_tdmpc2
 
+from dreammpc.agent import Agent
+from dreammpc.algorithms import BMPC
+from dreammpc.algorithms.bmpc import replan
 from dreammpc.interfaces import MEMORY, UsageError
+from dreammpc.models import BMPCModel
 from dreammpc.planning import Goal, Imagination, make_planner
 from dreammpc.planning.contract import check_term
 from dreammpc.planning.goal_frames import Frames
@@ -28,7 +32,8 @@ def picture(path, size=64):
 def test_a_picture_is_read_from_files_and_arrays(tmp_path):
     shown = picture(tmp_path / "goal.png")
     np.save(tmp_path / "goal.npy", shown.numpy())
-    for given in (tmp_path / "goal.png", str(tmp_path / "goal.npy"), shown, shown.numpy()):
+    backwards = shown.numpy()[:, ::-1].copy()[:, ::-1]  # with negative strides
+    for given in (tmp_path / "goal.png", str(tmp_path / "goal.npy"), shown, shown.numpy(), backwards):
         assert torch.equal(Frames(given).on(torch.device("cpu")), shown)
 
 
@@ -68,6 +73,14 @@ def test_an_agent_that_sees_frames_gets_one_as_its_goal():
     assert (plan.diagnostics["gain"] >= 0).all()
 
 
+def test_reanalyze_of_bmpc_goes_for_a_picture_too():
+    model, seen = make_model(BMPCModel), observation(2, "pixels")
+    seen["pixels"] = seen["pixels"].repeat(1, 3, 1, 1)  # a stack
+    planner = make_planner("dream_mpc", 2, terms=[Goal(weight=100.0, frames=frames(3))])
+    algorithm = BMPC(Agent(model, planner, record=True))
+    assert replan(model, algorithm.expert, seen).action.isfinite().all()
+
+
 @pytest.mark.parametrize("compile", [None, "eager"])
 def test_it_keeps_the_contract_of_terms(tmp_path, compile):
     model, obs = foreign_model("lewm", tmp_path)
@@ -81,6 +94,7 @@ def test_it_keeps_the_contract_of_terms(tmp_path, compile):
         ("nowhere.png", "nowhere.png: no such file"),
         ("text.png", "text.png: not a picture"),
         ("text.npy", "text.npy: not a picture"),
+        ("empty.npy", "empty.npy: not a picture"),
         (torch.zeros(3, 8, 8), r"expected a uint8 tensor or array \[C, h, w\].*float32 \[3, 8, 8\]"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"got uint8 \[8, 8, 3\]"),
         (7, r"got int64 \[\]"),
@@ -92,6 +106,7 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path, monkeypatch, given,
     monkeypatch.chdir(tmp_path)
     for name in ("text.png", "text.npy"):
         (tmp_path / name).write_text("hello")
+    (tmp_path / "empty.npy").touch()
     with pytest.raises(UsageError, match=line) as error:
         Goal(frames=given)
     assert "\n" not in str(error.value)

@@ -362,6 +362,20 @@ def test_what_cannot_be_kept_is_least_violated_and_said_once(caplog):
     assert len([r for r in caplog.records if "exceeds the limit -1" in r.getMessage()]) == 1
 
 
+def test_a_constraint_on_a_term_with_a_list_of_settings():
+    @dataclass(frozen=True)
+    class Beyond:
+        limits: list
+        weight: float = 1.0
+
+        def __call__(self, trajectory):
+            return trajectory.actions.square().sum((0, -1)) + sum(self.limits)
+
+    planner = make_planner("cem", 1, horizon=1, constraints=[{"term": Beyond([1.0, 2.0]), "limit": 0.0}])
+    result = make_plan(planner, pulled(), pulled().latent(torch.zeros(1, 1)))
+    assert result.diagnostics["violation"].item() == pytest.approx(3.0, abs=0.05)
+
+
 @dataclass(frozen=True)
 class Heads:
     """Costs 0, 1, 2 and 3 of four heads."""

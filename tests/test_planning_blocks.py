@@ -40,8 +40,7 @@ def test_decisions_become_actions_and_back(interpolation, horizon, block):
     else:
         knots = range(0, horizon, block)
         torch.testing.assert_close(actions[:, :, list(knots)], decisions[:, :, : len(knots)])
-    if interpolation == "hold" or (horizon - 1) % block == 0:
-        torch.testing.assert_close(blocks.fit(actions), decisions)
+    torch.testing.assert_close(blocks.fit(actions), decisions)
     torch.testing.assert_close(blocks.actions(torch.full_like(decisions, 0.3)), torch.full_like(actions, 0.3))
 
 
@@ -56,6 +55,17 @@ def test_splines_by_hand():
         p, q, m, n = *knots[i : i + 2, 0].tolist(), *slopes[i : i + 2]
         value = (2 * s**3 - 3 * s**2 + 1) * p + (s**3 - 2 * s**2 + s) * m + (3 * s**2 - 2 * s**3) * q
         assert cubic[t].item() == pytest.approx(value + (s**3 - s**2) * n, abs=1e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+@pytest.mark.parametrize(("horizon", "block"), [(4, 2), (6, 4), (8, 3), (9, 4)])
+def test_a_straight_line_stays_one(interpolation, horizon, block):
+    """Also where the last knot, which is the last action, is nearer than the others."""
+    blocks, line = (
+        make_blocks(horizon, block, interpolation, CPU),
+        torch.linspace(-0.9, 0.9, horizon)[:, None],
+    )
+    torch.testing.assert_close(blocks.actions(blocks.fit(line)), line)
 
 
 def test_the_spread_of_decisions_is_that_of_actions():

@@ -120,6 +120,11 @@ def test_the_paper_preset_without_iterations_ranks_by_j():
     torch.testing.assert_close(result.value, scores.amax(1))
 
 
+@pytest.mark.parametrize("name", ["dream_mpc", "grad_mpc"])
+def test_many_action_dimensions_have_two_more_iterations_and_none_if_none_are_asked_for(name):
+    assert [make_planner(name, 21, iterations=n).num_iterations for n in (0, 1)] == [0, 3]
+
+
 def test_without_keep_policy_the_policy_is_out_of_the_running():
     model = LinearQuadratic(A)
     latent = random_latent(model, B)

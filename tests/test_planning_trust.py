@@ -87,6 +87,26 @@ def test_what_should_have_moved_and_did_not_is_not_trusted():
     assert trust.trust(sums).tolist() == [1.0, 0.0]
 
 
+def test_a_model_says_how_far_apart_its_latents_are():
+    """With a `goal_distance` what a latent has besides, such as a counter of steps, is left out."""
+    model, bare = Moved(1.0), {"x": torch.zeros(B, A)}
+    counted = {"step": model.step}
+
+    def step(latent, action):
+        moved = counted["step"](latent.select("x"), action)
+        return moved.set("count", latent["count"] + 1)
+
+    model.step, now = step, TensorDict({**bare, "count": torch.zeros(B, 1)}, [B])
+    action = torch.full((B, A), 0.5)
+    seen = step(now, action).set("count", torch.zeros(B, 1))
+    state = TensorDict(
+        {name: torch.zeros(B, 1) for name in trust.SHAPES} | {"started": torch.ones(B, 1)}, [B]
+    )
+    assert (trust.trust(trust.measured(Imagination(model, action, now), seen, state)) < 1).all()
+    model.goal_distance = lambda one, other: (one["x"] - other["x"]).square().sum(-1)
+    assert (trust.trust(trust.measured(Imagination(model, action, now), seen, state)) == 1).all()
+
+
 def test_what_lies_back_counts_less():
     model = Moved(1.0)
     planner = make(measured_trust=True)

@@ -75,6 +75,16 @@ def test_how_heads_of_a_target_become_one_is_a_setting(make):
         make(target_reduction="most")
 
 
+def test_runs_of_different_seeds_are_reset_differently():
+    algorithms, batch = [make_tdmpc2(reset_every=1, seed=seed) for seed in (1, 2, 1)], make_bmpc_batch()
+    for algorithm in algorithms:
+        for _ in range(2):
+            algorithm.before_update(batch)
+    first, other, again = (a.model.actor.state_dict() for a in algorithms)
+    assert all(first[name].equal(again[name]) for name in first)
+    assert not all(first[name].equal(other[name]) for name in first)
+
+
 @pytest.mark.parametrize("make", [make_tdmpc2, make_bmpc])
 def test_resets_draw_value_heads_and_policy_anew(make):
     """Before the third update, the fifth, …; Adam forgets their moments, and nothing else changes."""

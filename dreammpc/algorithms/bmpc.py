@@ -131,7 +131,8 @@ class WideProposalModel:
     def __init__(self, model: BMPCModel):
         self.model, self.action_dim = model, model.action_dim
         self.step, self.outcome, self.value = model.step, model.outcome, model.value
-        self.observe, self.initial_belief = model.observe, model.initial_belief  # for objective terms
+        # For objective terms:
+        self.observe, self.initial_belief, self.obs_keys = model.observe, model.initial_belief, model.obs_keys
 
     def policy(self, latent: TensorDictBase, noise: Tensor) -> Tensor:
         return self.model.policy(latent, noise, REANALYZE_LOG_STD_LIMITS)
@@ -285,7 +286,7 @@ def check_expert(model: Any, planner: Any) -> None:
     device = module_device(model)
     latent, state = model.initial_belief(2, device).exclude(MEMORY), planner.initial_state(2, device)
     with forked_rng(device):
-        plan = planner.plan(Imagination(model), latent, state)
+        plan = planner.plan(Imagination(WideProposalModel(model)), latent, state)
     evaluations = plan.diagnostics.get("evaluations", None)
     if evaluations is not None and not evaluations.any():
         raise UsageError(f"{who}: it takes no step in the model, so it knows no better than the policy")

@@ -22,6 +22,9 @@ from dreammpc.nn import GRAY, ConvFeatures, moments, sample_shift
 from dreammpc.nn.ensemble import dropout_mask
 from dreammpc.runtime.compiling import compiled
 
+SEEDS = 1_000_003
+"""Between the resets of two seeds, more than there are updates."""
+
 
 class LatentAlgorithm(Updates):
     """World model, policy and planner, updated once per batch with manual optimization.
@@ -31,6 +34,7 @@ class LatentAlgorithm(Updates):
         progress: the share of a training's steps that is over, asked before every update; None is never.
         compile: how the losses run, see `runtime.compiling.MODES`; True is `default`. Compiling needs a C++
             compiler on a CPU, and the first update then takes tens of seconds.
+        seed: of the weights that resets draw.
         settings: those of `UpdateSettings`.
 
     Raises:
@@ -53,6 +57,7 @@ class LatentAlgorithm(Updates):
         agent: Agent,
         progress: Callable[[], float] | None = None,
         compile: bool | str = False,
+        seed: int = 0,
         **settings: Any,
     ):
         super().__init__(compile)
@@ -70,7 +75,7 @@ class LatentAlgorithm(Updates):
                 f" got {number}"
             )
         self.guard = NonFiniteGuard(own.max_skipped)
-        self.agent, self.progress = agent, progress
+        self.agent, self.progress, self.seed = agent, progress, seed
         self.lr_changes = own.lr_end != 1
         if own.target_reduction is not None:
             self.bootstrap = HeadReduction(own.target_reduction, own.target_std_weight)
@@ -120,7 +125,8 @@ class LatentAlgorithm(Updates):
         Of several processes all take in the mean of their batches.
         """
         if (every := self.settings.reset_every) and self.updates and self.updates % every == 0:
-            reset_value_and_policy(self.model, self._unwrapped(), seed=self.updates)
+            seed = (SEEDS * self.seed + self.updates) % 2**63
+            reset_value_and_policy(self.model, self._unwrapped(), seed)
         self.updates += 1
         self._freeze_what_is_due()
         if self.lr_changes and self.progress is not None:

@@ -110,9 +110,12 @@ def build_agent(model: LatentModel, planner: Any, algorithm: AlgorithmConfig, co
 
 
 def build_algorithm(
-    agent: Agent, feed: Feed, config: AlgorithmConfig, compile: bool | str = False
+    agent: Agent, feed: Feed, config: AlgorithmConfig, compile: bool | str = False, seed: int = 0
 ) -> LatentAlgorithm:
     """The LightningModule called `config.name`, with those of its settings that are not the feed's.
+
+    Args:
+        seed: of the run, for the weights that resets draw.
 
     Raises:
         UsageError: an algorithm that the agent's model or planner does not fit.
@@ -124,7 +127,7 @@ def build_algorithm(
     own["progress"] = feed.progress
     if cls.learns_from_plans:
         own["write_back"] = feed.write_back
-    algorithm = cls(agent, compile=compile, **own)
+    algorithm = cls(agent, compile=compile, seed=seed, **own)
     algorithm.complete = feed.complete
     return algorithm
 

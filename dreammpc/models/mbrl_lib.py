@@ -45,8 +45,11 @@ def load_pets(
     layers = [*(f"hidden_layers.{i}.0" for i in range(count)), "mean_and_logvar"]
     members = len(weights["mean_and_logvar.weight"])
     chosen = saved.get("elite_models") if isinstance(saved, dict) else None
-    elite = list(chosen or range(members))
-    if not set(elite) <= set(range(members)):
+    try:
+        elite = list(range(members)) if chosen is None else [int(each) for each in chosen]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{file}: elite_models are no list of numbers") from error
+    if not elite or not set(elite) <= set(range(members)):
         raise UsageError(f"{file}: elite_models {elite} are not all of the {members} members")
     for name in (f"{layer}.{part}" for layer in layers for part in ("weight", "bias")):
         shape_of(weights, name, file, LAYOUT)

@@ -3,6 +3,7 @@
 Shapes: M a flat batch, P particles, E members, D state width, A action dimension.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,10 @@ class ProbabilisticEnsemble(nn.Module):
             raise UsageError(f"propagation must be ts1 or tsinf, got {propagation!r}")
         if particles < 1 or particles % members:
             raise UsageError(f"particles must be a multiple of the {members} members, got {particles}")
+        if not 0 < discount <= 1:
+            raise UsageError(f"discount must be above 0 and at most 1, got {discount}")
+        if not 0 <= policy_std < math.inf:
+            raise UsageError(f"policy_std must be a number of at least 0, got {policy_std}")
         self.networks = networks
         self.state_dim, self.action_dim, self.members = state_dim, action_dim, members
         self.reward_fn, self.value_fn = reward, value

@@ -1,7 +1,8 @@
 """Files of other programs: their tensors, without running anything of theirs.
 
 A file may hold a state dict, or whole modules, which torch's weights-only reader refuses since it would have
-to import their classes. Here every class that it does not know is replaced by an inert one of the same name.
+to import their classes. Numbers of NumPy's are read; every other class that it does not know is replaced
+by an inert one of the same name.
 """
 
 import re
@@ -9,10 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dreammpc.interfaces import UsageError
+
+SCALAR: Any = np.int64(0).__reduce__()[0]
+NUMPY = {"numpy.dtype": np.dtype} | {f"numpy.{core}.multiarray.scalar": SCALAR for core in ("core", "_core")}
+"""What single numbers of NumPy's are saved as. They are read as they are."""
+DTYPES = [type(np.dtype(name)) for name in ("int32", "int64", "float32", "float64")]
 
 
 class Inert:
@@ -35,8 +42,8 @@ def load_saved(path: str | Path) -> Any:
         raise UsageError(f"{path}: no such file")
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        inert = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in names]
-        with torch.serialization.safe_globals(inert):  # type: ignore[arg-type]
+        classes = [(NUMPY.get(name) or type(name.rpartition(".")[2], (Inert,), {}), name) for name in names]
+        with torch.serialization.safe_globals([*classes, *DTYPES]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of torch's reader there is no end of kinds
         line = str(error).partition("\n")[0]

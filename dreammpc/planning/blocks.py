@@ -17,7 +17,7 @@ Interpolation = Annotated[str, one_of("hold", "linear", "cubic")]
 
 
 def num_decisions(horizon: int, action_block: int, interpolation: str) -> int:
-    """K: one for each block that begins in the horizon, or knots up to its last step or past it."""
+    """K: one for each block that begins in the horizon, or knots up to its last step."""
     if interpolation == "hold" or action_block == 1:
         return -(-horizon // action_block)
     return -(-(horizon - 1) // action_block) + 1
@@ -77,7 +77,7 @@ class Blocks:
         between = [1] * (decisions.ndim - 3)
         if self.weights is None or self.fitting is None:
             return decisions.gather(-2, at.view(len(at), *between, -1, 1).expand_as(decisions))
-        moved = (self.fitting[..., None] * self.weights[at].unsqueeze(1)).sum(2)  # [B, K, K]
+        moved = weighted(self.fitting, self.weights[at])  # [B, K, K]
         return weighted(moved.view(len(at), *between, *moved.shape[1:]), decisions)
 
 
@@ -93,15 +93,18 @@ def make_blocks(horizon: int, action_block: int, interpolation: str, device: tor
         weights = one[block_of]
         return Blocks(horizon, weights, (weights / weights.sum(0)).t(), block_of)
     # The knots on both sides of each action, and how far it is between them.
+    place = (knot * action_block).clamp(max=horizon - 1)
     i = block_of.clamp(max=count - 2)
-    s = (step / action_block - i).unsqueeze(1)
+    apart = place.diff()
+    s = ((step - place[i]) / apart[i]).unsqueeze(1)
     weights = (1 - s) * one[i] + s * one[i + 1]
     if interpolation == "cubic":  # Hermite's, with slopes by differences (one-sided at the ends)
-        before = torch.cat([2 * one[:1] - one[1:2], one[:-1]])
-        after = torch.cat([one[1:], 2 * one[-1:] - one[-2:-1]])
-        slope, rise = (after - before) / 2, one[i + 1] - one[i]
-        weights = weights + s * (1 - s) * ((1 - s) * (slope[i] - rise) - s * (slope[i + 1] - rise))
-    fitting = (step == (knot * action_block).clamp(max=horizon - 1).unsqueeze(1)).float()
+        chord = one.diff(dim=0) / apart.unsqueeze(1)
+        slope = (torch.cat([chord[:1], chord]) + torch.cat([chord, chord[-1:]])) / 2
+        run, rise = apart[i].unsqueeze(1), one[i + 1] - one[i]
+        bend = (1 - s) * (run * slope[i] - rise) - s * (run * slope[i + 1] - rise)
+        weights = weights + s * (1 - s) * bend
+    fitting = (step == place.unsqueeze(1)).float()
     return Blocks(horizon, weights, fitting, block_of, interpolation)
 
 

@@ -6,7 +6,7 @@ Letters: see `dreammpc.interfaces`; O observation width, T rows of a reference.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,6 +18,7 @@ from dreammpc.planning.imagination import Imagination
 from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
 from dreammpc.planning.value_heads import sample_std
 from dreammpc.plugins.settings import fitted, one_of
+from dreammpc.runtime.devices import CPU
 
 At = Annotated[str, one_of("last", "along")]
 
@@ -66,6 +67,24 @@ class Uncertainty:
         return (trajectory.discounts[:-1] * spread).sum(0)
 
 
+class Rows:
+    """T observations as a tensor, which is made on a device once, without a copy from the host."""
+
+    def __init__(self, rows: Sequence[Sequence[float]]):
+        self.rows = rows
+        self._on = {CPU: torch.tensor(rows, dtype=torch.float32)}
+
+    def on(self, device: torch.device) -> Tensor:
+        """[T, O] on `device`."""
+        if device not in self._on:
+            numbers = [torch.full((), float(x), device=device) for row in self.rows for x in row]
+            self._on[device] = torch.stack(numbers).view(len(self.rows), -1)
+        return self._on[device]
+
+    def __reduce__(self) -> Any:
+        return Rows, (self.rows,)
+
+
 @dataclass(frozen=True)
 class _ToReference:
     """Distance of latents to encoded observations."""
@@ -73,14 +92,13 @@ class _ToReference:
     weight: float = 1.0
     at: At = "last"
     distance: Callable[[TensorDictBase, TensorDictBase], Tensor] | None = None
+    _rows: ClassVar[Rows | None] = None
 
     def __post_init__(self) -> None:
         fitted("at", self.at, At)
 
-    def encoded(
-        self, model: Any, rows: Sequence[Sequence[float]], device: torch.device, frames: Frames | None = None
-    ) -> TensorDictBase:
-        """Latents [T] of observations `rows`, or of one that is or has the picture `frames`.
+    def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
+        """Latents [T] of the observations that are meant.
 
         Raises:
             UsageError: the model cannot observe, or observes something else.
@@ -89,12 +107,9 @@ class _ToReference:
             raise UsageError(
                 f"term {term_name(self)}: {type(model).__name__} has no observe to encode a goal with"
             )
-        content, size = {}, max(len(rows), 1)
-        if rows:
-            values = [torch.stack([torch.full((), float(x), device=device) for x in row]) for row in rows]
-            content["observation"] = torch.stack(values)
-        if frames is not None:
-            content["pixels"] = frames.on(device).unsqueeze(0)
+        frames: Frames | None = getattr(self, "frames", None)
+        content = {} if self._rows is None else {"observation": self._rows.on(device)}
+        content |= {} if frames is None else {"pixels": frames.on(device).unsqueeze(0)}
         keys = getattr(model, "obs_keys", ("observation",))
         if set(content) != set(keys):
             given = {"observation": "goal=[numbers]", "pixels": "frames=picture"}
@@ -102,6 +117,7 @@ class _ToReference:
                 f"term {term_name(self)}: its goal is no observation of the model, which sees"
                 f" {' and '.join(keys)}: expected {' and '.join(given.get(key, key) for key in keys)}"
             )
+        size = len(next(iter(content.values())))
         obs = TensorDict(content, [size], device=device)
         action = torch.zeros(size, model.action_dim, device=device)
         try:
@@ -151,9 +167,8 @@ class Goal(_ToReference):
             raise ValueError("goal must be an observation: numbers, or a picture as frames; got ()")
         if not all(map(math.isfinite, self.goal)):
             raise ValueError(f"goal must be an observation, a list of finite numbers, got {self.goal}")
-
-    def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
-        return self.encoded(model, [self.goal] if self.goal else [], device, self.frames)
+        if self.goal:
+            object.__setattr__(self, "_rows", Rows([self.goal]))
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         reached = trajectory.latents[1:] if self.at == "along" else trajectory.latents[-1:]
@@ -188,9 +203,7 @@ class Tracking(_ToReference):
             raise ValueError("reference must be observations, rows of equally many numbers")
         if not all(math.isfinite(x) for row in self.reference for x in row):
             raise ValueError("reference must be finite numbers, got some that are not")
-
-    def prepare(self, model: Any, device: torch.device) -> TensorDictBase:
-        return self.encoded(model, self.reference, device)
+        object.__setattr__(self, "_rows", Rows(self.reference))
 
     def __call__(self, trajectory: Trajectory) -> Tensor:
         horizon, count = trajectory.actions.shape[0], len(self.reference)

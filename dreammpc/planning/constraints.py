@@ -166,16 +166,16 @@ def final_report(context: "PlanningContext", chosen: "Selection") -> tuple[Tenso
     return found.unconstrained[:, -1], largest, following, sequences.shape[1] * context.horizon
 
 
-_warned: set[tuple[Constraint, ...]] = set()
+_warned: set[str] = set()
 
 
 def warn_if_infeasible(
     context: "PlanningContext", constraints: tuple[Constraint, ...], largest: Tensor, violations: Tensor
 ) -> None:
     """Say it once if the plan that was chosen violates a constraint."""
-    if constraints in _warned or not (largest > 1e-3).any():
+    if repr(constraints) in _warned or not (largest > 1e-3).any():
         return
-    _warned.add(constraints)
+    _warned.add(repr(constraints))
     row = int(largest.argmax())
     i = int(violations[row].argmax())
     log.warning(

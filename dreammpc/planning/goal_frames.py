@@ -32,6 +32,7 @@ class Frames(str):
     def __new__(cls, given: Any) -> "Frames":
         named = isinstance(given, str | Path)
         try:
+            given = np.ascontiguousarray(given) if isinstance(given, np.ndarray) else given
             pixels = read_picture(Path(given)) if named else torch.as_tensor(given).detach().cpu().clone()
         except UsageError:
             raise
@@ -76,6 +77,6 @@ def read_picture(path: Path) -> Tensor:
         import imageio.v3 as imageio
 
         return torch.as_tensor(np.array(imageio.imread(path, mode="RGB"))).permute(2, 0, 1).contiguous()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, EOFError, ValueError, TypeError, RuntimeError) as error:
         line = str(error).partition("\n")[0]
         raise UsageError(f"frames: {path}: not a picture: {line}") from error

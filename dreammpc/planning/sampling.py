@@ -281,5 +281,5 @@ LARGE_ACTION_DIM = 20
 
 
 def released_iterations(iterations: int, action_dim: int) -> int:
-    """Two more from 20 action dimensions on, in Dream-MPC's and TD-MPC2's released programs alike."""
-    return iterations + (2 if action_dim >= LARGE_ACTION_DIM else 0)
+    """Two more from 20 action dimensions on, as Dream-MPC's and TD-MPC2's programs have; 0 stays 0."""
+    return iterations + (2 if iterations and action_dim >= LARGE_ACTION_DIM else 0)

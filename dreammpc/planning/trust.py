@@ -23,15 +23,17 @@ def model_steps(imagination: Imagination) -> int:
 def measured(imagination: Imagination, latent: TensorDictBase, state: TensorDictBase) -> dict[str, Tensor]:
     """The sums of `SHAPES` [B, 1] after the step that led to `latent` [B]; an episode's first adds nothing.
 
-    One model step, from the latent before and the action that was executed there. Both sums are of Euclidean
-    lengths: from the predicted latent to the one that came, and from the latent before to that. What is not
-    finite is left out.
+    One model step, from the latent before and the action that was executed there. Both sums are of distances:
+    from the predicted latent to the one that came, and from the latent before to that. They are Euclidean, or
+    the root of the model's own `goal_distance` where it has one. What is not finite is left out.
     """
     last, action = imagination.last_latent, imagination.last_action
     if last is None or action is None:
         return {name: state[name] for name in SHAPES}
     predicted = imagination.step(last, action)
-    more = torch.stack([length(predicted, latent), length(last, latent)])
+    own = getattr(imagination.model, "goal_distance", None)
+    far = [own(one, latent).sqrt() if own else length(one, latent) for one in (predicted, last)]
+    more = torch.stack(far)
     more = torch.where(more.isfinite().all(0) & (state["started"][:, 0] > 0), more, 0.0)
     return {name: DECAY * state[name] + added[:, None] for name, added in zip(SHAPES, more, strict=True)}
 

@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import nn
@@ -122,7 +123,8 @@ def write_pets(folder: Path, learned_reward: bool = True, members: int = 3) -> P
         shapes |= {f"{name}.weight": (5, inside, outside), f"{name}.bias": (5, 1, outside)}
     weights = numbers(shapes)
     weights |= {"min_logvar": torch.full((1, out), -10.0), "max_logvar": torch.full((1, out), -3.0)}
-    torch.save({"state_dict": weights, "elite_models": list(range(1, members + 1))}, folder / "model.pth")
+    elite = list(np.arange(1, members + 1))  # numbers of NumPy's, as mbrl-lib's trainer keeps them
+    torch.save({"state_dict": weights, "elite_models": elite}, folder / "model.pth")
     return folder
 
 
