@@ -59,6 +59,11 @@ class ForeignError(RunError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, 400 characters of it, or its name if it says nothing."""
+    return str(error).strip().partition("\n")[0][:400] or type(error).__name__
+
+
 class Outcome(NamedTuple):
     """What imagined transitions yield, for a flat batch."""
 

@@ -17,7 +17,7 @@ from torchrl.collectors.distributed import RayCollector
 
 from dreammpc.data.mailbox import tensors_of
 from dreammpc.data.workers import WorkerCollector
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import UsageError, first_line
 
 # The mailbox sends the weights.
 warnings.filterwarnings("ignore", message="RayCollector iteration started before weight sync")
@@ -42,9 +42,8 @@ class RayWorkerCollector(WorkerCollector):
             try:
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as error:
-                reason = str(error).strip().partition("\n")[0]
                 raise UsageError(
-                    f"collector=ray: no Ray cluster could be joined or started: {reason}"
+                    f"collector=ray: no Ray cluster could be joined or started: {first_line(error)}"
                 ) from error
         cpus = int(ray.cluster_resources().get("CPU", 0))
         if cpus < self.workers:

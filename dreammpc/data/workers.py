@@ -27,7 +27,7 @@ from dreammpc.data.collector import with_carry
 from dreammpc.data.mailbox import Mailbox, mailbox_bytes
 from dreammpc.data.worker_errors import read_worker_error
 from dreammpc.data.worker_process import WorkerEnv, WorkerInit, WorkerPolicy
-from dreammpc.interfaces import RunError
+from dreammpc.interfaces import RunError, first_line
 from dreammpc.runtime.devices import CPU, module_device
 from dreammpc.runtime.processes import spared_signals
 
@@ -113,7 +113,7 @@ class WorkerCollector:
                     raise reported from reported.__cause__
                 if not started and not _died_starting(error):
                     raise
-                reason = dead or str(error).strip().partition("\n")[0] or type(error).__name__
+                reason = dead or first_line(error)
                 reason = reason if started else "a worker died while it started"
                 if self._starts > self.restarts:
                     raise WorkersDied(f"collection: workers died {self._starts} times: {reason}") from error

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dreammpc.deploy.description import read_description
-from dreammpc.deploy.formats import first_line, needs, quiet
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.deploy.formats import needs, quiet
+from dreammpc.interfaces import RunError, UsageError, first_line
 
 
 class ExportedAgent:

@@ -16,7 +16,7 @@ import torch
 
 from dreammpc.deploy.description import KEY, NAME
 from dreammpc.deploy.graph import Program
-from dreammpc.interfaces import RunError, UsageError
+from dreammpc.interfaces import RunError, UsageError, first_line
 from dreammpc.runtime.compiling import keep_compiled
 
 FORMATS = {
@@ -130,10 +130,6 @@ def missing(error: BaseException) -> str:
     """What ONNX lacks, from the exporter's long message."""
     found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
     return f"ONNX has no {found[1]}" if found else first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager

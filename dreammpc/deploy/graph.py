@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dreammpc.agent import Agent
-from dreammpc.interfaces import MEMORY, UsageError
+from dreammpc.interfaces import MEMORY, UsageError, first_line
 from dreammpc.planning import Imagination
 from dreammpc.runtime.devices import CPU, forked_rng
 from dreammpc.runtime.recording import ALIASES
@@ -110,8 +110,7 @@ def program(agent: Agent, ahead: int = 0, portable: bool = False) -> Program:
             results = call(*seen.values(), *start.values())
     except RuntimeError as error:
         raise UsageError(
-            f"{who} cannot be exported: its operations depend on values of tensors"
-            f" ({str(error).partition(chr(10))[0]})"
+            f"{who} cannot be exported: its operations depend on values of tensors ({first_line(error)})"
         ) from error
     for node in [node for node in traced.graph.nodes if node.target in ALIASES]:
         node.replace_all_uses_with(node.args[0])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import UsageError, first_line
 
 SCALAR: Any = np.int64(0).__reduce__()[0]
 NUMPY = {"numpy.dtype": np.dtype} | {f"numpy.{core}.multiarray.scalar": SCALAR for core in ("core", "_core")}
@@ -46,8 +46,8 @@ def load_saved(path: str | Path) -> Any:
         with torch.serialization.safe_globals([*classes, *DTYPES]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of torch's reader there is no end of kinds
-        line = str(error).partition("\n")[0]
-        raise UsageError(f"{path}: not a file that torch.save has written, or damaged: {line}") from error
+        what = "not a file that torch.save has written, or damaged"
+        raise UsageError(f"{path}: {what}: {first_line(error)}") from error
 
 
 def weights_of(saved: Any, prefix: str = "") -> dict[str, Tensor]:

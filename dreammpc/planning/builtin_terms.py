@@ -12,7 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from dreammpc.interfaces import MEMORY, UsageError
+from dreammpc.interfaces import MEMORY, UsageError, first_line
 from dreammpc.planning.goal_frames import Frames
 from dreammpc.planning.imagination import Imagination
 from dreammpc.planning.objective_terms import Trajectory, register_term, term_name
@@ -123,9 +123,8 @@ class _ToReference:
         try:
             belief = model.observe(obs, action, model.initial_belief(size, device))
         except (UsageError, RuntimeError) as error:
-            line = str(error).partition("\n")[0]
             raise UsageError(
-                f"term {term_name(self)}: its goal is no observation of the model: {line}"
+                f"term {term_name(self)}: its goal is no observation of the model: {first_line(error)}"
             ) from error
         return belief.exclude(MEMORY)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import UsageError, first_line
 
 EXPECTED = "a uint8 tensor or array [C, h, w]"
 
@@ -78,5 +78,4 @@ def read_picture(path: Path) -> Tensor:
 
         return torch.as_tensor(np.array(imageio.imread(path, mode="RGB"))).permute(2, 0, 1).contiguous()
     except (OSError, EOFError, ValueError, TypeError, RuntimeError) as error:
-        line = str(error).partition("\n")[0]
-        raise UsageError(f"frames: {path}: not a picture: {line}") from error
+        raise UsageError(f"frames: {path}: not a picture: {first_line(error)}") from error

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dreammpc.interfaces import UsageError
+from dreammpc.interfaces import UsageError, first_line
 from dreammpc.planning.constraints import candidate_multipliers
 from dreammpc.planning.context import PlanningContext
 from dreammpc.planning.objective_terms import NotDifferentiable
@@ -225,7 +225,7 @@ def score_gradient(
                 context.score(actions, multipliers)  # what fails by itself says so
             raise UsageError(
                 "gradient planning differentiates the model by torch.func.vjp, and there it fails (numpy, or"
-                f" PyTorch's older autograd in it?): {str(error).partition(chr(10))[0]}; planners that only"
+                f" PyTorch's older autograd in it?): {first_line(error)}; planners that only"
                 " sample, such as mppi, need no gradient"
             ) from error
     usable, gradients = scores.isfinite().to(scores.dtype), []

@@ -14,7 +14,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from dreammpc.interfaces import RunError
+from dreammpc.interfaces import RunError, first_line
 
 WARM_UP = 3
 """Calls before the capture, in which libraries and compilers choose and load their kernels."""
@@ -124,7 +124,7 @@ class Graphed:
             first: BaseException = error
             while first.__context__ is not None:  # that the capture had failed comes last
                 first = first.__context__
-            reason = str(first).strip().partition("\n")[0] or type(first).__name__
+            reason = first_line(first)
             raise RunError(
                 f"{self.what} cannot be a CUDA graph ({reason}); choose trainer.compile=default"
             ) from error
