@@ -117,7 +117,7 @@ class _ToReference:
                 f"term {term_name(self)}: its goal is no observation of the model, which sees"
                 f" {' and '.join(keys)}: expected {' and '.join(given.get(key, key) for key in keys)}"
             )
-        size = len(next(iter(content.values())))
+        size = 1 if self._rows is None else len(self._rows.rows)
         obs = TensorDict(content, [size], device=device)
         action = torch.zeros(size, model.action_dim, device=device)
         try:
