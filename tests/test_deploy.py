@@ -149,6 +149,19 @@ def test_a_plan_ahead_tracks_where_to_be_then(ahead, expected):
     assert float(action) == pytest.approx(expected, abs=0.2) and float(carry["plan.time"]) == 1
 
 
+def test_steps_without_a_plan_count_for_what_is_tracked(archive, tmp_path):
+    path, row = str(tmp_path / "agent.pt2"), "[0,1,0,0,0]"
+    words = ["--steps", "2", "planner.horizon=2", f"planner.terms=[{{name:tracking,reference:[{row}]}}]"]
+    cli.main(["export", AGENT, "-o", path, *words])
+    agent, untimed = ExportedAgent(path), ExportedAgent(archive)
+    for one in (agent, untimed):
+        one(np.ones(5))
+        one.skip(3)
+        one(np.ones(5))
+        one.skip(-2)
+    assert float(agent.carry["plan.time"]) == 3 and "plan.time" not in untimed.carry
+
+
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [

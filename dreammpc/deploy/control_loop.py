@@ -99,8 +99,10 @@ class ControlLoop:
 
     Args:
         plan: `plan(observation, pending)` gives the action [A] and the sequence [H, A] that it begins;
-            `pending` [ahead, A] are the actions before it. An `ExportedAgent` is one. Call it once before,
-            as a first call is slow.
+            `pending` [ahead, A] are the actions before it, none while the first plans are made. If it has a
+            `skip(ticks)`, that is called before a plan that begins so many ticks later than the plan before
+            makes one expect (earlier, if below 0). An `ExportedAgent` is one. Call it once before, as a
+            first call is slow.
         observe: gives what is observed now.
         act: is given an action [A].
         hz: ticks a second.
@@ -183,6 +185,7 @@ class ControlLoop:
         self._guard = threading.RLock()  # held while the machine is told something
         self._ended = self._stopped = False  # `stop` was called; it was, while no action was being given
         self._plan_s, number, self._began = np.nan, 0, self.clock.now()
+        self._next = 0  # the tick that the next plan counts from, by how many were made
         self._in_time = self._began + self.ahead * self.period
         if self.watchdog < np.inf:
             self.clock.watch(self._watch, self.watchdog / 4)
@@ -217,14 +220,19 @@ class ControlLoop:
         """Plan for tick `due`, unless a plan is still being made."""
         between = range(due - self.ahead + 1, due)
         pending = [self._last, *map(self._expected, between)] if self.ahead and self._last is not None else []
+        skipped, skip = due - len(pending) - self._next, getattr(self.plan, "skip", None)
 
         def planned() -> tuple[np.ndarray, float]:
             began = self.clock.now()
+            if skipped and skip is not None:
+                skip(skipped)
             action, sequence = self.plan(seen, np.array(pending, np.float32))
             return np.concatenate([action[None], sequence[1:]]), self.clock.now() - began
 
         future = self.clock.submit(planned)
-        self._running += [] if future is None else [(due, future)]
+        if future is not None:
+            self._running.append((due, future))
+            self._next += skipped + 1
 
     def _collect(self, number: int, until: float) -> None:
         """Take what has been planned, and wait for what this tick needs; raises what `plan` raised."""

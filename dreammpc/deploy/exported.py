@@ -56,6 +56,14 @@ class ExportedAgent:
             start = torch.tensor(entry["initial"], dtype=dtype)
             self.carry[entry["name"]] = torch.zeros(entry["shape"], dtype=dtype) + start
 
+    def skip(self, steps: int) -> None:
+        """Let so many steps pass without a plan (take them back, if below 0).
+
+        What follows a reference over time is at a later row in the next call.
+        """
+        if "plan.time" in self.carry:
+            self.carry["plan.time"] = self.carry["plan.time"] + steps
+
     def __call__(self, observation: Any, pending: Any = ()) -> tuple[np.ndarray, np.ndarray]:
         """Observe and plan.
 
