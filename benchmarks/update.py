@@ -73,7 +73,7 @@ class Update:
         self.batch, self.bf16, self.device = batch, bf16, device
 
     def __call__(self) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
             self.algorithm.training_step(self.batch, 0)
         if self.device.type == "cuda":
             torch.cuda.synchronize()

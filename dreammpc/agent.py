@@ -1,9 +1,8 @@
 """observe → plan → explore → action, as a TorchRL policy. Owns the carry and its masked reset.
 
 The carry is a TensorDict [B] with `belief`, `prev_action`, `plan` and `noise`; it travels in the
-environment's TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere else.
-
-An agent plans where its model's weights are; environments may be elsewhere.
+environment's TensorDict under `_carry` and is reset, by the mask `is_init`, here and nowhere else. An agent
+plans where its model's weights are; environments may be elsewhere.
 """
 
 from typing import Any
@@ -72,8 +71,7 @@ class Agent(TensorDictModuleBase):
 
         The carry is still written; the plan that is recorded is N(0, 1), of value 0.
         """
-        self._compiled = compile
-        self._act = prepared(act_tensors, self._compiled, self.planner)
+        self.compile_as(compile)
         self._templates: dict[int, Any] = {}
         """What `act` returns, by the size of the batch."""
         self._graphs: dict[tuple, Graphed] = {}
@@ -87,10 +85,17 @@ class Agent(TensorDictModuleBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._act = prepared(act_tensors, self._compiled, self.planner)
+        self.compile_as(self._compiled)
+
+    def compile_as(self, mode: bool | str) -> None:
+        """Plan from now on as `mode` says, see `dreammpc.runtime.compiling.MODES`."""
+        self._compiled = mode
+        self._act = prepared(act_tensors, mode, self.planner)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Agent":
-        self._graphs.clear()  # weights go elsewhere
+        self._graphs.clear()  # weights go elsewhere, and buffers become others
+        if compile_mode(self._compiled) == "recorded":
+            self.compile_as(self._compiled)
         return super()._apply(*args, **kwargs)
 
     @property
@@ -101,16 +106,13 @@ class Agent(TensorDictModuleBase):
     def initial_carry(self, batch_size: int, device: torch.device | None = None) -> TensorDictBase:
         """The carry before an episode's first step, TensorDict [B], where it plans (graphs: on the host)."""
         device = device or (CPU if compile_mode(self._compiled) == "graphs" else self.device)
-        return TensorDict(
-            {
-                "belief": self.model.initial_belief(batch_size, device),
-                "prev_action": torch.zeros(batch_size, self.model.action_dim, device=device),
-                "plan": self.planner.initial_state(batch_size, device),
-                "noise": torch.zeros(batch_size, self.model.action_dim, device=device),
-            },
-            [batch_size],
-            device=device,
-        )
+        content = {
+            "belief": self.model.initial_belief(batch_size, device),
+            "prev_action": torch.zeros(batch_size, self.model.action_dim, device=device),
+            "plan": self.planner.initial_state(batch_size, device),
+            "noise": torch.zeros(batch_size, self.model.action_dim, device=device),
+        }
+        return TensorDict(content, [batch_size], device=device)
 
     @torch.no_grad()
     def step(
@@ -227,7 +229,7 @@ def act(
     last = carry["prev_action"], carry["belief"].exclude(MEMORY)
     plan = planner.plan(Imagination(model, *last), latent, carry["plan"])
     if before is not None:
-        check_plan(type(planner).__name__, plan, model.action_dim, before, carry["plan"])
+        check_plan(f"planner {type(planner).__name__}", plan, model.action_dim, before, carry["plan"])
     noise = carry["noise"]
     if noise_scale > 0:
         noise = noise_correlation * noise + (1 - noise_correlation**2) ** 0.5 * torch.randn_like(noise)
@@ -260,11 +262,8 @@ def act_tensors(*arguments: Any) -> list[Tensor]:
     return tree_leaves(act(*arguments))
 
 
-def check_plan(
-    planner: str, plan: Plan, action_dim: int, before: TensorDictBase, given: TensorDictBase
-) -> None:
+def check_plan(who: str, plan: Plan, action_dim: int, before: TensorDictBase, given: TensorDictBase) -> None:
     """Raise UsageError if a plan has wrong shapes, or the state `given` differs from its copy `before`."""
-    who = f"planner {planner}"
     if not isinstance(plan, Plan):
         raise UsageError(f"{who} must return a Plan, got {type(plan).__name__}")
     for name in ("state", "diagnostics"):

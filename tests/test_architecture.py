@@ -150,6 +150,12 @@ def test_no_test_imports_from_another():
     assert not {test: found for test, found in taken.items() if found}
 
 
+def test_who_seeds_every_device():
+    """Whoever has a process to itself; for a while there is `seeded_rng`, which spares other devices."""
+    for_good = {"trainer", "worker_process", "plant", "served", "deploy_commands"}
+    assert {path.stem for path in SOURCES if "torch.manual_seed(" in path.read_text()} == for_good
+
+
 def test_importing_does_not_load_what_is_heavy():
     code = "import sys, dreammpc, dreammpc.tracking\nprint({'torch', 'mlflow', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -359,7 +359,7 @@ def test_archive_keeps_what_was_overwritten_in_old_rows(tmp_path, rows):
         archive.save(replay)
         sample = replay.sample().flatten()
         changed = {"plan": {"mean": sample["observation"] + 1000}}
-        assert replay.update(sample["index"], sample["index_generation"], changed).all()
+        assert replay.update(sample["index"], sample["frame"], changed).all()
     saved = {**archive.save(replay), "replay": replay.state_dict()}
     archive.sweep()
     assert len(list(tmp_path.glob("mutable-*.pt"))) == 2  # and that of the save before

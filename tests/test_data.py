@@ -201,7 +201,7 @@ def test_mutable_entries_are_stored_and_updated_where_the_row_is_still_there():
         replay.extend(with_plans(writer.batch(1)))
     sample = replay.sample()
     assert torch.equal(sample["plan", "mean"], sample["observation"] + 0.5)
-    assert sample["index"].shape == sample["index_generation"].shape == (16, 3)
+    assert sample["index"].shape == sample["frame"].shape == (16, 3)
     for _ in range(10):  # rows 0 to 20 are overwritten: 120 written, 99 held
         replay.extend(with_plans(writer.batch(1)))
 
@@ -209,17 +209,12 @@ def test_mutable_entries_are_stored_and_updated_where_the_row_is_still_there():
     alive = torch.tensor([row in writer.history[-99:] for row in who])
     assert 0 < alive.sum() < len(who)
     fresh = sample["plan", "mean"].flatten(0, 1) + 100
-    index, generation = sample["index"].flatten(), sample["index_generation"].flatten()
-    assert torch.equal(replay.update(index, generation, {"plan": {"mean": fresh}}), alive)
+    index, stamps = sample["index"].flatten(), sample["frame"].flatten()
+    assert torch.equal(replay.update(index, stamps, {"plan": {"mean": fresh}}), alive)
 
     rows = replay.rows(21, 120)
     renewed = {row for row, here in zip(who, alive.tolist(), strict=True) if here}
     for row, mean in zip(writer.history[21:], rows["plan", "mean"].tolist(), strict=True):
         assert mean == pytest.approx([x + (100.5 if row in renewed else 0.5) for x in row])
     with pytest.raises(KeyError, match="reward may not be changed"):
-        replay.update(index, generation, {"reward": fresh[:, :1]})
-
-
-def test_without_mutable_entries_samples_are_as_lean_as_before():
-    replay, _ = filled(2, 100, 3, 40)
-    assert "index_generation" not in replay.sample()
+        replay.update(index, stamps, {"reward": fresh[:, :1]})

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from foreign import foreign
+from toy_models import random_tdmpc2
 
 from dreammpc.interfaces import UsageError
-from dreammpc.runtime.devices import choose_device, forked_rng, module_device
+from dreammpc.planning import make_planner
+from dreammpc.planning.contract import graphable
+from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device, seeded_rng
 
 
 @pytest.fixture
@@ -99,6 +102,18 @@ def test_random_streams_go_on_as_if_nothing_had_been_drawn(device):
     before = torch.get_rng_state()
     with forked_rng(device):
         torch.rand(3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_seed_for_a_while_is_of_no_other_device(monkeypatch):
+    """`torch.manual_seed` seeds all GPUs: a run's seed would be lost by what is checked before it begins."""
+    model = random_tdmpc2()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs were seeded"))
+    before = torch.get_rng_state()
+    with seeded_rng(3, CPU):
+        drawn = torch.rand(4)
+    assert torch.equal(drawn, torch.rand(4, generator=torch.Generator().manual_seed(3)))
+    assert graphable(make_planner("dream_mpc", 2), model) is None
     assert torch.equal(before, torch.get_rng_state())
 
 

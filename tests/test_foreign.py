@@ -186,7 +186,7 @@ def test_weights_go_back_to_where_they_were(tmp_path):
 
 def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
     """It is pickled into them, which a model on a device of this process does not survive."""
-    agent, sent = Agent(random_tdmpc2().to(device), small("dream_mpc")), []
+    agent, sent = Agent(random_tdmpc2().to(device), small("dream_mpc"), compile="default"), []
     monkeypatch.setattr(
         workers, "MultiSyncCollector", lambda envs, policy_factory, **_: sent.append(policy_factory)
     )
@@ -196,6 +196,7 @@ def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
     (factory,) = sent
     assert module_device(factory.agent) == CPU
     assert module_device(agent) == device
+    assert (agent._compiled, factory.agent._compiled) == ("default", "recorded")
     with torch.no_grad():
         agent.model.actor.linears[0].weight.add_(1)
     agent.random = True

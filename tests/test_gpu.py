@@ -18,7 +18,9 @@ from dreammpc.agent import Agent
 from dreammpc.data import WorkerCollector
 from dreammpc.evaluation.episodes import run_episodes
 from dreammpc.planning import PLANNERS, PlanningContext, make_planner
-from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device
+from dreammpc.planning.contract import graphable
+from dreammpc.runtime.devices import CPU, choose_device, forked_rng, module_device, seeded_rng
+from dreammpc.training import seed_everything
 from dreammpc.training.checkpoint_format import load_checkpoint
 from dreammpc.training.random_state import random_state, set_random_state
 
@@ -161,3 +163,18 @@ def test_random_streams_go_on(device):
     assert set_random_state(state, device)
     assert (draw(), draw()) == (drawn, following)
     assert set_random_state(random_state(CPU), device) == (device == CPU)
+
+
+def test_checks_before_a_training_leave_the_seed_alone(device):
+    """On a card the stream of a run's seed goes on; for a model on the CPU, too."""
+    models = [random_tdmpc2().to(place) for place in (CPU, device)]
+    seed_everything(7)
+    expected = torch.rand(3, device=device)
+    seed_everything(7)
+    for model in models:
+        assert graphable(make_planner("dream_mpc", 2), model) is None
+    with seeded_rng(1, device):
+        inside = torch.rand(3, device=device)
+    assert torch.equal(torch.rand(3, device=device), expected) and not torch.equal(inside, expected)
+    with seeded_rng(1, device):
+        assert torch.equal(torch.rand(3, device=device), inside)

@@ -53,18 +53,17 @@ def check_against_memory(place: torch.device, ragged: bool) -> None:
         ours, theirs = there.sample(), memory.sample()
         assert ours["observation"].device.type == place.type
         assert same(ours, theirs)
-        index, generation = theirs["index"].flatten(), theirs["index_generation"].flatten()
+        index, stamps = theirs["index"].flatten(), theirs["frame"].flatten()
         patch = torch.full((len(index), 1), float(-i - 1))
-        memory.update(index, generation, {("expert", "mean"): patch})
-        there.update(
-            ours["index"].flatten(), ours["index_generation"].flatten(), {("expert", "mean"): patch.to(place)}
-        )
+        memory.update(index, stamps, {("expert", "mean"): patch})
+        mine = ours["index"].flatten(), ours["frame"].flatten()
+        there.update(*mine, {("expert", "mean"): patch.to(place)})
     rows = there.rows(20, 60)
     assert same(rows, memory.rows(20, 60)) and rows["observation"].device.type == "cpu"
     assert (rows["expert", "mean"] < 0).any()
     restored = Replay(40, 2, 3, 16, mutable=(("expert", "mean"),), ragged=ragged, folder=place)
     restored.restore([rows], there.state_dict())
-    assert same(restored.sample().exclude("index_generation"), there.sample().exclude("index_generation"))
+    assert same(restored.sample(), there.sample())
 
 
 @DEVICES
@@ -72,10 +71,10 @@ def check_against_memory(place: torch.device, ragged: bool) -> None:
 def test_only_numbers_are_sent(device, ragged):
     replay = make(torch.device(device), ragged)
     drawn = replay.draw()
-    assert set(drawn.keys()) == {"index", "index_generation"} and drawn["index"].device.type == "cpu"
+    assert set(drawn.keys()) == {"index"} and drawn["index"].device.type == "cpu"
     batch = replay.complete(drawn)
     assert batch.batch_size == (16, 3) and ("valid" in set(batch.keys())) == ragged
-    assert set(drawn.keys()) == {"index", "index_generation"}  # what a graph keeps is given as it is
+    assert set(drawn.keys()) == {"index"}  # what a graph keeps is given as it is
     assert same(replay.complete(batch), batch)
 
 

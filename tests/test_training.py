@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import sysconfig
 from types import SimpleNamespace
 
 import pytest
@@ -70,6 +72,21 @@ def test_without_a_compiler(monkeypatch):
     assert chosen(CPU, None, None, 512, "state")[0] == "off"
     with pytest.raises(UsageError, match=r"trainer.compile=default needs a compiler; choose off"):
         choose_speed(CPU, True, None, 512, "state")
+
+
+def test_what_compiling_for_a_gpu_needs(monkeypatch, tmp_path):
+    """Triton, and what it compiles its own module with."""
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: False)
+    assert speed.missing_compiler(GPU) == "Triton"
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert speed.missing_compiler(GPU) == "a C compiler (CC, gcc or clang)"
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    assert speed.missing_compiler(GPU) == f"Python's headers ({tmp_path / 'Python.h'})"
+    (tmp_path / "Python.h").touch()
+    assert speed.missing_compiler(GPU) == ""
 
 
 def test_what_runs_seldom_is_not_compiled_on_a_cpu(monkeypatch):

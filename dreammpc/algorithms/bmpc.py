@@ -160,7 +160,7 @@ class BMPC(LatentAlgorithm):
 
     Args:
         agent: made with `record=True`; its planner is the expert.
-        write_back: the replay's `update(index, generation, patch)`, which takes the fresh plans; without it
+        write_back: the replay's `update(index, stamps, patch)`, which takes the fresh plans; without it
             they serve the present update only.
         reanalyze_interval: updates from one reanalyze to the next; 0 is never.
         reanalyze_slices: slices of the batch that are planned anew.
@@ -264,8 +264,8 @@ class BMPC(LatentAlgorithm):
 
     def _write(self, batch: TensorDictBase, fresh: TensorDictBase) -> None:
         if self.write_back is not None:
-            index, generation = batch["index"].flatten(), batch["index_generation"].flatten()
-            self.write_back(index, generation, {"expert": fresh.flatten()})
+            index, stamps = batch["index"].flatten(), batch["frame"].flatten()
+            self.write_back(index, stamps, {"expert": fresh.flatten()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -6,7 +6,7 @@ import torch
 from torch.optim import Optimizer
 
 from dreammpc.models import LatentModel
-from dreammpc.runtime.devices import forked_rng, module_device
+from dreammpc.runtime.devices import module_device, seeded_rng
 
 
 @torch.no_grad()
@@ -19,8 +19,7 @@ def reset_value_and_policy(model: LatentModel, optimizers: Iterable[Optimizer], 
     Args:
         seed: of the new weights, equal in all processes that train together.
     """
-    with forked_rng(module_device(model)):
-        torch.manual_seed(seed)
+    with seeded_rng(seed, module_device(model)):
         model.value_heads.reset_parameters()
         model.actor.reset_parameters()
     model.target_heads.load_state_dict(model.value_heads.state_dict())

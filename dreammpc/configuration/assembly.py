@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dreammpc.agent import EXPERT_KEYS, Agent
 from dreammpc.algorithms import LatentAlgorithm, algorithm_class
 from dreammpc.algorithms.losses import heuristic_discount
@@ -149,9 +151,10 @@ def check_replay_fits(env: TaskEnv, agent: Agent, config: TrainConfig, world_siz
     """One line that says what the replay will take; UsageError if there is not as much."""
     capacity = replay_capacity(env, config.steps, config.algorithm, world_size)
     sizes = obs_dim(env), env.action_spec.shape[-1], "pixels" in agent.obs_keys, agent.record, env.channels
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    place = replay_folder(config)
+    here = 1 if isinstance(place, torch.device) else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = here * replay_bytes(capacity, env.num_envs, *sizes)
-    return check_replay_memory(needed, here * capacity, replay_folder(config))
+    return check_replay_memory(needed, here * capacity, place)
 
 
 def build_feed(

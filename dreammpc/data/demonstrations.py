@@ -42,12 +42,12 @@ class Demonstrations:
         both: TensorDictBase = torch.cat([take(collected, size - ours), recorded])  # type: ignore
         return both[spread(size - ours, ours)] if self.replay.mutable else both
 
-    def update(self, collected: Replay, index: Tensor, generation: Tensor, values: Mapping[str, Any]) -> None:
+    def update(self, collected: Replay, index: Tensor, stamps: Tensor, values: Mapping[str, Any]) -> None:
         """`Replay.update` of rows [M] of a batch that `sample` gave, where they came from."""
         patch, theirs = TensorDict(dict(values), [len(index)]), index >= collected.capacity
         for replay, mine, offset in ((collected, ~theirs, 0), (self.replay, theirs, collected.capacity)):
             if mine.any():
-                replay.update(index[mine] - offset, generation[mine], dict(patch[mine].items()))
+                replay.update(index[mine] - offset, stamps[mine], dict(patch[mine].items()))
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream, what has been overwritten, and by what the data are known again."""
@@ -69,10 +69,10 @@ class Demonstrations:
             )
         self.replay.generator.set_state(state["generator"])
         if state["mutable"]:
-            rows = torch.arange(self.replay.written)
+            stamps = self.replay.rows(0, self.replay.written)["frame"]
             values = {tuple(key.split("/")): value for key, value in state["mutable"].items()}
-            generation = self.replay.buffer.writer.generations_of(rows)
-            self.replay.update(rows, generation, dict(TensorDict(values, [len(rows)]).items()))
+            patch = TensorDict(values, [len(stamps)])
+            self.replay.update(torch.arange(len(stamps)), stamps, dict(patch.items()))
 
 
 def spread(first: int, second: int) -> Tensor:

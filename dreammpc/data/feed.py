@@ -234,12 +234,12 @@ class Feed:
             **({} if self.data is None else {"offline": self.offline, "data": self.data.state_dict()}),
         }
 
-    def write_back(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> None:
+    def write_back(self, index: Tensor, stamps: Tensor, values: dict[str, Any]) -> None:
         """`Replay.update` of rows of a batch, wherever they came from."""
         if self.data is None:
-            self.replay.update(index, generation, values)
+            self.replay.update(index, stamps, values)
         else:
-            self.data.update(self.replay, index, generation, values)
+            self.data.update(self.replay, index, stamps, values)
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Go on where `state_dict` was taken.

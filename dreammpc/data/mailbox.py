@@ -7,6 +7,8 @@ from multiprocessing.shared_memory import SharedMemory
 import torch
 from torch import Tensor, nn
 
+from dreammpc.runtime.devices import CPU
+
 HEADER = 16
 """Bytes before the weights: a version and the agent's switch `random`, as int64."""
 LOCK_S = 10.0
@@ -39,7 +41,7 @@ class Mailbox:
             header = self._header()
             header[0] += 1
             header[1] = int(agent.random)  # type: ignore[arg-type]
-            for tensor, place in self._places(agent):
+            for tensor, (_, place) in zip(on_host(tensors_of(agent)), self._places(agent), strict=True):
                 place.copy_(tensor)
         finally:
             self.lock.release()
@@ -86,6 +88,19 @@ def tensors_of(agent: nn.Module) -> list[Tensor]:
     """The parameters and buffers of `agent`, but empty ones."""
     tensors = [*agent.parameters(), *agent.buffers()]
     return [tensor.detach() for tensor in tensors if tensor.numel()]
+
+
+def on_host(tensors: list[Tensor]) -> list[Tensor]:
+    """The same tensors on the CPU, by one transfer from another device."""
+    if not tensors or tensors[0].device == CPU:
+        return tensors
+    content = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors]).cpu()
+    parts = content.split([tensor.nbytes for tensor in tensors])
+    # A part begins anywhere, and what is read as larger words must begin at a multiple of them.
+    return [
+        part.clone().view(tensor.dtype).view(tensor.shape)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
 
 
 def _room(tensor: Tensor) -> int:

@@ -40,7 +40,7 @@ def replay_bytes(
         episodes: that there will be, where that is known.
     """
     floats = 2 * obs_dim + action_dim + 1 + (2 * action_dim + 1 if plans else 0)
-    row = 4 * floats + 1 + 8 + 8 + 8 * plans + 8 * (STACK + 1) * pixels  # flag, stamp, index, generation
+    row = 4 * floats + 1 + 8 + 8 + 8 * (STACK + 1) * pixels  # flag, stamp, index
     frames = math.prod(FRAME_SHAPE[1:]) * channels * ring_size(capacity, num_envs, episodes) if pixels else 0
     return row * capacity + frames
 

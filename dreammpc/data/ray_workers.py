@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torchrl.collectors.distributed import RayCollector
 
-from dreammpc.data.mailbox import tensors_of
-from dreammpc.data.workers import WorkerCollector
+from dreammpc.data.mailbox import on_host, tensors_of
+from dreammpc.data.workers import WorkerCollector, on_cpu
 from dreammpc.interfaces import UsageError, first_line
 
 # The mailbox sends the weights.
@@ -58,7 +58,7 @@ class RayWorkerCollector(WorkerCollector):
     def _make_workers(self) -> None:
         self._collector = RayCollector(
             self._environments(),
-            copy.deepcopy(self.agent).cpu(),
+            copy.deepcopy(on_cpu(self.agent)),
             frames_per_batch=self.workers * self.num_envs * self.steps,
             total_frames=sys.maxsize,
             sync=True,
@@ -82,7 +82,7 @@ class RayMailbox:
 
     def post(self, agent: nn.Module) -> None:
         """Send the weights of `agent` and its switch."""
-        content = ray.put((agent.random, [tensor.cpu() for tensor in tensors_of(agent)]))
+        content = ray.put((agent.random, on_host(tensors_of(agent))))
         for actor in self.actors:
             actor.__ray_call__.remote(take, content)
 

@@ -41,7 +41,7 @@ class Replay:
         batch_size: windows per sample.
         seed: of the sampler's own random stream.
         mutable: keys that are stored besides `KEYS` and that `update` may overwrite. Samples then hold
-            `index` and `index_generation`, by which a row is found again, or found to be gone.
+            `index` and `frame`, by which a row is found again, or found to be gone.
         ragged: every row starts a window, also one that runs past the end of its episode (or of what has been
             collected), so that ends appear at every position of a window and no episode is too short.
             Samples then hold `valid`, bool [batch_size, window, 1]: which rows belong to the episode that the
@@ -95,7 +95,7 @@ class Replay:
             if folder
             else LazyTensorStorage(self.capacity, device=self.device or "cpu"),
             sampler=self._sampler,
-            writer=TensorDictRoundRobinWriter(track_generations=bool(mutable)),
+            writer=TensorDictRoundRobinWriter(),
         )
         self.batch_size = batch_size
         self.written = 0
@@ -161,11 +161,7 @@ class Replay:
         size = self.batch_size if size is None else size
         if self.device is not None:
             index, _ = self._sampler.sample(self.buffer.storage, size)
-            drawn = TensorDict({"index": index}, [size])
-            if self.mutable:
-                generation = self.buffer.writer.generations_of(index.flatten())
-                drawn["index_generation"] = generation.view(index.shape)
-            return drawn
+            return TensorDict({"index": index}, [size])
         drawn = self.buffer.sample(size)
         if self.frames is not None:
             drawn.batch_size = [size]
@@ -181,8 +177,7 @@ class Replay:
         batch, given = drawn.copy(), set(drawn.keys())
         if "action" not in given:
             # All of the room, however much is filled: a graph would keep today's length.
-            rows = self.buffer.storage._storage[drawn["index"].to(self.device)]  # type: ignore[union-attr]
-            batch = rows.update(drawn.select("index_generation", strict=False))
+            batch = self._rows[drawn["index"].to(self.device)]
         if "frames" in given:
             before, after = stacked(batch.pop("frames"))
             batch.batch_size = before.shape[:2]
@@ -197,12 +192,16 @@ class Replay:
         """Which of those rows have all their frames still."""
         return storage.get(slice(None))["frames"][rows, 0] >= self.frames.oldest  # type: ignore[union-attr]
 
-    def update(self, index: Tensor, generation: Tensor, values: dict[str, Any]) -> Tensor:
+    @property
+    def _rows(self) -> TensorDictBase:
+        return self.buffer.storage._storage  # type: ignore[union-attr]
+
+    def update(self, index: Tensor, stamps: Tensor, values: dict[str, Any]) -> Tensor:
         """Overwrite rows that were sampled, but for those whose place another row has taken since.
 
         Args:
-            index, generation: the samples' `index` and `index_generation`, flat: [M].
-            values: entries or nested entries of `mutable`, each [M, …].
+            index, stamps: the samples' `index` and `frame`, flat: [M].
+            values: entries or nested entries of `mutable`, each [M, …]; of a row named twice the last.
 
         Returns:
             Which rows were updated, [M].
@@ -210,12 +209,16 @@ class Replay:
         Raises:
             KeyError: an entry that is not among `mutable`.
         """
-        patch = TensorDict(values, [len(index)]).to(self.device or "cpu")
+        patch, index = TensorDict(values, [len(index)]).to(self.device or CPU), index.cpu()
         for key in patch.keys(True, True):
             if key not in self.mutable:
                 raise KeyError(f"replay: {key} may not be changed; of its rows only {list(self.mutable)} may")
-        result = self.buffer.update_if_present(index=index.cpu(), generation=generation.cpu(), patch=patch)
-        return result.updated
+        there = self._stamps[index] == stamps.cpu()
+        last = {row: i for i, row in enumerate(index.tolist()) if there[i]}
+        rows, places = torch.tensor([*last.items()], dtype=torch.int64).view(-1, 2).T.to(self.device or CPU)
+        for key in patch.keys(True, True):
+            self._rows.get(key)[rows] = patch.get(key)[places]
+        return there
 
     def rows(self, start: int, stop: int) -> TensorDictBase:
         """Rows written as number `start` to `stop`, in order of writing, as a copy.

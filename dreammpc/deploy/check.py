@@ -14,7 +14,7 @@ from tensordict import TensorDictBase
 from dreammpc.agent import Agent
 from dreammpc.deploy.exported import ExportedAgent
 from dreammpc.interfaces import UsageError
-from dreammpc.runtime.devices import CPU, forked_rng
+from dreammpc.runtime.devices import CPU, seeded_rng
 from dreammpc.support import markdown
 
 CLOSE = 1e-3
@@ -153,8 +153,7 @@ def played(env: Any, seed: int, steps: int | None, act: Callable[[TensorDictBase
         act: what is observed → the action [1, A].
     """
     score, count = 0.0, 0
-    with forked_rng(CPU):
-        torch.manual_seed(seed)
+    with seeded_rng(seed, CPU):
         env.seed_rows([seed])
         obs = env.reset()
         while steps is None or count < steps:
@@ -169,8 +168,7 @@ def played(env: Any, seed: int, steps: int | None, act: Callable[[TensorDictBase
 def compare(file: ExportedAgent, record: Record) -> Comparison:
     """Play `record` again by `file`, which carries its own plans from step to step."""
     differences, values, seconds = [], [], []
-    with forked_rng(CPU):
-        torch.manual_seed(record.seed)
+    with seeded_rng(record.seed, CPU):
         file.reset()
         for t, action in enumerate(record.actions):
             seen = {name: values[t] for name, values in record.observations.items()}

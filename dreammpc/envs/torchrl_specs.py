@@ -15,6 +15,7 @@ from torchrl.envs.transforms import AutoResetEnv, Compose, Transform
 from dreammpc.envs.spaces import one_line
 from dreammpc.envs.state import Unusable
 from dreammpc.interfaces import UsageError
+from dreammpc.runtime.devices import seeded_rng
 
 UNLIMITED = 1e30
 """Action bounds beyond it are none: TorchRL's `Unbounded` has the largest float."""
@@ -129,12 +130,12 @@ def heeds_masks(env: EnvBase) -> bool:
     def others(restart: bool) -> Tensor:
         env.set_seed(0)
         now = env.reset()
-        torch.manual_seed(0)  # of the actions
-        for step in range(2):
-            now = env.step_mdp(env.step(env.rand_action(now)))
-            if restart and step == 0:
-                mask = first.to(env.device or "cpu")
-                now = env.reset(now.set("_reset", mask), select_reset_only=True)
+        with seeded_rng(0, env.device):  # of the actions
+            for step in range(2):
+                now = env.step_mdp(env.step(env.rand_action(now)))
+                if restart and step == 0:
+                    mask = first.to(env.device or "cpu")
+                    now = env.reset(now.set("_reset", mask), select_reset_only=True)
         return torch.cat([now[key].reshape(env.batch_size.numel(), -1)[1:].double() for key in keys], -1)
 
     plain = others(False)

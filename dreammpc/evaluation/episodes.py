@@ -13,8 +13,8 @@ from dreammpc.data.recorder import Recorder
 from dreammpc.runtime.devices import (
     CPU,
     device_name,
-    forked_rng,
     module_device,
+    seeded_rng,
     tensor_device,
     to_device,
     where,
@@ -110,8 +110,7 @@ def run_episodes(
     frames: list[np.ndarray] = []
     seconds = actions = 0.0
     device = module_device(agent.model) or CPU
-    with forked_rng(device):
-        torch.manual_seed(seeds[0])
+    with seeded_rng(seeds[0], device):
         env.seed_rows(seeds)
         obs = env.reset()
         home = tensor_device(obs)
@@ -127,7 +126,7 @@ def run_episodes(
             action = plan.action.to(home) if home.type != "cpu" else action
             seconds += time.perf_counter() - began
             actions += size
-            masked = plan.diagnostics.detach().cpu() * alive
+            masked = to_device(plan.diagnostics.detach(), CPU) * alive
             sums = masked if sums is None else sums + masked
             obs["action"] = action
             before, obs = obs, env.step(obs)["next"]

@@ -96,13 +96,15 @@ class Graphed:
         stream = torch.cuda.get_rng_state(self.device)
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._run(static)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        put_back(before, self.state())
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self._run(static)
+        finally:  # of a call that failed, too: what it changed must not be saved
+            torch.cuda.current_stream(self.device).wait_stream(side)
+            put_back(before, self.state())
+            torch.cuda.set_rng_state(stream, self.device)
         del before
-        torch.cuda.set_rng_state(stream, self.device)
         graph = torch.cuda.CUDAGraph()
         gc.collect()  # nodes in cycles, too
         # On `side` cuBLAS has its workspace by now. Other threads, such as a logger's, may do what they do.

@@ -3,8 +3,9 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -115,11 +116,35 @@ def tensor_device(values: TensorDictBase) -> torch.device:
 
 def to_device(values: TensorDictBase, device: torch.device) -> TensorDictBase:
     """A TensorDict on `device`: itself if it is there."""
-    return values if tensor_device(values) == device else values.to(device)
+    here = tensor_device(values)
+    if here == device:
+        return values
+    with current(here):  # on whose stream TensorDict waits for what is copied to the host
+        return values.to(device)
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it a GPU is the one whose streams and events PyTorch takes by default."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
 def forked_rng(device: torch.device | None) -> Iterator[None]:
-    """The random streams of the CPU and of `device` are afterwards as before; no other GPU is touched."""
+    """The random streams of the CPU and of `device` are afterwards as before."""
     with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def seeded_rng(seed: int, device: torch.device | None) -> Iterator[None]:
+    """`forked_rng`, within which random numbers of the CPU and of `device` come from `seed`.
+
+    `torch.manual_seed` would seed every GPU there is, and nobody would put the others back.
+    """
+    with forked_rng(device):
+        torch.default_generator.manual_seed(seed)
+        if device is not None and device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        elif device is not None and device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield

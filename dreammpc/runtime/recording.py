@@ -37,7 +37,7 @@ class Recorded:
         tensors = [leaf for argument in arguments if varies(argument) for leaf in tree_leaves(argument)]
         fixed = tuple(a if isinstance(a, int | float) else id(a) for a in arguments if not varies(a))
         kinds = ((one.shape, one.dtype, one.device) for one in tensors)
-        key = (fixed, torch.is_autocast_enabled("cpu"), *kinds)
+        key = (fixed, *map(torch.is_autocast_enabled, ("cpu", "cuda")), *kinds)
         if key not in self._recordings:
             self._recordings[key] = self._record(arguments, tensors), arguments
         with torch.no_grad():

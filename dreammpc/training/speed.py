@@ -5,8 +5,10 @@ import logging
 import math
 import os
 import shutil
+import sysconfig
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,6 +156,13 @@ def gains_bf16() -> bool:
 def missing_compiler(device: torch.device) -> str:
     """What `torch.compile` needs for that device and is not here; empty if nothing is missing."""
     if device.type == "cuda":
-        return "" if torch.utils._triton.has_triton() else "Triton"
+        if not torch.utils._triton.has_triton():
+            return "Triton"
+        # Triton compiles a small module in C before its first kernel.
+        if not (os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")):
+            return "a C compiler (CC, gcc or clang)"
+        scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's
+        header = Path(sysconfig.get_path("include", scheme), "Python.h")
+        return "" if header.is_file() else f"Python's headers ({header})"
     names = (os.environ.get("CXX", "g++"), "clang++", "cl")
     return "" if any(shutil.which(name) for name in names) else "a C++ compiler (CXX, g++ or clang++)"

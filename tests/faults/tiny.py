@@ -134,11 +134,7 @@ class Snapshots(Callback):
 
 
 def everything(run: Training) -> dict:
-    """All that must not differ, flat: tensors and plain values by their place.
-
-    TorchRL's generations of rows are left out: they tell, within one process, whether a row that was
-    sampled is still there when it is updated, and begin anew in another.
-    """
+    """All that must not differ, flat: tensors and plain values by their place."""
     replay = run.feed.replay
     rows = replay.rows(replay.written - len(replay), replay.written)
     tree = {
@@ -149,9 +145,7 @@ def everything(run: Training) -> dict:
         "feed": run.feed.state_dict(),
         "random": random_state(),
         "best": run.checkpoints.best_score,
-        "next batch": {
-            str(key): value for key, value in replay.sample().exclude("index_generation").items(True, True)
-        },
+        "next batch": {str(key): value for key, value in replay.sample().items(True, True)},
     }
     flat: dict = {}
 

@@ -151,5 +151,5 @@ def make_bmpc_batch() -> TensorDict:
     }
     batch["expert"] = TensorDict(expert, [B, H])
     batch["index"] = torch.arange(B * H).view(B, H)
-    batch["index_generation"] = torch.arange(B * H).view(B, H) % 3
+    batch["frame"] = batch["index"] + 2**32
     return batch

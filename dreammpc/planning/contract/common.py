@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dreammpc.interfaces import MEMORY, Outcome
 from dreammpc.planning.imagination import Imagination
-from dreammpc.runtime.devices import forked_rng, module_device, tensor_device
+from dreammpc.runtime.devices import module_device, seeded_rng, tensor_device
 
 ROOM = Path(__file__).parent
 LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules["tensordict"]))
@@ -89,14 +89,6 @@ def skipped(file: str) -> bool:
 
 def line(file: str, number: int) -> str:
     return f"{Path(file).name}, line {number}"
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
-    """Random numbers from `seed` within, the global state untouched outside."""
-    with forked_rng(device):
-        torch.manual_seed(seed)
-        yield
 
 
 def structure(td: TensorDictBase) -> dict[str, str]:
@@ -180,7 +172,7 @@ def example_latent(model: Any, latent: TensorDictBase | None) -> TensorDictBase:
             )
         device = module_device(model)
         latent = model.initial_belief(ROWS, device).exclude(MEMORY)
-        with seeded(0, device):
+        with seeded_rng(0, device):
             latent = latent.apply(lambda x: x + torch.randn_like(x) if x.is_floating_point() else x)
     if len(latent.batch_size) != 1 or latent.batch_size[0] < 2:
         raise ValueError(f"latent: expected batch size [B] with B at least 2, got {list(latent.batch_size)}")

@@ -12,7 +12,7 @@ from dreammpc.interfaces import Outcome, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.runtime.devices import tensor_device
+from dreammpc.runtime.devices import seeded_rng, tensor_device
 
 METHODS = ("step", "outcome", "value", "policy")
 PERTURBATION = 0.01
@@ -54,7 +54,7 @@ def check_model(
     whole = isinstance(model.action_dim, Integral) and model.action_dim > 0
     expect(whole, f"{named}.action_dim", "a whole number of at least 1", repr(model.action_dim))
     latent = common.example_latent(model, latent)
-    with common.seeded(0, latent.device):
+    with seeded_rng(0, latent.device):
         case = Case(model, latent)
     checks = [_shapes, _unchanged, _rows, _policy_mode, _gradient_modes, _precision]
     checks += [_gradients] if gradients else []
@@ -97,7 +97,7 @@ class Case:
     ) -> Any:
         """What a method returns, its random numbers from `seed`."""
         name = f"{self.named}.{method}{why}"
-        with no_error(name), mode(), common.seeded(seed, self.device):
+        with no_error(name), mode(), seeded_rng(seed, self.device):
             return getattr(self.model, method)(*inputs)
 
     def named_inputs(self, method: str) -> dict[str, Tensor]:
@@ -206,7 +206,7 @@ def _gradients(case: Case) -> None:
         for key, tensor in given.items():
             if not tensor.is_floating_point() or key == "noise":
                 continue
-            with common.seeded(1, case.device):
+            with seeded_rng(1, case.device):
                 moved = tensor + PERTURBATION * torch.randn_like(tensor)
             still = tensors_of(method, case.call(method, *_with(case, method, key, tensor)))
             after = tensors_of(method, case.call(method, *_with(case, method, key, moved)))
@@ -220,7 +220,7 @@ def _gradients(case: Case) -> None:
                 name = f"{case.named}.{name}: gradient with respect to {key}"
                 expected = "one, as the output changes with it"
                 expect(result.requires_grad, name, expected, "none: it was detached on the way")
-                with common.seeded(2, case.device):  # a plain sum can be constant, as that of a softmax is
+                with seeded_rng(2, case.device):  # a plain sum can be constant, as that of a softmax is
                     total = (result * torch.randn_like(result)).sum()
                 (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True, retain_graph=True)
                 expect(gradient is not None, name, expected, "none: it was detached on the way")
@@ -252,7 +252,7 @@ def _device(case: Case, device: torch.device, obs: TensorDictBase | None) -> Non
         inputs["observe"] = (obs.to(device), action.to(device), belief)
     for method, given in inputs.items():
         name = f"{case.named}.{method} on {device}"
-        with Watch(device) as watch, torch.no_grad(), common.seeded(0, device):
+        with Watch(device) as watch, torch.no_grad(), seeded_rng(0, device):
             result = getattr(model, method)(*given)
         expect(not watch.found, name, NO_HOST, f"one that {watch.found}")
         common.expect_device(name, {f": {key}": x for key, x in tensors_of(method, result).items()}, device)
@@ -267,7 +267,7 @@ def _compile(case: Case, backend: str) -> None:
         expected = tensors_of(method, case.call(method, *case.inputs[method]))
         torch.compiler.reset()
         compiled = torch.compile(getattr(case.model, method), backend=backend, fullgraph=True)
-        with no_error(f"{case.named}.{method}{why}"), torch.no_grad(), common.seeded(0, case.device):
+        with no_error(f"{case.named}.{method}{why}"), torch.no_grad(), seeded_rng(0, case.device):
             results = tensors_of(method, compiled(*case.inputs[method]))
         for name, value in results.items():
             if backend == "eager":

@@ -11,7 +11,7 @@ from dreammpc.interfaces import Plan, Planner, PlanningModel
 from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
-from dreammpc.runtime.devices import tensor_device
+from dreammpc.runtime.devices import seeded_rng, tensor_device
 
 BAD_SETTINGS = {
     **dict.fromkeys(("action_dim", "horizon", "num_samples", "num_candidates", "num_elites"), 0),
@@ -87,7 +87,7 @@ class Case:
         latent = self.latent if latent is None else latent
         state = self.initial_state(latent.shape[0]) if state is None else state
         imagination = common.imagination_of(self.model if model is None else model, latent)
-        with no_error(f"{self.named}.plan{why}"), mode(), common.seeded(seed, self.device):
+        with no_error(f"{self.named}.plan{why}"), mode(), seeded_rng(seed, self.device):
             return cast(Plan, self.planner.plan(imagination, latent, state))
 
     def expect_same(
@@ -271,7 +271,7 @@ def _precision(case: Case) -> None:
 def _device(case: Case, device: torch.device) -> None:
     why = f" on {device}"
     model, latent = on_device(case.model, device), case.latent.to(device)
-    with Watch(device) as watch, torch.no_grad(), common.seeded(0, device):
+    with Watch(device) as watch, torch.no_grad(), seeded_rng(0, device):
         state = case.planner.initial_state(case.size, device)
         plan = case.planner.plan(common.imagination_of(model, latent), latent, state)
     expect(not watch.found, f"{case.named}.plan{why}", NO_HOST, f"one that {watch.found}")
@@ -292,7 +292,7 @@ def _compile(case: Case, backend: str) -> None:
 
     torch.compiler.reset()
     compiled = torch.compile(call, backend=backend, fullgraph=True)
-    with no_error(f"{case.named}.plan{why}"), torch.no_grad(), common.seeded(0, case.device):
+    with no_error(f"{case.named}.plan{why}"), torch.no_grad(), seeded_rng(0, case.device):
         plan = compiled(case.latent, state)
     case.expect_action(plan, why)
     common.expect_like(f"{case.named}.plan{why}: state", plan.state, state)

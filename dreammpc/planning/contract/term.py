@@ -11,7 +11,7 @@ from dreammpc.planning.contract import common
 from dreammpc.planning.contract.common import expect, no_error
 from dreammpc.planning.contract.watch import NO_HOST, Watch, on_device
 from dreammpc.planning.objective_terms import Trajectory, check_term_class, term_name
-from dreammpc.runtime.devices import tensor_device
+from dreammpc.runtime.devices import seeded_rng, tensor_device
 
 HORIZON = 3
 
@@ -92,7 +92,7 @@ def rolled_out(model: Any, latent: TensorDictBase, actions: Tensor) -> TensorDic
 def example_trajectory(term: Any, model: Any, latent: TensorDictBase) -> Trajectory:
     """Random actions from `latent` [M] in the model, in the middle of an episode."""
     size, device = latent.shape[0], tensor_device(latent)
-    with common.seeded(0, device), torch.no_grad():
+    with seeded_rng(0, device), torch.no_grad():
         actions = torch.rand(HORIZON, size, model.action_dim, device=device) * 1.8 - 0.9
         latents = rolled_out(model, latent, actions)
         steps = [model.outcome(latents[t], actions[t], latents[t + 1]) for t in range(HORIZON)]

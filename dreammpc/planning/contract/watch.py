@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreammpc.interfaces import MEMORY
 from dreammpc.planning.contract import common
-from dreammpc.runtime.devices import CPU, module_device
+from dreammpc.runtime.devices import CPU, module_device, seeded_rng
 
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor}
 INDEXING = {Tensor.__getitem__, Tensor.__setitem__}
@@ -48,7 +48,7 @@ def graphable(planner: Any, model: Any, obs: TensorDictBase | None = None) -> st
     if device.type == "cpu":
         device = torch.device("meta")
         model, latent = on_device(model, device), latent.to(device)
-    with common.seeded(0, device), torch.no_grad():
+    with seeded_rng(0, device), torch.no_grad():
         size = latent.shape[0] if obs is None else obs.shape[0]
         if obs is not None:
             obs, belief = obs.to(device), model.initial_belief(size, device)
