@@ -6,7 +6,8 @@
 # FOLDER holds TorchRL, TensorDict, dm_control, MuJoCo, Hydra, OmegaConf and Gymnasium as their wheels unpack; torch,
 # Lightning, NumPy and SciPy are there already. What those import, and what the tests need, comes from here.
 set -eu
-FOLDER=$1 VERSION=${2:-3.12} PYTHON=${PYTHON:-python3}
+FOLDER=${1%/} VERSION=${2:-3.12} PYTHON=${PYTHON:-python3}
+[ "$(basename "$FOLDER")" = .bundle ] || { echo "FOLDER is to be called .bundle, got $FOLDER" >&2; exit 2; }
 PLATFORMS=$(printf -- '--platform manylinux_2_%s_x86_64 ' 28 27 24 17 12 5)
 # shellcheck disable=SC2086 # several options
 "$PYTHON" -m pip install --quiet --target "$FOLDER" --upgrade --no-deps --only-binary=:all: --python-version "$VERSION" \

@@ -6,10 +6,10 @@
 #   OUT=out DEVICE=cpu TINY=1 BUDGET=3000 benchmarks/gpu_check.sh    a trial of the script itself, without a GPU
 #
 # Every step has a limit of its own and counts against BUDGET seconds (550); what no time is left for is skipped,
-# and a step that fails stops no other. On a GPU tests and short trainings run side by side, what is timed alone.
+# and a step that fails stops no other. Where something ends this script after T seconds, BUDGET is at most T - 50. On a GPU tests and short trainings run side by side, what is timed alone.
 # TDMPC2=CHECKOUT times a clone of TD-MPC2's own program beside ours. On a machine without our dependencies, a
-# file .bundle.tgz in the checkout (see gpu_bundle.sh) is unpacked and used. $OUT gets times.jsonl and, before every
-# stage that is timed and at the end, summary.md, curves.jsonl and logs.tgz in pieces of 15 MiB.
+# file .bundle.tgz in the checkout (see gpu_bundle.sh) is unpacked and used. $OUT gets times.jsonl and, after what runs
+# side by side and after every step that is timed, summary.md, curves.jsonl and logs.tgz in pieces of 15 MiB.
 set -u
 cd "$(dirname "$0")/.."
 ROOT=$PWD
@@ -17,16 +17,19 @@ OUT=$(mkdir -p "${OUT:-gpu_check}" && cd "${OUT:-gpu_check}" && pwd)
 DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} BUDGET=${BUDGET:-550} TINY=${TINY:-}
 STAGES=${*:-tests trainings first speed walker}
 WORK=$(mktemp -d)
-[ -f .bundle.tgz ] && [ ! -d .bundle ] && tar xzf .bundle.tgz
+if [ -f .bundle.tgz ] && [ ! -d .bundle ]; then
+    tar xzf .bundle.tgz
+    [ -d .bundle ] || { echo ".bundle.tgz: expected a folder .bundle in it, got $(tar tzf .bundle.tgz | head -n 1)" >&2; exit 2; }
+fi
 [ -d .bundle ] && PYTHONPATH=$ROOT/.bundle
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-/tmp/dreammpc-inductor}
 : > "$OUT/times.jsonl"; : > "$WORK/steps.tsv"
 if [ -n "$TINY" ]; then
-    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 BATCHES="1 2" WALKER_S=40 SLOWER=6
+    SIZE=nano STEPS=300 SEED_STEPS=200 RUNS=2 MANY=2 WALKER_S=40 SLOWER=6
     FIRST="steps=300 algorithm.seed_steps=50 save_every=300"
 else
-    SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 BATCHES="1 64" WALKER_S=240 SLOWER=1 FIRST=
+    SIZE=5M STEPS=3000 SEED_STEPS=1000 RUNS=50 MANY=64 WALKER_S=240 SLOWER=1 FIRST=
 fi
 
 # summary: waits for what runs in the background, then writes all of $OUT but times.jsonl anew
@@ -35,7 +38,7 @@ summary() {
     for file in "$WORK"/run-*/metrics.jsonl; do
         [ -f "$file" ] && sed "s/^{/{\"run\": \"$(basename "${file%/metrics.jsonl}" | cut -c5-)\", /" "$file"
     done > "$OUT/curves.jsonl"
-    "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.new" && mv "$OUT/summary.new" "$OUT/summary.md"
+    "$PYTHON" benchmarks/gpu_summary.py "$WORK/steps.tsv" "$OUT" > "$OUT/summary.md" || cat "$WORK/steps.tsv" >> "$OUT/summary.md"
     tar czf - -C "$WORK" $(cd "$WORK" && ls ./*.log steps.tsv 2>/dev/null) | split -b 15M - "$OUT/logs.tgz."
 }
 
@@ -54,6 +57,8 @@ step() {
     printf '%s\t%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - began))" \
         "$(tr '\r' '\n' < "$WORK/$name.log" | grep -v '^[[:space:]]*$' | tail -n 1 | tr '\t' ' ' | cut -c1-150)" >> "$WORK/steps.tsv"
 }
+
+timed() { step "$@"; summary; }
 
 # train NAME LIMIT key=value...: a training in $WORK/run-NAME
 train() {
@@ -81,7 +86,11 @@ graphs() { # a training, and one that goes on from it
 
 for stage in $STAGES; do
     case $stage in
-    tests) together step tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu $(grep -l 'mark\.gpu' tests/test_*.py) ;;
+    tests) # which say what failed when their time is over, too
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 together step tests 150 "$PYTHON" -c \
+            'import pytest, signal, sys; signal.signal(signal.SIGTERM, signal.default_int_handler); sys.exit(pytest.main(sys.argv[1:]))' \
+            -v --tb=short -p no:cacheprovider -m gpu $(grep -l 'mark\.gpu' tests/test_*.py)
+        ;;
     trainings) # here it matters that they work, not how fast they are
         together graphs
         together short tdmpc2-off off
@@ -92,17 +101,19 @@ for stage in $STAGES; do
         ;;
     first) # README's first command
         summary
-        train first 180 experiment=cartpole-swingup $FIRST
+        train first 240 experiment=cartpole-swingup $FIRST
+        summary
         ;;
     speed) # what the aims are of comes first
         summary
         update=("$PYTHON" benchmarks/update.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
         plan=("$PYTHON" benchmarks/latency.py --device "$DEVICE" --sizes $SIZE --runs $RUNS --json "$OUT/times.jsonl")
-        step updates 100 "${update[@]}" --settings graphs-bf16 eager-bf16
-        step plans 120 "${plan[@]}" --batch $BATCHES --modes graphs --planners mppi dream_mpc
-        [ -d "${TDMPC2:-}" ] && step authors 90 "$PYTHON" benchmarks/authors.py "$TDMPC2" --device "$DEVICE" --runs $RUNS --json "$OUT/times.jsonl"
-        step updates-compiled 40 "${update[@]}" --settings compiled-bf16
-        step plans-compiled 40 "${plan[@]}" --modes compiled --planners mppi dream_mpc
+        timed updates 100 "${update[@]}" --settings graphs-bf16 eager-bf16
+        timed plans 90 "${plan[@]}" --batch 1 --modes graphs --planners mppi dream_mpc
+        timed plans-many 60 "${plan[@]}" --batch $MANY --modes graphs --planners dream_mpc
+        [ -d "${TDMPC2:-}" ] && timed authors 150 "$PYTHON" benchmarks/authors.py "$TDMPC2" --device "$DEVICE" --runs $RUNS --json "$OUT/times.jsonl"
+        timed updates-compiled 40 "${update[@]}" --settings compiled-bf16
+        timed plans-compiled 40 "${plan[@]}" --modes compiled --planners mppi dream_mpc
         ;;
     walker) # all the time that is left, at most four minutes; SIGTERM ends it in good order: exit code 143
         summary

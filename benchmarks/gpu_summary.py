@@ -8,10 +8,11 @@ Reads OUT/times.jsonl and OUT/curves.jsonl; prints Markdown.
 import argparse
 import contextlib
 import json
+import math
 import platform
 import shutil
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 AIMS = [
@@ -90,6 +91,19 @@ def card() -> str:
     return found[0] if found else "no GPU"
 
 
+def number(value: float | None) -> float:
+    """What a log says as null is not finite."""
+    return math.nan if value is None else value
+
+
+def found(package: str) -> str:
+    """Its version; a dash where it has none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,9 +111,12 @@ def main() -> None:
     parser.add_argument("steps", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    steps, out = [line.split("\t") for line in args.steps.read_text().splitlines()], args.out
+    steps, out = [line.split("\t") for line in args.steps.read_text(errors="replace").splitlines()], args.out
     times, curves = read(out / "times.jsonl"), read(out / "curves.jsonl")
-    print(f"# {card()}, torch {version('torch')}, Python {platform.python_version()}\n")
+    versions = ", ".join(
+        f"{name} {found(name)}" for name in ("torch", "lightning", "torchrl", "numpy", "mujoco")
+    )
+    print(f"# {card()}, Python {platform.python_version()}, {versions}\n")
     print("| step | outcome | s | last line |\n|---|---|---:|---|")
     for name, code, seconds, last in steps:
         outcome = "ok" if code in FINE else code if code == "skipped" else f"FAILED ({code})"
@@ -107,7 +124,7 @@ def main() -> None:
     print("\n| | aim | measured |\n|---|---|---|")
     lines = against(times)
     rates = [
-        row["speed/env_steps_per_s"] / 2
+        number(row["speed/env_steps_per_s"]) / 2
         for row in curves
         if row["run"] == "walker" and "speed/env_steps_per_s" in row
     ]
@@ -118,20 +135,21 @@ def main() -> None:
     )
     for name, aim, measured in [*lines, ("walker-walk 5M, decisions a second", f"≥ {DECISIONS}", rate)]:
         print(f"| {name} | {aim} | {measured} |")
-    print("\n| training | env steps | s | last train/return | at the end | updates/s | all losses finite |")
+    print("\n| training | env steps | s | last train/return | at the end | updates/s | all finite |")
     print("|---|---:|---:|---:|---|---:|---|")
     for run in dict.fromkeys(row["run"] for row in curves):
         rows = [row for row in curves if row["run"] == run]
-        returns = [row["train/return"] for row in rows if "train/return" in row]
-        speeds = [row["speed/updates_per_s"] for row in rows if "speed/updates_per_s" in row]
-        skipped = sum(row.get("count/skipped_updates", 0) for row in rows)
+        returns = [number(row["train/return"]) for row in rows if "train/return" in row]
+        speeds = [number(row["speed/updates_per_s"]) for row in rows if "speed/updates_per_s" in row]
+        skipped = sum(row.get("count/skipped_updates") or 0 for row in rows)
+        other = sorted({name for row in rows for name in row.get("nonfinite", {})})
         last = max((row.get("env_steps", row.get("step", 0)) for row in rows), default=0)
         score = f"{returns[-1]:.1f}" if returns else ""
         finals = {key: value for row in rows for key, value in row.items() if key.startswith("final/")}
-        end = ", ".join(f"{key.removeprefix('final/')} {value:.1f}" for key, value in finals.items())
+        end = ", ".join(f"{key.removeprefix('final/')} {number(value):.1f}" for key, value in finals.items())
         seconds = max((row["wall_s"] for row in rows if "wall_s" in row), default=0.0)
         speed = f"{speeds[-1]:.1f}" if speeds else ""
-        finite = f"{skipped:.0f} skipped" if skipped else "yes"
+        finite = ", ".join([f"{skipped:.0f} skipped"] * bool(skipped) + other) or "yes"
         print(f"| {run} | {last} | {seconds:.0f} | {score} | {end} | {speed} | {finite} |")
     print("\n| times | ms | first call s |\n|---|---:|---:|")
     for row in times:

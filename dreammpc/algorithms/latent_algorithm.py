@@ -132,7 +132,8 @@ class LatentAlgorithm(Updates):
         if self.lr_changes and self.progress is not None:
             self.set_learning_rates(self.progress())
         if (normalizer := self.model.normalizer) is not None:
-            found = moments(self.whole(batch)["next", "observation"])
+            seen = batch if "next" in batch.keys() else self.whole(batch)  # noqa: SIM118 (of a TensorDict)
+            found = moments(seen["next", "observation"]).to(self.device)
             normalizer.update(self.trainer.strategy.reduce(found, reduce_op="mean"))
         conv = getattr(self.model.encoder, "conv", None)
         if self._began or not isinstance(conv, ConvFeatures):

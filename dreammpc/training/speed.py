@@ -156,13 +156,16 @@ def gains_bf16() -> bool:
 def missing_compiler(device: torch.device) -> str:
     """What `torch.compile` needs for that device and is not here; empty if nothing is missing."""
     if device.type == "cuda":
-        if not torch.utils._triton.has_triton():
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
             return "Triton"
         # Triton compiles a small module in C before its first kernel.
         if not (os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")):
             return "a C compiler (CC, gcc or clang)"
         scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's
         header = Path(sysconfig.get_path("include", scheme), "Python.h")
-        return "" if header.is_file() else f"Python's headers ({header})"
+        elsewhere = os.environ.get("CPATH") or os.environ.get("C_INCLUDE_PATH")
+        return "" if elsewhere or header.is_file() else f"Python's headers ({header})"
     names = (os.environ.get("CXX", "g++"), "clang++", "cl")
     return "" if any(shutil.which(name) for name in names) else "a C++ compiler (CXX, g++ or clang++)"
