@@ -192,8 +192,10 @@ def with_plans(batch: TensorDict) -> TensorDict:
     return batch
 
 
-def test_mutable_entries_are_stored_and_updated_where_the_row_is_still_there():
-    writer, replay = Writer(3), Replay(100, 3, 3, 16, mutable=(("plan", "mean"),))
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_mutable_entries_are_stored_and_updated_where_the_row_is_still_there(on_disk, tmp_path):
+    folder = tmp_path / "replay" if on_disk else None
+    writer, replay = Writer(3), Replay(100, 3, 3, 16, mutable=(("plan", "mean"),), folder=folder)
     with pytest.raises(KeyError) as error:
         replay.extend(Writer(3).batch(4))
     assert "lacks ('plan', 'mean')" in error.value.args[0]
