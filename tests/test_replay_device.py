@@ -71,10 +71,10 @@ def check_against_memory(place: torch.device, ragged: bool) -> None:
 def test_only_numbers_are_sent(device, ragged):
     replay = make(torch.device(device), ragged)
     drawn = replay.draw()
-    assert set(drawn.keys()) == {"index"} and drawn["index"].device.type == "cpu"
+    assert set(drawn.keys()) == {"index", "frame"} and drawn["index"].device.type == "cpu"
     batch = replay.complete(drawn)
     assert batch.batch_size == (16, 3) and ("valid" in set(batch.keys())) == ragged
-    assert set(drawn.keys()) == {"index"}  # what a graph keeps is given as it is
+    assert set(drawn.keys()) == {"index", "frame"}  # what a graph keeps is given as it is
     assert same(replay.complete(batch), batch)
 
 

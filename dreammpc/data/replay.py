@@ -155,13 +155,14 @@ class Replay:
     def draw(self, size: int | None = None) -> TensorDictBase:
         """What `complete` turns into a batch, TensorDict [size].
 
-        It holds no more than must travel to the device that trains: transitions with each frame once, or the
-        row numbers alone if the replay lies on that device.
+        It holds no more than must travel to the device that trains: transitions with each frame once, or, if
+        the replay lies on that device, the rows' numbers and the stamps of what may be overwritten.
         """
         size = self.batch_size if size is None else size
         if self.device is not None:
             index, _ = self._sampler.sample(self.buffer.storage, size)
-            return TensorDict({"index": index}, [size])
+            known = {"frame": self._stamps[index]} if self.mutable else {}  # here `update` needs no device
+            return TensorDict({"index": index, **known}, [size])
         drawn = self.buffer.sample(size)
         if self.frames is not None:
             drawn.batch_size = [size]
