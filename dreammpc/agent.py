@@ -89,7 +89,7 @@ class Agent(TensorDictModuleBase):
 
     def compile_as(self, mode: bool | str) -> None:
         """Plan from now on as `mode` says, see `dreammpc.runtime.compiling.MODES`."""
-        self._compiled = mode
+        self._compiled, self.compiles = mode, compile_mode(mode) not in (None, "off")
         self._act = prepared(act_tensors, mode, self.planner)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Agent":
@@ -149,7 +149,7 @@ class Agent(TensorDictModuleBase):
 
     def _plan(self, obs: TensorDictBase, carry: TensorDictBase, is_init: Tensor) -> Any:
         arguments = self._arguments(obs, carry, is_init)
-        if compile_mode(self._compiled) in (None, "off"):
+        if not self.compiles:
             return act(*arguments)
         if len(is_init) not in self._templates:
             with forked_rng(is_init.device):

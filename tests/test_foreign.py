@@ -184,9 +184,10 @@ def test_weights_go_back_to_where_they_were(tmp_path):
     assert run.checkpoints.state_dict() == {"rolled_back": True}
 
 
-def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
+@pytest.mark.parametrize(("mode", "there"), [("default", "recorded"), ("graphs", "recorded"), ("off", "off")])
+def test_workers_get_an_agent_on_the_cpu(device, monkeypatch, mode, there):
     """It is pickled into them, which a model on a device of this process does not survive."""
-    agent, sent = Agent(random_tdmpc2().to(device), small("dream_mpc"), compile="default"), []
+    agent, sent = Agent(random_tdmpc2().to(device), small("dream_mpc"), compile=mode), []
     monkeypatch.setattr(
         workers, "MultiSyncCollector", lambda envs, policy_factory, **_: sent.append(policy_factory)
     )
@@ -196,7 +197,7 @@ def test_workers_get_an_agent_on_the_cpu(device, monkeypatch):
     (factory,) = sent
     assert module_device(factory.agent) == CPU
     assert module_device(agent) == device
-    assert (agent._compiled, factory.agent._compiled) == ("default", "recorded")
+    assert (agent._compiled, factory.agent._compiled) == (mode, there)
     with torch.no_grad():
         agent.model.actor.linears[0].weight.add_(1)
     agent.random = True

@@ -206,12 +206,14 @@ def _died_starting(error: BaseException | None) -> bool:
 def on_cpu(agent: Any) -> Any:
     """What travels to another process, where it acts on the CPU: a copy of `agent`, if it is elsewhere.
 
-    The copy compiles nothing: how long that takes there, and whether there is a compiler, nobody asked.
+    What would be compiled is recorded in the copy: how long compiling takes there, and whether there is a
+    compiler, nobody asked.
     """
     if module_device(agent) in (None, CPU):
         return agent
     moved = copy.deepcopy(agent).cpu()
-    moved.compile_as("recorded")
+    if moved.compiles:
+        moved.compile_as("recorded")
     return moved
 
 
